@@ -1,0 +1,86 @@
+//! Builtins: the functions of the loader that compiled code may call.
+//!
+//! Their addresses stand in an array that every vmctx points to
+//! ([`super::vmctx::BUILTINS`]), in the order of [`Builtin::ALL`]. They use the
+//! C calling convention of the target, take the caller's vmctx first, and never
+//! unwind: an operation that can fail says so by its result, and the compiled
+//! code traps.
+
+/// The type of a parameter or result of a builtin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuiltinType {
+    /// A 32-bit integer.
+    I32,
+    /// A 64-bit integer.
+    I64,
+    /// A pointer of the target (a vmctx or a reference).
+    Pointer,
+}
+
+macro_rules! builtins {
+    ($( $(#[$doc:meta])* $name:ident = $text:literal ($($param:ident),*) $(-> $result:ident)?; )*) => {
+        /// A function of the loader that compiled code may call.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        #[repr(u32)]
+        pub enum Builtin { $( $(#[$doc])* $name, )* }
+
+        impl Builtin {
+            /// Every builtin, in the order of the array that a vmctx points to.
+            pub const ALL: &'static [Self] = &[ $( Self::$name, )* ];
+
+            /// The name in messages and in the ABI's description.
+            #[must_use]
+            pub const fn name(self) -> &'static str {
+                match self { $( Self::$name => $text, )* }
+            }
+
+            /// Parameter types, the vmctx first.
+            #[must_use]
+            pub const fn params(self) -> &'static [BuiltinType] {
+                match self { $( Self::$name => &[BuiltinType::Pointer, $( BuiltinType::$param, )*], )* }
+            }
+
+            /// The result type, if there is a result.
+            #[must_use]
+            pub const fn result(self) -> Option<BuiltinType> {
+                match self { $( Self::$name => builtins!(@result $($result)?), )* }
+            }
+        }
+    };
+    (@result $result:ident) => { Some(BuiltinType::$result) };
+    (@result) => { None };
+}
+
+builtins! {
+    /// `(memory, delta pages) -> old pages, or -1`. `memory.grow`.
+    MemoryGrow = "memory_grow" (I32, I64) -> I64;
+    /// `(dst memory, src memory, dst, src, len) -> 1, or 0 if out of bounds`. `memory.copy`.
+    MemoryCopy = "memory_copy" (I32, I32, I64, I64, I64) -> I32;
+    /// `(memory, dst, byte, len) -> 1, or 0 if out of bounds`. `memory.fill`.
+    MemoryFill = "memory_fill" (I32, I64, I32, I64) -> I32;
+    /// `(memory, data segment, dst, src, len) -> 1, or 0 if out of bounds`. `memory.init`.
+    MemoryInit = "memory_init" (I32, I32, I64, I32, I32) -> I32;
+    /// `(data segment)`. `data.drop`.
+    DataDrop = "data_drop" (I32);
+    /// `(table, delta, initial reference) -> old size, or -1`. `table.grow`.
+    TableGrow = "table_grow" (I32, I64, Pointer) -> I64;
+    /// `(dst table, src table, dst, src, len) -> 1, or 0 if out of bounds`. `table.copy`.
+    TableCopy = "table_copy" (I32, I32, I64, I64, I64) -> I32;
+    /// `(table, dst, reference, len) -> 1, or 0 if out of bounds`. `table.fill`.
+    TableFill = "table_fill" (I32, I64, Pointer, I64) -> I32;
+    /// `(table, element segment, dst, src, len) -> 1, or 0 if out of bounds`. `table.init`.
+    TableInit = "table_init" (I32, I32, I64, I32, I32) -> I32;
+    /// `(element segment)`. `elem.drop`.
+    ElemDrop = "elem_drop" (I32);
+    /// `() -> 1 to go on (the deadline was moved), or 0 to trap`. Called when
+    /// the epoch has reached the deadline.
+    NewEpoch = "new_epoch" () -> I32;
+}
+
+impl Builtin {
+    /// The offset of this builtin's address in the array of builtins, in bytes.
+    #[must_use]
+    pub const fn offset(self) -> u32 {
+        self as u32 * 8
+    }
+}

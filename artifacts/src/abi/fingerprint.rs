@@ -1,0 +1,124 @@
+//! The ABI fingerprint: a digest of the ABI's own definition.
+//!
+//! [`describe`] writes the ABI down as text, from the very constants that the
+//! compiler and the loader use; [`fingerprint`] hashes that text. Changing a
+//! constant, adding a builtin or moving a field gives another fingerprint,
+//! without anybody having to remember a version number. What constants cannot
+//! express is said in words in `CONVENTIONS`; change the words with the meaning.
+
+use std::fmt::Write as _;
+
+use sha2::{Digest as _, Sha256};
+
+use super::builtins::Builtin;
+use super::traps::Trap;
+use super::{WASM_CALLING_CONVENTION, vmctx};
+use crate::hex::Hex;
+
+/// Agreements that no constant expresses. Part of the fingerprint.
+const CONVENTIONS: &str = "\
+wasm function: (vmctx pointer, params) -> results
+entry trampoline: C (callee vmctx, callee code, values, store context) -> u8; 1 returned, 0 unwound
+exit trampoline: wasm function whose vmctx is a host context; host function is C (host context, values) -> u8; 0 traps
+unwinding: sp, fp and pc are set to the entry trampoline's recorded values; no other register is kept
+frames: frame pointer chain; return address above the saved frame pointer
+references: 64-bit pointers, zero is null; externref is opaque to code
+table elements: one reference each; no lazy initialisation
+vmctx order: head, memories, imported functions, tables, imported globals, type ids, defined globals, func refs
+";
+
+/// The identity of an ABI. Artifacts load only where it is equal.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fingerprint(pub [u8; 32]);
+
+impl core::fmt::Display for Fingerprint {
+    /// The first eight bytes in hex: enough to tell two ABIs apart in a message.
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        Hex(&self.0[..8]).fmt(f)
+    }
+}
+
+impl core::fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        Hex(&self.0).fmt(f)
+    }
+}
+
+/// The fingerprint of the ABI in this module.
+#[must_use]
+pub fn fingerprint() -> Fingerprint {
+    Fingerprint(Sha256::digest(describe().as_bytes()).into())
+}
+
+/// The ABI as text, one fact per line.
+#[must_use]
+pub fn describe() -> String {
+    use vmctx::{
+        func_import, func_ref, host_context, memory_definition, memory_slot, store_context,
+        table_definition,
+    };
+    let mut text = String::from(CONVENTIONS);
+    let mut fact = |name: &str, value: u64| {
+        let _ = writeln!(text, "{name} = {value}");
+    };
+    fact("value size", vmctx::VALUE_SIZE.into());
+    fact("vmctx magic", vmctx::VMCTX_MAGIC.into());
+    fact("host context magic", vmctx::HOST_CONTEXT_MAGIC.into());
+    fact("vmctx.magic", vmctx::MAGIC.into());
+    fact("vmctx.store_context", vmctx::STORE_CONTEXT.into());
+    fact("vmctx.builtins", vmctx::BUILTINS.into());
+    fact("vmctx head size", vmctx::VMCTX_HEAD_SIZE.into());
+    fact("store_context.stack_limit", store_context::STACK_LIMIT.into());
+    fact("store_context.epoch_deadline", store_context::EPOCH_DEADLINE.into());
+    fact("store_context.epoch_counter", store_context::EPOCH_COUNTER.into());
+    fact("store_context.fuel", store_context::FUEL.into());
+    fact("store_context.entry_fp", store_context::ENTRY_FP.into());
+    fact("store_context.entry_sp", store_context::ENTRY_SP.into());
+    fact("store_context.entry_handler", store_context::ENTRY_HANDLER.into());
+    fact("store_context.exit_fp", store_context::EXIT_FP.into());
+    fact("store_context size", store_context::SIZE.into());
+    fact("host_context.call", host_context::CALL.into());
+    fact("host_context size", host_context::SIZE.into());
+    fact("func_ref.code", func_ref::CODE.into());
+    fact("func_ref.vmctx", func_ref::VMCTX.into());
+    fact("func_ref.type_id", func_ref::TYPE_ID.into());
+    fact("func_ref.entry", func_ref::ENTRY.into());
+    fact("func_ref size", func_ref::SIZE.into());
+    fact("func_import.code", func_import::CODE.into());
+    fact("func_import.vmctx", func_import::VMCTX.into());
+    fact("func_import.func_ref", func_import::FUNC_REF.into());
+    fact("func_import size", func_import::SIZE.into());
+    fact("memory_slot.base", memory_slot::BASE.into());
+    fact("memory_slot.definition", memory_slot::DEFINITION.into());
+    fact("memory_slot size", memory_slot::SIZE.into());
+    fact("memory_definition.base", memory_definition::BASE.into());
+    fact("memory_definition.byte_length", memory_definition::BYTE_LENGTH.into());
+    fact("table_definition.elements", table_definition::ELEMENTS.into());
+    fact("table_definition.length", table_definition::LENGTH.into());
+    fact("guard size", vmctx::GUARD_SIZE);
+    let _ = writeln!(text, "wasm calling convention = {WASM_CALLING_CONVENTION}");
+    for builtin in Builtin::ALL {
+        let _ = writeln!(
+            text,
+            "builtin {} = {} {:?} -> {:?}",
+            *builtin as u32,
+            builtin.name(),
+            builtin.params(),
+            builtin.result()
+        );
+    }
+    for trap in Trap::ALL {
+        let _ = writeln!(text, "trap {} = {trap}", trap.code());
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_trap_and_builtin_is_described() {
+        let text = super::describe();
+        assert!(text.contains("memory_grow"));
+        assert!(text.contains("trap 14 = error in a host function"));
+    }
+}

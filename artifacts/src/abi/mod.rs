@@ -1,0 +1,51 @@
+//! The ABI: what compiled code and the loader agree on, stated once.
+//!
+//! Compiled code reads and writes structures that the loader lays out, calls
+//! functions that the loader provides, and is entered through trampolines that
+//! the loader calls. Every offset, index and code that such an agreement needs
+//! is a constant of this module, and both sides take it from here:
+//!
+//! * [`vmctx`]: the structures in memory ([`vmctx::VmctxLayout`] and friends);
+//! * [`builtins`]: the functions that compiled code may call in the loader;
+//! * [`traps`]: the codes of the trap table;
+//! * [`fingerprint`]: a digest of all of the above, which every artifact
+//!   carries. A change to the ABI changes the fingerprint by itself.
+//!
+//! # Functions
+//!
+//! *Wasm functions* use Cranelift's `tail` calling convention with the
+//! signature `(vmctx, params...) -> results`. `vmctx` is the instance that owns
+//! the function. An `i32` travels as 32 bits, a reference as a 64-bit pointer
+//! (zero is null).
+//!
+//! *Entry trampolines* take the host into wasm, one per signature, with the C
+//! calling convention of the target:
+//! `(callee_vmctx, callee_code, values, store_context) -> u8`. `values` points
+//! to [`vmctx::VALUE_SIZE`]-byte slots: parameters on entry, results on return. The
+//! trampoline records its frame pointer, its stack pointer and the address of
+//! its unwind handler in the store context before it calls. It returns 1 after
+//! a normal return, and 0 if it was resumed at its handler, which is how a trap
+//! leaves wasm.
+//!
+//! *Exit trampolines* take wasm to the host, one per signature. They are wasm
+//! functions whose `vmctx` is a host context ([`vmctx::host_context`]). They
+//! store the parameters in slots on their stack, record their frame pointer in
+//! the store context, and call the host function
+//! `(host_context, values) -> u8` with the C calling convention. If it returns
+//! 0 they trap with [`traps::Trap::HostError`].
+//!
+//! All code keeps frame pointers, so that a stack of wasm frames is a linked
+//! list from the innermost frame to the frame of the entry trampoline.
+
+pub mod builtins;
+mod fingerprint;
+pub mod traps;
+pub mod vmctx;
+
+pub use fingerprint::{Fingerprint, describe, fingerprint};
+
+/// The calling convention of wasm functions, by the name and line of the code
+/// generator that defines it. Artifacts of one store call each other, so a
+/// compiler of another line must not produce artifacts with this ABI unless
+/// its convention is the same.
+pub const WASM_CALLING_CONVENTION: &str = "cranelift-0.135 tail";

@@ -1,0 +1,46 @@
+//! Bytes as lower-case hexadecimal text, the form in which digests are shown
+//! and typed.
+
+/// Displays bytes in hexadecimal.
+#[derive(Clone, Copy, Debug)]
+pub struct Hex<'a>(pub &'a [u8]);
+
+impl core::fmt::Display for Hex<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        for byte in self.0 {
+            write!(f, "{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The 32 bytes that 64 hexadecimal digits (of either case) stand for.
+#[must_use]
+pub fn parse_digest(text: &str) -> Option<[u8; 32]> {
+    let digits = text.as_bytes();
+    if digits.len() != 64 {
+        return None;
+    }
+    let mut bytes = [0; 32];
+    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
+        let high = char::from(pair[0]).to_digit(16)?;
+        let low = char::from(pair[1]).to_digit(16)?;
+        *byte = u8::try_from(high << 4 | low).ok()?;
+    }
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn digests_round_trip_and_others_are_refused() {
+        let digest: [u8; 32] = core::array::from_fn(|i| u8::try_from(i * 7).unwrap());
+        let text = Hex(&digest).to_string();
+        assert_eq!(parse_digest(&text), Some(digest));
+        assert_eq!(parse_digest(&text.to_uppercase()), Some(digest));
+        assert_eq!(parse_digest(&text[1..]), None);
+        assert_eq!(parse_digest(&format!("{}zz", &text[2..])), None);
+    }
+}
