@@ -92,8 +92,6 @@ pub(crate) fn write(isa: OwnedTargetIsa, parts: Parts<'_>) -> Result<Vec<u8>, Co
         let id = object.add_section(Vec::new(), section.name().into(), kind);
         object.set_section_data(id, bytes, if images { page as u64 } else { 8 });
     }
-    // Without it, linkers assume that the code wants an executable stack.
-    object.add_section(Vec::new(), b".note.GNU-stack".to_vec(), SectionKind::Metadata);
     let mut file = object.write().map_err(|error| assembly("write the object file", error))?;
 
     let ranges = section_ranges(&file, compiled.text.bytes.len())?;

@@ -3,7 +3,8 @@
 //!
 //! An entry trampoline calls wasm such that a trap can resume it at its unwind
 //! handler: the loader sets the recorded stack pointer and frame pointer, and
-//! jumps. Wasm's convention preserves no register, so nothing else need be restored.
+//! jumps. Since such a call counts as changing every register, the trampoline
+//! has saved on its stack what its own caller expects to be preserved.
 
 use cranelift_codegen::ir::{
     self, AbiParam, BlockArg, ExceptionTableData, ExceptionTableItem, InstBuilder as _,
