@@ -8,7 +8,9 @@
 //! * [`module`]: the declarations of a module, validated;
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * [`codegen`]: that to machine code, on several threads;
-//! * [`link`]: the code of functions to a text section without open references.
+//! * [`link`]: the code of functions to a text section without open references;
+//! * `instructions` and `unwind`: what that code needs of a CPU, and how to unwind it;
+//! * `tables` and `object`: all of it to the sections of an artifact.
 //!
 //! The same wasm, settings and version of the crate give the same bytes, on
 //! every machine and for every number of threads.
@@ -17,23 +19,28 @@
 pub mod codegen;
 pub mod error;
 pub mod input;
+mod instructions;
 pub mod link;
 pub mod module;
+mod object;
 pub mod settings;
+mod tables;
 mod trampoline;
 mod translate;
-
-use sha2::{Digest as _, Sha256};
+mod unwind;
 
 pub use codegen::{Progress, Silent};
+pub use cwasm_artifact::cpu::CpuLevel;
 pub use error::CompileError;
 pub use input::parse_text;
-pub use settings::{Cpu, MemoryBounds, OptLevel, Settings};
+pub use settings::{MemoryBounds, OptLevel, Settings};
 
+use cranelift_codegen::isa::TargetIsa;
+use cwasm_artifact::cpu::{Arch, CpuFeatures};
 use link::Text;
 use module::{Images, Module};
 
-/// A compiled module, as an artifact will hold it.
+/// A compiled module, before it is written down as an artifact.
 #[derive(Debug)]
 pub struct CompiledModule<'wasm> {
     /// What the module declares.
@@ -42,23 +49,47 @@ pub struct CompiledModule<'wasm> {
     pub text: Text,
     /// The initial contents of its memories.
     pub images: Images,
-    /// SHA-256 of the wasm.
-    pub source_sha256: [u8; 32],
-    /// Length of the wasm in bytes.
-    pub source_len: u64,
 }
 
-/// Compiles a module, up to the point where an artifact is written.
-pub fn compile_module<'wasm>(
-    wasm: &'wasm [u8],
+/// Compiles a wasm binary to the bytes of a `.cwasm` artifact.
+///
+/// # Errors
+/// If the module is not valid, uses what is not supported, or is too large, or
+/// if the settings cannot be met.
+pub fn compile(wasm: &[u8], settings: &Settings) -> Result<Vec<u8>, CompileError> {
+    compile_with_progress(wasm, settings, &Silent)
+}
+
+/// Does what [`compile`] does, and says how far it is.
+pub fn compile_with_progress(
+    wasm: &[u8],
     settings: &Settings,
     progress: &dyn Progress,
-) -> Result<CompiledModule<'wasm>, CompileError> {
+) -> Result<Vec<u8>, CompileError> {
     let isa = settings.isa()?;
+    let compiled = compile_module(wasm, settings, &*isa, progress)?;
+    let parts = object::Parts {
+        wasm,
+        settings,
+        features: features(&compiled.text, settings)?,
+        tables: tables::tables(&compiled, settings.page_size())?,
+        eh_frame: unwind::eh_frame(&*isa, &compiled.text.unwind)?,
+        compiled: &compiled,
+    };
+    object::write(isa, parts)
+}
+
+/// Compiles a module to linked code.
+fn compile_module<'wasm>(
+    wasm: &'wasm [u8],
+    settings: &Settings,
+    isa: &dyn TargetIsa,
+    progress: &dyn Progress,
+) -> Result<CompiledModule<'wasm>, CompileError> {
     let (module, bodies) = module::parse(wasm)?;
     let env = translate::Environment {
         module: &module,
-        isa: &*isa,
+        isa,
         memory_bounds: settings.memory_bounds,
         fuel: settings.fuel,
         epoch: settings.epoch,
@@ -66,11 +97,18 @@ pub fn compile_module<'wasm>(
     let generated = codegen::generate(&env, wasm, bodies, settings.jobs, progress)?;
     let text = link::link(&module, &settings.target, generated)?;
     let images = Images::of(&module, settings.page_size());
-    Ok(CompiledModule {
-        module,
-        text,
-        images,
-        source_sha256: Sha256::digest(wasm).into(),
-        source_len: wasm.len() as u64,
-    })
+    Ok(CompiledModule { module, text, images })
+}
+
+/// The CPU features that the code needs, out of those that it may use.
+fn features(text: &Text, settings: &Settings) -> Result<CpuFeatures, CompileError> {
+    let allowed = settings.features()?;
+    if Arch::of_triple(&settings.target.to_string()) != Some(Arch::X86_64) {
+        return Ok(allowed);
+    }
+    let functions = text.functions.iter().map(|range| {
+        let start = range.offset as usize;
+        text.bytes.get(start..start + range.len as usize).unwrap_or(&[])
+    });
+    Ok(instructions::needed(functions, allowed))
 }

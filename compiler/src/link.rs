@@ -39,6 +39,8 @@ pub struct Text {
     pub trampolines: Vec<(TypeIndex, Trampolines)>,
     /// All sites, ordered by offset in the text.
     pub sites: Vec<Site>,
+    /// The byte between functions. Running into it traps.
+    pub filler: u8,
     /// How to unwind each piece of code, ordered by offset.
     pub(crate) unwind: Vec<(TextRange, UnwindInfo)>,
 }
@@ -107,6 +109,7 @@ pub(crate) fn link(
         }
     }
     Ok(Text {
+        filler: linker.filler,
         bytes: linker.bytes,
         functions: ranges,
         trampolines: placed,

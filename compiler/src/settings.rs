@@ -3,6 +3,7 @@
 
 use cranelift_codegen::isa::{self, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable as _};
+use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
 use target_lexicon::{Architecture, Triple};
 
 use crate::error::CompileError;
@@ -31,29 +32,13 @@ pub enum MemoryBounds {
     Explicit,
 }
 
-/// Which instructions the code may use.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-pub enum Cpu {
-    /// What every machine of the target's architecture has.
-    #[default]
-    Baseline,
-    /// The x86-64-v2 level: up to SSE4.2 and POPCNT.
-    X86V2,
-    /// The x86-64-v3 level: up to AVX2, BMI and FMA.
-    X86V3,
-    /// The x86-64-v4 level: AVX-512 foundation and its usual companions.
-    X86V4,
-    /// What the machine that compiles has.
-    Native,
-}
-
 /// Settings of a compilation. All of them change the artifact, except `jobs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     /// The machine to compile for.
     pub target: Triple,
     /// Which of its instructions may be used.
-    pub cpu: Cpu,
+    pub cpu: CpuLevel,
     /// How hard to optimise.
     pub opt_level: OptLevel,
     /// How many threads compile; 0 for one per processor. Does not change the output.
@@ -66,11 +51,32 @@ pub struct Settings {
     pub memory_bounds: MemoryBounds,
 }
 
+impl OptLevel {
+    /// The level as the command line and the header of an artifact call it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "0",
+            Self::Less => "1",
+            Self::Speed => "2",
+            Self::SpeedAndSize => "s",
+        }
+    }
+
+    /// The level with this name.
+    #[must_use]
+    pub fn by_name(name: &str) -> Option<Self> {
+        [Self::None, Self::Less, Self::Speed, Self::SpeedAndSize]
+            .into_iter()
+            .find(|level| level.name() == name)
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            target: Self::host(),
-            cpu: Cpu::default(),
+            target: host_triple().parse().unwrap_or_else(|_| Triple::host()),
+            cpu: CpuLevel::default(),
             opt_level: OptLevel::default(),
             jobs: 0,
             fuel: false,
@@ -81,26 +87,11 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// The target triple of artifacts for the machine that compiles.
-    #[must_use]
-    pub fn host() -> Triple {
-        Triple {
-            architecture: Triple::host().architecture,
-            vendor: target_lexicon::Vendor::Unknown,
-            operating_system: target_lexicon::OperatingSystem::Linux,
-            environment: target_lexicon::Environment::Gnu,
-            binary_format: target_lexicon::BinaryFormat::Elf,
-        }
-    }
-
     /// The largest page size of the target, to which code and memory images
     /// are aligned.
     #[must_use]
-    pub fn page_size(&self) -> u64 {
-        match self.target.architecture {
-            Architecture::Aarch64(_) => 65536,
-            _ => 4096,
-        }
+    pub fn page_size(&self) -> u32 {
+        Arch::of_triple(&self.target.to_string()).map_or(65536, Arch::max_page_size)
     }
 
     /// The code generator for these settings.
@@ -148,7 +139,7 @@ impl Settings {
         set("enable_probestack", "false")?;
         let mut builder = isa::lookup(self.target.clone())
             .map_err(|error| refuse(format!("cannot compile for {}: {error}", self.target)))?;
-        for feature in self.cpu_flags()? {
+        for feature in self.features()?.codegen_flags() {
             builder
                 .enable(feature)
                 .map_err(|error| refuse(format!("cannot enable {feature}: {error}")))?;
@@ -158,75 +149,14 @@ impl Settings {
             .map_err(|error| refuse(format!("cannot compile for {}: {error}", self.target)))
     }
 
-    /// The names of the code generator's flags for the chosen instructions.
-    fn cpu_flags(&self) -> Result<Vec<&'static str>, CompileError> {
-        let x86 = self.target.architecture == Architecture::X86_64;
-        let levels: &[&[&'static str]] = match self.cpu {
-            Cpu::Baseline => &[],
-            Cpu::X86V2 if x86 => &[X86_V2],
-            Cpu::X86V3 if x86 => &[X86_V2, X86_V3],
-            Cpu::X86V4 if x86 => &[X86_V2, X86_V3, X86_V4],
-            Cpu::Native if self.target.architecture == Triple::host().architecture => {
-                return Ok(host_flags());
-            }
-            Cpu::Native => {
-                return Err(CompileError::Settings {
-                    message: format!(
-                        "cannot compile for the native CPU of another architecture ({})",
-                        self.target.architecture
-                    ),
-                });
-            }
-            Cpu::X86V2 | Cpu::X86V3 | Cpu::X86V4 => {
-                return Err(CompileError::Settings {
-                    message: format!(
-                        "an x86-64 CPU was chosen, but the target is {}",
-                        self.target.architecture
-                    ),
-                });
-            }
-        };
-        Ok(levels.concat())
+    /// The features that the code may use.
+    pub(crate) fn features(&self) -> Result<CpuFeatures, CompileError> {
+        let target = self.target.to_string();
+        let arch = Arch::of_triple(&target);
+        arch.and_then(|arch| self.cpu.features(arch)).ok_or_else(|| CompileError::Settings {
+            message: format!("{} is not a CPU level of the target {target}", self.cpu),
+        })
     }
-}
-
-const X86_V2: &[&str] =
-    &["has_sse3", "has_ssse3", "has_sse41", "has_sse42", "has_popcnt", "has_cmpxchg16b"];
-const X86_V3: &[&str] = &["has_avx", "has_avx2", "has_bmi1", "has_bmi2", "has_fma", "has_lzcnt"];
-const X86_V4: &[&str] = &["has_avx512f", "has_avx512dq", "has_avx512vl"];
-
-/// The flags for what the machine that compiles has.
-#[cfg(target_arch = "x86_64")]
-fn host_flags() -> Vec<&'static str> {
-    macro_rules! detect {
-        ($($feature:tt => $flag:literal,)*) => {
-            [$((std::is_x86_feature_detected!($feature), $flag),)*]
-        };
-    }
-    let found = detect! {
-        "sse3" => "has_sse3",
-        "ssse3" => "has_ssse3",
-        "sse4.1" => "has_sse41",
-        "sse4.2" => "has_sse42",
-        "popcnt" => "has_popcnt",
-        "cmpxchg16b" => "has_cmpxchg16b",
-        "avx" => "has_avx",
-        "avx2" => "has_avx2",
-        "bmi1" => "has_bmi1",
-        "bmi2" => "has_bmi2",
-        "fma" => "has_fma",
-        "lzcnt" => "has_lzcnt",
-        "avx512f" => "has_avx512f",
-        "avx512dq" => "has_avx512dq",
-        "avx512vl" => "has_avx512vl",
-    };
-    found.into_iter().filter(|(found, _)| *found).map(|(_, flag)| flag).collect()
-}
-
-/// The flags for what the machine that compiles has: nothing beyond the baseline is used.
-#[cfg(not(target_arch = "x86_64"))]
-fn host_flags() -> Vec<&'static str> {
-    Vec::new()
 }
 
 #[cfg(test)]
@@ -247,14 +177,15 @@ mod tests {
     #[test]
     fn every_level_is_known_to_the_code_generator() {
         let target: Triple = "x86_64-unknown-linux-gnu".parse().unwrap();
-        for cpu in [Cpu::Baseline, Cpu::X86V2, Cpu::X86V3, Cpu::X86V4] {
+        for cpu in [CpuLevel::Baseline, CpuLevel::X86_64V2, CpuLevel::X86_64V3, CpuLevel::X86_64V4]
+        {
             let settings = Settings { target: target.clone(), cpu, ..Settings::default() };
             let isa = settings.isa().unwrap();
-            assert_eq!(isa.has_round(), cpu != Cpu::Baseline);
+            assert_eq!(isa.has_round(), cpu != CpuLevel::Baseline);
         }
         let settings = Settings {
             target: "aarch64-unknown-linux-gnu".parse().unwrap(),
-            cpu: Cpu::X86V2,
+            cpu: CpuLevel::X86_64V2,
             ..Settings::default()
         };
         assert!(settings.isa().is_err());

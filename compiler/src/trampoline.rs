@@ -3,7 +3,8 @@
 //!
 //! An entry trampoline calls wasm such that a trap can resume it at its unwind
 //! handler: the loader sets the recorded stack pointer and frame pointer, and
-//! jumps. Wasm's convention preserves no register, so nothing else need be restored.
+//! jumps. Since such a call counts as changing every register, the trampoline
+//! has saved on its stack what its own caller expects to be preserved.
 
 use cranelift_codegen::ir::{
     self, AbiParam, BlockArg, ExceptionTableData, ExceptionTableItem, InstBuilder as _,
@@ -13,8 +14,8 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{STORE_CONTEXT, VALUE_SIZE, host_context, store_context};
+use cwasm_artifact::types::{FuncType, ValType};
 
-use crate::module::{FuncType, ValueType};
 use crate::translate::{clif_type, stack_limit, trap_code, wasm_signature};
 
 /// Which way a trampoline goes.
@@ -50,7 +51,7 @@ fn trusted() -> MemFlagsData {
     MemFlagsData::trusted().with_endianness(ir::Endianness::Little)
 }
 
-fn load_values(builder: &mut FunctionBuilder<'_>, types: &[ValueType], slots: Value) -> Vec<Value> {
+fn load_values(builder: &mut FunctionBuilder<'_>, types: &[ValType], slots: Value) -> Vec<Value> {
     (0u32..)
         .zip(types)
         .map(|(number, ty)| {

@@ -4,12 +4,12 @@
 
 use std::path::Path;
 
-use cwasm_compiler::{CompileError, MemoryBounds, OptLevel, Settings, Silent};
+use cwasm_compiler::{CompileError, MemoryBounds, OptLevel, Settings};
 use wast::parser::{self, ParseBuffer};
 use wast::{QuoteWat, Wast, WastDirective};
 
 fn compile(wasm: &[u8], settings: &Settings) -> Result<(), CompileError> {
-    cwasm_compiler::compile_module(wasm, settings, &Silent).map(|_| ())
+    cwasm_compiler::compile(wasm, settings).map(|_| ())
 }
 
 /// Everything interesting switched on at once, for the verifier to see.

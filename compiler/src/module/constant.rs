@@ -1,7 +1,10 @@
 //! Constant expressions: the initial values of globals, the elements of
 //! tables, and the offsets of segments.
 
+use cwasm_artifact::types::ValType;
+
 use super::index::{FuncIndex, GlobalIndex};
+use super::types::ref_type;
 use wasmparser::Operator;
 
 /// A constant expression of Wasm 2.0, which is a single operator.
@@ -15,8 +18,8 @@ pub enum ConstExpr {
     F32(u32),
     /// `f64.const`, as its bits.
     F64(u64),
-    /// `ref.null`, of either type.
-    RefNull,
+    /// `ref.null` of this type.
+    RefNull(ValType),
     /// `ref.func`
     RefFunc(FuncIndex),
     /// `global.get` of an imported, immutable global.
@@ -33,7 +36,11 @@ impl ConstExpr {
             Operator::I64Const { value } => Self::I64(value),
             Operator::F32Const { value } => Self::F32(value.bits()),
             Operator::F64Const { value } => Self::F64(value.bits()),
-            Operator::RefNull { .. } => Self::RefNull,
+            Operator::RefNull { hty } => {
+                let ty = wasmparser::RefType::new(true, hty).and_then(ref_type);
+                let Some(ty) = ty else { return Ok(None) };
+                Self::RefNull(ty)
+            }
             Operator::RefFunc { function_index } => {
                 Self::RefFunc(FuncIndex::from_u32(function_index))
             }

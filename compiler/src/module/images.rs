@@ -38,8 +38,8 @@ const SLACK: usize = 1 << 20;
 impl Images {
     /// Computes the images of a module for pages of `page_size` bytes.
     #[must_use]
-    pub fn of(module: &Module<'_>, page_size: u64) -> Self {
-        let page = usize::try_from(page_size).unwrap_or(65536);
+    pub fn of(module: &Module<'_>, page_size: u32) -> Self {
+        let page = page_size as usize;
         let mut pages: BTreeMap<(MemoryIndex, u64), Vec<u8>> = BTreeMap::new();
         let mut data_size = 0usize;
         let mut covered = 0;
@@ -49,7 +49,7 @@ impl Images {
                 let start = u64::from(offset.cast_unsigned());
                 let end = start + segment.bytes.len() as u64;
                 let fits = target.as_u32() >= module.imported_memories
-                    && end <= module.memories[target].minimum << 16;
+                    && end <= module.memories[target].limits.min << 16;
                 data_size += segment.bytes.len();
                 let touched = segment.bytes.len() / page + 2;
                 if !fits || (pages.len() + touched) * page > data_size * GROWTH + SLACK {
@@ -59,7 +59,7 @@ impl Images {
             }
             covered += 1;
         }
-        Self { runs: merge(pages, page_size), covered }
+        Self { runs: merge(pages, u64::from(page_size)), covered }
     }
 }
 

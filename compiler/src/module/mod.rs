@@ -12,6 +12,7 @@ mod types;
 
 use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};
 use cwasm_artifact::abi::vmctx::VmctxLayout;
+use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
 use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
 
 pub use constant::ConstExpr;
@@ -23,7 +24,8 @@ pub use index::{
 pub use names::Names;
 pub(crate) use parse::explain_in_body;
 pub use parse::parse;
-pub use types::{ExternType, FuncType, GlobalType, MemoryType, TableType, ValueType};
+pub use types::ExternType;
+pub(crate) use types::val_type;
 
 /// Something that a module imports.
 #[derive(Clone, Copy, Debug)]
@@ -108,7 +110,7 @@ pub struct ElementSegment {
     /// What happens to it at instantiation.
     pub mode: SegmentMode<TableIndex>,
     /// The type of its elements.
-    pub ty: ValueType,
+    pub ty: ValType,
     /// Its elements.
     pub items: ElementItems,
 }

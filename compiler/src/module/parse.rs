@@ -5,13 +5,14 @@ use std::collections::HashMap;
 
 use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};
 use cwasm_artifact::abi::vmctx::{VmctxCounts, VmctxLayout};
+use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator};
 
 use super::features::{self, SUPPORTED};
 use super::{
     Body, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
-    FuncIndex, FuncType, Function, Global, GlobalIndex, GlobalType, Import, MemoryIndex,
-    MemoryType, Module, Names, SegmentMode, TableIndex, TableType, TypeIndex, ValueType,
+    FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
+    TableIndex, TypeIndex, types,
 };
 use crate::error::CompileError;
 
@@ -170,14 +171,14 @@ impl<'wasm> Reader<'wasm> {
                 for table in section.into_iter_with_offsets() {
                     let (offset, table) = table?;
                     if matches!(table.init, wasmparser::TableInit::Expr(_)) {
-                        return Err(Problem::Unsupported("typed function references", offset));
+                        return Err(Problem::Unsupported(REFERENCES, offset));
                     }
                     self.tables.push(table_type(table.ty, offset)?);
                 }
             }
             Payload::MemorySection(section) => {
                 for memory in section {
-                    self.memories.push(memory_type(memory?));
+                    self.memories.push(types::memory_type(memory?));
                 }
             }
             Payload::GlobalSection(section) => {
@@ -255,7 +256,7 @@ impl<'wasm> Reader<'wasm> {
                 ExternType::Table(ty)
             }
             TypeRef::Memory(ty) => {
-                let ty = memory_type(ty);
+                let ty = types::memory_type(ty);
                 self.memories.push(ty);
                 self.imported_memories += 1;
                 ExternType::Memory(ty)
@@ -289,7 +290,7 @@ impl<'wasm> Reader<'wasm> {
                     .into_iter()
                     .map(|index| Ok(FuncIndex::from_u32(index?)))
                     .collect();
-                (ValueType::FuncRef, ElementItems::Funcs(functions?))
+                (ValType::FuncRef, ElementItems::Funcs(functions?))
             }
             wasmparser::ElementItems::Expressions(ty, expressions) => {
                 let ty = value_type(wasmparser::ValType::Ref(*ty), offset)?;
@@ -385,33 +386,20 @@ fn canonical(types: &PrimaryMap<TypeIndex, FuncType>) -> SecondaryMap<TypeIndex,
     canonical
 }
 
-fn value_type(ty: wasmparser::ValType, offset: u64) -> Result<ValueType, Problem> {
-    ValueType::of(ty).ok_or(match ty {
-        wasmparser::ValType::V128 => Problem::Unsupported("SIMD (128-bit vectors)", offset),
-        _ => Problem::Unsupported("typed function references", offset),
-    })
+fn value_type(ty: wasmparser::ValType, offset: u64) -> Result<ValType, Problem> {
+    types::val_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
 }
 
 fn table_type(ty: wasmparser::TableType, offset: u64) -> Result<TableType, Problem> {
-    let element = ValueType::of_reference(ty.element_type)
-        .ok_or(Problem::Unsupported("typed function references", offset))?;
-    let narrow = |number: u64| {
-        u32::try_from(number).map_err(|_| Problem::Unsupported("64-bit tables", offset))
-    };
-    Ok(TableType {
-        element,
-        minimum: narrow(ty.initial)?,
-        maximum: ty.maximum.map(narrow).transpose()?,
-    })
-}
-
-fn memory_type(ty: wasmparser::MemoryType) -> MemoryType {
-    MemoryType { minimum: ty.initial, maximum: ty.maximum }
+    types::table_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
 }
 
 fn global_type(ty: wasmparser::GlobalType, offset: u64) -> Result<GlobalType, Problem> {
-    Ok(GlobalType { value: value_type(ty.content_type, offset)?, mutable: ty.mutable })
+    types::global_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
 }
+
+/// What value types beyond those of Wasm 2.0 belong to.
+const REFERENCES: &str = "typed function references";
 
 fn const_expr(expr: &wasmparser::ConstExpr<'_>, offset: u64) -> Result<ConstExpr, Problem> {
     ConstExpr::read(expr)?.ok_or(Problem::Unsupported("extended constant expressions", offset))

@@ -6,11 +6,12 @@
 
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder as _, JumpTableData, Value};
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::types::ValType;
 use wasmparser::{BlockType, Operator};
 
 use super::stack::{Frame, FrameKind};
 use super::{Translator, clif_type, trap_code};
-use crate::module::{TypeIndex, ValueType};
+use crate::module::{TypeIndex, val_type};
 
 impl Translator<'_, '_> {
     /// Opens the frame of the function itself.
@@ -264,7 +265,7 @@ impl Translator<'_, '_> {
         match ty {
             BlockType::Empty => {}
             BlockType::Type(ty) if !params => {
-                let ty = ValueType::of(ty).unwrap_or(ValueType::I64);
+                let ty = val_type(ty).unwrap_or(ValType::I64);
                 self.builder.append_block_param(block, clif_type(ty));
             }
             BlockType::Type(_) => {}
@@ -280,7 +281,7 @@ impl Translator<'_, '_> {
     }
 
     /// The types of a block's parameters.
-    fn params(&self, ty: BlockType) -> &[ValueType] {
+    fn params(&self, ty: BlockType) -> &[ValType] {
         match ty {
             BlockType::Empty | BlockType::Type(_) => &[],
             BlockType::FuncType(index) => &self.env.module.types[TypeIndex::from_u32(index)].params,

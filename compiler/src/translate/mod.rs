@@ -35,9 +35,10 @@ use cranelift_codegen::ir::{self, FuncRef, InstBuilder as _, SigRef, SourceLoc, 
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use cwasm_artifact::abi::builtins::Builtin;
+use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
-use crate::module::{DefinedFuncIndex, FuncIndex, FuncType, Module, TypeIndex, ValueType};
+use crate::module::{DefinedFuncIndex, FuncIndex, Module, TypeIndex, val_type};
 use crate::settings::MemoryBounds;
 use runtime::Regions;
 pub(crate) use runtime::{stack_limit, trap_code};
@@ -73,12 +74,14 @@ impl From<wasmparser::Error> for BodyError {
 }
 
 /// The representation of a wasm value in code.
-pub(crate) fn clif_type(ty: ValueType) -> ir::Type {
+pub(crate) fn clif_type(ty: ValType) -> ir::Type {
     match ty {
-        ValueType::I32 => types::I32,
-        ValueType::F32 => types::F32,
-        ValueType::F64 => types::F64,
-        ValueType::I64 | ValueType::FuncRef | ValueType::ExternRef => types::I64,
+        ValType::I32 => types::I32,
+        ValType::F32 => types::F32,
+        ValType::F64 => types::F64,
+        ValType::V128 => types::I8X16,
+        // References are addresses.
+        _ => types::I64,
     }
 }
 
@@ -111,7 +114,9 @@ pub(crate) fn translate(
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
-        let ty = ValueType::of(ty).ok_or(BodyError::Unsupported(simd::NAME, start))?;
+        let ty = val_type(ty)
+            .filter(|ty| *ty != ValType::V128)
+            .ok_or(BodyError::Unsupported(simd::NAME, start))?;
         translator.declare_locals(count, ty);
     }
     translator.enter_function();
@@ -135,7 +140,7 @@ struct Translator<'a, 'f> {
     /// Whether control can reach the current operator. If not, nothing is emitted for it.
     reachable: bool,
     locals: Vec<Variable>,
-    results: &'a [ValueType],
+    results: &'a [ValType],
     vmctx: Value,
     regions: Regions,
     fuel: interrupt::Fuel,
@@ -190,10 +195,10 @@ impl<'a, 'f> Translator<'a, 'f> {
     }
 
     /// Declares locals of a type, which are zero at first.
-    fn declare_locals(&mut self, count: u32, ty: ValueType) {
+    fn declare_locals(&mut self, count: u32, ty: ValType) {
         let zero = match ty {
-            ValueType::F32 => self.builder.ins().f32const(0.0),
-            ValueType::F64 => self.builder.ins().f64const(0.0),
+            ValType::F32 => self.builder.ins().f32const(0.0),
+            ValType::F64 => self.builder.ins().f64const(0.0),
             _ => self.builder.ins().iconst(clif_type(ty), 0),
         };
         for _ in 0..count {

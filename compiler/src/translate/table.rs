@@ -89,7 +89,7 @@ impl Translator<'_, '_> {
         let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, index, length);
         self.builder.ins().trapnz(outside, trap_code(trap));
         let definition = self.table_definition(table);
-        let elements = match self.env.module.tables[table].fixed_length() {
+        let elements = match self.fixed_length(table) {
             Some(_) => self.fixed_definition_field(definition, table_definition::ELEMENTS),
             None => self.definition_field(definition, table_definition::ELEMENTS),
         };
@@ -97,10 +97,17 @@ impl Translator<'_, '_> {
         self.builder.ins().iadd(elements, offset)
     }
 
+    /// The number of elements, if it can never change. A table that is imported
+    /// with equal bounds has exactly this many elements too.
+    fn fixed_length(&self, table: TableIndex) -> Option<i64> {
+        let limits = self.env.module.tables[table].limits;
+        (limits.max == Some(limits.min)).then_some(limits.min.cast_signed())
+    }
+
     /// The current number of elements, in 64 bits.
     fn table_length(&mut self, table: TableIndex) -> Value {
-        if let Some(length) = self.env.module.tables[table].fixed_length() {
-            return self.builder.ins().iconst(types::I64, i64::from(length));
+        if let Some(length) = self.fixed_length(table) {
+            return self.builder.ins().iconst(types::I64, length);
         }
         let definition = self.table_definition(table);
         self.definition_field(definition, table_definition::LENGTH)

@@ -1,0 +1,349 @@
+//! The artifact: an ELF object of which every section is known, sealed with
+//! its digest, and read again before it is handed out.
+//!
+//! The order in the file is: the areas of the artifact format (header,
+//! signatures, leaf table), the code on pages of its own, memory images, records, unwind
+//! information, and what the object format adds.
+
+use std::collections::HashSet;
+
+use cranelift_codegen::ir::Signature;
+use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
+use cranelift_module::{DataDescription, Linkage, Module as _, ModuleError};
+use cranelift_object::{ObjectBuilder, ObjectModule};
+use cwasm_artifact::abi::fingerprint;
+use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, seal};
+use cwasm_artifact::check::check;
+use cwasm_artifact::cpu::CpuFeatures;
+use cwasm_artifact::header::{
+    HEADER_SECTION, HEADER_SIZE, LEAVES_SECTION, SIGNATURES_SECTION, SIGNATURES_SIZE, Section,
+    SectionRange, settings,
+};
+use cwasm_artifact::module::Module as ArtifactModule;
+use object::read::elf::ElfFile64;
+use object::write::{Relocation, SectionId};
+use object::{
+    LittleEndian, Object as _, ObjectSection as _, RelocationEncoding, RelocationFlags,
+    RelocationKind, SectionKind,
+};
+
+use crate::CompiledModule;
+use crate::error::CompileError;
+use crate::link::TextRange;
+use crate::module::{DefinedFuncIndex, ExportItem};
+use crate::settings::{MemoryBounds, Settings};
+use crate::unwind::EhFrame;
+
+/// Symbols longer than this are cut; wasm allows names of any length.
+const MAX_SYMBOL: usize = 512;
+
+fn assembly(what: &str, error: impl std::fmt::Display) -> CompileError {
+    CompileError::Assembly { message: format!("cannot {what}: {error}") }
+}
+
+impl From<ModuleError> for CompileError {
+    fn from(error: ModuleError) -> Self {
+        assembly("define a symbol", error)
+    }
+}
+
+/// Everything that goes into an artifact.
+pub(crate) struct Parts<'a> {
+    pub(crate) wasm: &'a [u8],
+    pub(crate) settings: &'a Settings,
+    pub(crate) features: CpuFeatures,
+    pub(crate) compiled: &'a CompiledModule<'a>,
+    pub(crate) tables: Tables,
+    pub(crate) eh_frame: EhFrame,
+}
+
+/// Writes and seals an artifact.
+pub(crate) fn write(isa: OwnedTargetIsa, parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
+    let Parts { wasm, settings, features, compiled, tables, eh_frame } = parts;
+    let page = settings.page_size() as usize;
+    let sections = tables.sections();
+    let symbols = symbols(compiled);
+    let capacity = leaf_capacity(estimate(compiled, &sections, &eh_frame, &symbols, page));
+
+    let builder = ObjectBuilder::new(isa, "cwasm", cranelift_module::default_libcall_names())?;
+    let mut object = ObjectModule::new(builder);
+    for (name, size) in [
+        (HEADER_SECTION, HEADER_SIZE),
+        (SIGNATURES_SECTION, SIGNATURES_SIZE),
+        (LEAVES_SECTION, capacity * 32),
+    ] {
+        front_area(&mut object, name, size)?;
+    }
+    define_code(&mut object, compiled, &symbols, page)?;
+
+    let mut product = object.finish();
+    let object = &mut product.object;
+    if !compiled.text.bytes.is_empty() {
+        let text = object.section_id(object::write::StandardSection::Text);
+        place_text(object, text, compiled, page)?;
+        add_eh_frame(object, text, eh_frame)?;
+    }
+    for (section, bytes) in sections {
+        if bytes.is_empty() {
+            continue;
+        }
+        let images = section == Section::ImageBytes;
+        let kind = if images { SectionKind::ReadOnlyData } else { SectionKind::Metadata };
+        let id = object.add_section(Vec::new(), section.name().into(), kind);
+        object.set_section_data(id, bytes, if images { page as u64 } else { 8 });
+    }
+    let mut file = object.write().map_err(|error| assembly("write the object file", error))?;
+
+    let ranges = section_ranges(&file, compiled.text.bytes.len())?;
+    let provenance = Provenance {
+        abi: fingerprint(),
+        compiler: env!("CARGO_PKG_VERSION"),
+        target: &settings.target.to_string(),
+        cpu_features: features,
+        cpu_level: settings.cpu.name(),
+        settings: setting_bits(settings),
+        opt_level: settings.opt_level.name(),
+        source: wasm,
+    };
+    seal(&mut file, &provenance, &ranges, capacity)?;
+    reread(&file)?;
+    Ok(file)
+}
+
+/// The settings that a loader must know. Every setting is named here, so that
+/// a new one cannot be forgotten.
+fn setting_bits(settings: &Settings) -> u64 {
+    let Settings {
+        target: _,    // a field of the header
+        cpu: _,       // a field of the header
+        opt_level: _, // a field of the header
+        jobs: _,      // does not change the artifact
+        fuel,
+        epoch,
+        memory_bounds,
+    } = settings;
+    let mut bits = 0;
+    if *fuel {
+        bits |= settings::FUEL;
+    }
+    if *epoch {
+        bits |= settings::EPOCH;
+    }
+    if *memory_bounds == MemoryBounds::Explicit {
+        bits |= settings::EXPLICIT_CHECKS;
+    }
+    bits
+}
+
+/// An upper bound for the length of the file without its leaf table.
+fn estimate(
+    compiled: &CompiledModule<'_>,
+    sections: &[(Section, Vec<u8>)],
+    eh_frame: &EhFrame,
+    symbols: &[Symbol],
+    page: usize,
+) -> usize {
+    // Symbols and relocations have 24 bytes in ELF64, section headers 64.
+    let count = symbols.len() + sections.len() + 16;
+    let names: usize = symbols.iter().map(|symbol| symbol.name.len() + 1).sum();
+    let records: usize = sections.iter().map(|(_, bytes)| bytes.len() + 64 + 32).sum();
+    compiled.text.bytes.len()
+        + records
+        + eh_frame.bytes.len()
+        + eh_frame.references.len() * 24
+        + count * 24
+        + names
+        + 4 * page
+        + 4096
+}
+
+/// A piece of code and its name.
+struct Symbol {
+    name: String,
+    range: TextRange,
+}
+
+/// Names every piece of code, in the order of the text: as the name section
+/// does, or by an export, or by its number. Names that occur twice get their number too.
+fn symbols(compiled: &CompiledModule<'_>) -> Vec<Symbol> {
+    let CompiledModule { module, text, .. } = compiled;
+    let mut exported = vec![None; module.functions.len()];
+    for export in &module.exports {
+        if let ExportItem::Func(index) = export.item {
+            exported[index.as_u32() as usize].get_or_insert(export.name);
+        }
+    }
+    let mut taken = HashSet::new();
+    let mut unique = |mut name: String, number: u32| {
+        while !taken.insert(name.clone()) {
+            name = format!("{name}[{number}]");
+        }
+        name
+    };
+    let mut symbols = Vec::with_capacity(text.functions.len());
+    for (number, range) in (0..).map(DefinedFuncIndex::from_u32).zip(&text.functions) {
+        let index = module.func_index(number);
+        let number = index.as_u32();
+        let wanted = module.names.function(index).or(exported[number as usize]);
+        let name = wanted
+            .filter(|name| !name.is_empty())
+            .map_or_else(|| format!("function[{number}]"), printable);
+        symbols.push(Symbol { name: unique(name, number), range: *range });
+    }
+    for (ty, trampolines) in &text.trampolines {
+        let number = ty.as_u32();
+        for (kind, range) in [("entry", trampolines.entry), ("exit", trampolines.exit)] {
+            if let Some(range) = range {
+                let name = unique(format!("trampoline.{kind}[{number}]"), number);
+                symbols.push(Symbol { name, range });
+            }
+        }
+    }
+    symbols.sort_by_key(|symbol| symbol.range.offset);
+    symbols
+}
+
+/// A name that can stand in a symbol table.
+fn printable(name: &str) -> String {
+    let mut end = name.len().min(MAX_SYMBOL);
+    while !name.is_char_boundary(end) {
+        end -= 1;
+    }
+    name[..end].chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Adds an area at the front of the file, to be filled when it is sealed.
+fn front_area(object: &mut ObjectModule, name: &str, size: usize) -> Result<(), CompileError> {
+    // Without a name, which a function of the module might have too.
+    let id = object.declare_anonymous_data(false, false)?;
+    let mut data = DataDescription::new();
+    data.define(vec![0; size].into_boxed_slice());
+    data.set_custom_section(name);
+    Ok(object.define_data(id, &data)?)
+}
+
+/// Defines a symbol for each piece of code, at its place in the text.
+fn define_code(
+    object: &mut ObjectModule,
+    compiled: &CompiledModule<'_>,
+    symbols: &[Symbol],
+    page: usize,
+) -> Result<(), CompileError> {
+    // Nobody calls through these declarations, so that any signature will do.
+    let signature = Signature::new(CallConv::SystemV);
+    let mut end = 0;
+    for Symbol { name, range } in symbols {
+        let id = object.declare_function(name, Linkage::Local, &signature)?;
+        let start = range.offset as usize;
+        let bytes = start
+            .checked_add(range.len as usize)
+            .and_then(|end| compiled.text.bytes.get(start..end))
+            .ok_or_else(|| assembly("define a function", format!("{name} is not in the text")))?;
+        // The first function aligns the section. Others are aligned such that
+        // they come to be where the linker placed them.
+        let alignment = if end == 0 { page } else { alignment_between(end, start) };
+        object.define_function_bytes(id, alignment as u64, bytes, &[])?;
+        end = start + bytes.len();
+    }
+    Ok(())
+}
+
+/// The least alignment that moves something from `end` to `start`.
+fn alignment_between(end: usize, start: usize) -> usize {
+    (0..usize::BITS - 1)
+        .map(|shift| 1 << shift)
+        .find(|alignment| end.next_multiple_of(*alignment) >= start)
+        .unwrap_or(1)
+}
+
+/// Puts the linked text, whose gaps trap, in the place of the functions, and
+/// fills its last page, so that nothing else can be in the pages of the code.
+fn place_text(
+    object: &mut object::write::Object<'_>,
+    section: SectionId,
+    compiled: &CompiledModule<'_>,
+    page: usize,
+) -> Result<(), CompileError> {
+    let text = &compiled.text;
+    let placed = object.section_mut(section).data_mut();
+    if placed.len() != text.bytes.len() {
+        return Err(assembly(
+            "place the code",
+            format!("it has {} bytes instead of {}", placed.len(), text.bytes.len()),
+        ));
+    }
+    placed.copy_from_slice(&text.bytes);
+    let rest = text.bytes.len().next_multiple_of(page) - text.bytes.len();
+    object.append_section_data(section, &vec![text.filler; rest], 1);
+    Ok(())
+}
+
+fn add_eh_frame(
+    object: &mut object::write::Object<'_>,
+    text: SectionId,
+    eh_frame: EhFrame,
+) -> Result<(), CompileError> {
+    if eh_frame.bytes.is_empty() {
+        return Ok(());
+    }
+    let section = object.add_section(Vec::new(), b".eh_frame".to_vec(), SectionKind::ReadOnlyData);
+    object.set_section_data(section, eh_frame.bytes, 8);
+    let symbol = object.section_symbol(text);
+    for (offset, addend) in eh_frame.references {
+        let flags = RelocationFlags::Generic {
+            kind: RelocationKind::Relative,
+            encoding: RelocationEncoding::Generic,
+            size: 32,
+        };
+        object
+            .add_relocation(section, Relocation { offset, symbol, addend, flags })
+            .map_err(|error| assembly("relocate unwind information", error))?;
+    }
+    Ok(())
+}
+
+/// Where the sections came to be in the file. The text counts without the
+/// filler behind it.
+fn section_ranges(
+    file: &[u8],
+    text_len: usize,
+) -> Result<Vec<(Section, SectionRange)>, CompileError> {
+    let elf = ElfFile64::<LittleEndian>::parse(file)
+        .map_err(|error| assembly("read the object file again", error))?;
+    let mut ranges = Vec::new();
+    for section in elf.sections() {
+        let known = section.name().ok().and_then(Section::by_name);
+        if let (Some(known), Some((offset, length))) = (known, section.file_range()) {
+            let length = if known == Section::Text { text_len as u64 } else { length };
+            ranges.push((known, SectionRange::new(offset, length)));
+        }
+    }
+    Ok(ranges)
+}
+
+/// Reads a finished artifact as a loader would. This shares no code with what
+/// wrote the records, and so finds what one side of the two got wrong.
+fn reread(file: &[u8]) -> Result<(), CompileError> {
+    let checked = check(file, None).map_err(|report| assembly("verify the artifact", report))?;
+    ArtifactModule::new(&checked).map_err(|report| assembly("verify the artifact", report))?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alignments_lead_from_the_end_of_one_function_to_the_next() {
+        for (end, start) in [(3_usize, 16_usize), (16, 16), (17, 32), (33, 64), (60, 64), (1, 64)] {
+            assert_eq!(end.next_multiple_of(alignment_between(end, start)), start);
+        }
+    }
+
+    #[test]
+    fn names_are_fit_for_a_symbol_table() {
+        assert_eq!(printable("a\0b\nc"), "a?b?c");
+        let long = "\u{e4}".repeat(1000);
+        assert!(printable(&long).len() <= MAX_SYMBOL);
+    }
+}

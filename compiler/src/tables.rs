@@ -1,0 +1,207 @@
+//! From a compiled module to the records of an artifact's sections.
+
+use cwasm_artifact::builder::{BuildError, Tables};
+use cwasm_artifact::records::{
+    ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
+    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span,
+    const_op, extern_kind, item_kind, segment_mode,
+};
+
+use crate::CompiledModule;
+use crate::error::CompileError;
+use crate::module::{
+    ConstExpr, DefinedFuncIndex, ElementItems, ElementSegment, ExportItem, ExternType, Module,
+    SegmentMode,
+};
+
+impl From<BuildError> for CompileError {
+    fn from(error: BuildError) -> Self {
+        match error {
+            // A limit of the format is the only one that a valid module reaches.
+            BuildError::TooMany { what, limit } => Self::Limit { what, limit, found: limit + 1 },
+            other => Self::Assembly { message: other.to_string() },
+        }
+    }
+}
+
+/// Writes everything but the code down as records.
+pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables, CompileError> {
+    let CompiledModule { module, text, images } = compiled;
+    let mut tables = Tables::default();
+    let name = tables.add_text(module.names.module.unwrap_or(""))?;
+    tables.module = ModuleRecord {
+        name,
+        start: module.start.map_or(NONE, |index| index.as_u32()).into(),
+        func_refs: module.vmctx.counts().func_refs.into(),
+    };
+    types(&mut tables, compiled)?;
+    imports(&mut tables, module)?;
+
+    for (number, range) in (0..).map(DefinedFuncIndex::from_u32).zip(&text.functions) {
+        let index = module.func_index(number);
+        let function = module.functions[index];
+        let name = tables.add_text(module.names.function(index).unwrap_or(""))?;
+        tables.functions.push(FunctionRecord {
+            text: range.offset.into(),
+            length: range.len.into(),
+            ty: function.ty.as_u32().into(),
+            func_ref: function.func_ref.map_or(NONE, |number| number.as_u32()).into(),
+            name,
+        });
+    }
+    definitions(&mut tables, module)?;
+    for export in &module.exports {
+        let (kind, index) = match export.item {
+            ExportItem::Func(index) => (extern_kind::FUNC, index.as_u32()),
+            ExportItem::Table(index) => (extern_kind::TABLE, index.as_u32()),
+            ExportItem::Memory(index) => (extern_kind::MEMORY, index.as_u32()),
+            ExportItem::Global(index) => (extern_kind::GLOBAL, index.as_u32()),
+        };
+        let name = tables.add_text(export.name)?;
+        tables.exports.push(ExportRecord { name, kind: kind.into(), index: index.into() });
+    }
+    for segment in &module.elements {
+        element(&mut tables, segment)?;
+    }
+    for (index, segment) in module.data.iter().enumerate() {
+        let (mode, memory, offset) = mode(&mut tables, &segment.mode, |memory| memory.as_u32())?;
+        let in_image = index < images.covered && mode == segment_mode::ACTIVE;
+        let bytes = if in_image { &[] } else { segment.bytes };
+        let data = tables.add_data(bytes);
+        tables.data_segments.push(DataSegmentRecord {
+            mode: mode.into(),
+            memory: memory.into(),
+            offset,
+            data: data.into(),
+            length: (bytes.len() as u64).into(),
+            in_image: u32::from(in_image).into(),
+            reserved: 0.into(),
+        });
+    }
+    for image in &images.runs {
+        let bytes = tables.add_image_bytes(&image.bytes, page);
+        tables.images.push(ImageRecord {
+            memory: image.memory.as_u32().into(),
+            reserved: 0.into(),
+            address: image.offset.into(),
+            bytes: bytes.into(),
+            length: (image.bytes.len() as u64).into(),
+        });
+    }
+    tables.sites.reserve(text.sites.len());
+    tables.sites.extend(text.sites.iter().map(|site| SiteRecord {
+        text: site.text.into(),
+        wasm: site.wasm.into(),
+        trap: site.trap.map_or(0, |trap| trap.code()),
+    }));
+    Ok(tables)
+}
+
+/// Equal types have the same trampolines.
+fn types(tables: &mut Tables, compiled: &CompiledModule<'_>) -> Result<(), CompileError> {
+    let CompiledModule { module, text, .. } = compiled;
+    for (index, ty) in &module.types {
+        let canonical = module.canonical_types[index];
+        let trampolines = text
+            .trampolines
+            .binary_search_by_key(&canonical, |(ty, _)| *ty)
+            .map(|position| text.trampolines[position].1)
+            .unwrap_or_default();
+        let offset = |range: Option<crate::link::TextRange>| range.map(|range| range.offset);
+        tables.add_type(ty, offset(trampolines.entry), offset(trampolines.exit))?;
+    }
+    Ok(())
+}
+
+fn imports(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError> {
+    for import in &module.imports {
+        let ty = match &import.ty {
+            ExternType::Func(index) => ExternRecord::func(index.as_u32()),
+            ExternType::Table(ty) => ExternRecord::table(ty),
+            ExternType::Memory(ty) => ExternRecord::memory(ty),
+            ExternType::Global(ty) => ExternRecord::global(ty),
+        };
+        let record = ImportRecord {
+            module: tables.add_text(import.module)?,
+            name: tables.add_text(import.name)?,
+            ty,
+        };
+        tables.imports.push(record);
+    }
+    Ok(())
+}
+
+fn definitions(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError> {
+    for ty in module.tables.values().skip(module.imported_tables as usize) {
+        let ty = ExternRecord::table(ty);
+        tables.tables.push(DefinedRecord { ty, init: Span::default() });
+    }
+    for ty in module.memories.values().skip(module.imported_memories as usize) {
+        let ty = ExternRecord::memory(ty);
+        tables.memories.push(DefinedRecord { ty, init: Span::default() });
+    }
+    for global in module.globals.values() {
+        if let Some(init) = global.init {
+            let init = tables.add_const(&[const_op(init)])?;
+            tables.globals.push(DefinedRecord { ty: ExternRecord::global(&global.ty), init });
+        }
+    }
+    Ok(())
+}
+
+fn element(tables: &mut Tables, segment: &ElementSegment) -> Result<(), CompileError> {
+    let (mode, table, offset) = mode(tables, &segment.mode, |table| table.as_u32())?;
+    let (kind, items) = match &segment.items {
+        ElementItems::Funcs(functions) => {
+            let items = functions
+                .iter()
+                .map(|index| ItemRecord { first: index.as_u32().into(), count: 0.into() });
+            (item_kind::FUNCTIONS, tables.add_items(items)?)
+        }
+        ElementItems::Exprs(expressions) => {
+            let mut items = Vec::with_capacity(expressions.len());
+            for expression in expressions {
+                let Span { start, count } = tables.add_const(&[const_op(*expression)])?;
+                items.push(ItemRecord { first: start, count });
+            }
+            (item_kind::EXPRESSIONS, tables.add_items(items)?)
+        }
+    };
+    tables.elements.push(ElementRecord {
+        mode: mode.into(),
+        table: table.into(),
+        offset,
+        ty: segment.ty.code().into(),
+        item_kind: kind.into(),
+        items,
+    });
+    Ok(())
+}
+
+/// The mode of a segment, its target, and where in the target it goes.
+fn mode<Target: Copy>(
+    tables: &mut Tables,
+    mode: &SegmentMode<Target>,
+    number: impl Fn(Target) -> u32,
+) -> Result<(u32, u32, Span), CompileError> {
+    Ok(match *mode {
+        SegmentMode::Passive => (segment_mode::PASSIVE, 0, Span::default()),
+        SegmentMode::Declared => (segment_mode::DECLARED, 0, Span::default()),
+        SegmentMode::Active { target, offset } => {
+            (segment_mode::ACTIVE, number(target), tables.add_const(&[const_op(offset)])?)
+        }
+    })
+}
+
+fn const_op(expression: ConstExpr) -> ConstOpRecord {
+    let (op, index, low) = match expression {
+        ConstExpr::I32(value) => (const_op::I32, 0, u64::from(value.cast_unsigned())),
+        ConstExpr::I64(value) => (const_op::I64, 0, value.cast_unsigned()),
+        ConstExpr::F32(bits) => (const_op::F32, 0, u64::from(bits)),
+        ConstExpr::F64(bits) => (const_op::F64, 0, bits),
+        ConstExpr::RefNull(ty) => (const_op::REF_NULL, ty.code(), 0),
+        ConstExpr::RefFunc(function) => (const_op::REF_FUNC, function.as_u32(), 0),
+        ConstExpr::GlobalGet(global) => (const_op::GLOBAL_GET, global.as_u32(), 0),
+    };
+    ConstOpRecord { op: op.into(), index: index.into(), low: low.into(), high: 0.into() }
+}
