@@ -8,7 +8,7 @@ use bitflags::bitflags;
 bitflags! {
     /// What may be done with a descriptor (`rights`, witx `u64`).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct Rights: u64 {
+    pub(crate) struct Rights: u64 {
         /// `fd_datasync`; with `PATH_OPEN`, `path_open` with `DSYNC`.
         const FD_DATASYNC = 1 << 0;
         /// `fd_read`; with `FD_SEEK`, `fd_pread`.
@@ -73,7 +73,7 @@ bitflags! {
 
     /// How reads and writes of a descriptor behave (`fdflags`, witx `u16`).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct FdFlags: u16 {
+    pub(crate) struct FdFlags: u16 {
         /// Every write goes to the end of the file.
         const APPEND = 1 << 0;
         /// A write returns when its data is stored.
@@ -88,7 +88,7 @@ bitflags! {
 
     /// How `path_open` opens (`oflags`, witx `u16`).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct OFlags: u16 {
+    pub(crate) struct OFlags: u16 {
         /// Create the file if it does not exist.
         const CREAT = 1 << 0;
         /// Fail if it is not a directory.
@@ -101,14 +101,14 @@ bitflags! {
 
     /// How a path is looked up (`lookupflags`, witx `u32`).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct LookupFlags: u32 {
+    pub(crate) struct LookupFlags: u32 {
         /// A symbolic link in the last place stands for what it points to.
         const SYMLINK_FOLLOW = 1 << 0;
     }
 
     /// Which times to set, and to what (`fstflags`, witx `u16`).
     #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-    pub struct FstFlags: u16 {
+    pub(crate) struct FstFlags: u16 {
         /// Set the time of the last access to the argument.
         const ATIM = 1 << 0;
         /// Set the time of the last access to now.
@@ -122,7 +122,7 @@ bitflags! {
 
 impl Rights {
     /// What applies to a directory.
-    pub const DIRECTORY: Self = Self::FD_FDSTAT_SET_FLAGS
+    pub(crate) const DIRECTORY: Self = Self::FD_FDSTAT_SET_FLAGS
         .union(Self::FD_SYNC)
         .union(Self::PATH_CREATE_DIRECTORY)
         .union(Self::PATH_CREATE_FILE)
@@ -144,7 +144,7 @@ impl Rights {
         .union(Self::POLL_FD_READWRITE);
 
     /// What applies to a file.
-    pub const FILE: Self = Self::FD_DATASYNC
+    pub(crate) const FILE: Self = Self::FD_DATASYNC
         .union(Self::FD_READ)
         .union(Self::FD_SEEK)
         .union(Self::FD_FDSTAT_SET_FLAGS)
@@ -160,13 +160,13 @@ impl Rights {
 
     /// What applies to a standard input. Without `FD_SEEK` and `FD_TELL`:
     /// by their absence a C library recognises a terminal.
-    pub const INPUT: Self = Self::FD_READ
+    pub(crate) const INPUT: Self = Self::FD_READ
         .union(Self::FD_FDSTAT_SET_FLAGS)
         .union(Self::FD_FILESTAT_GET)
         .union(Self::POLL_FD_READWRITE);
 
     /// What applies to a standard output.
-    pub const OUTPUT: Self = Self::FD_WRITE
+    pub(crate) const OUTPUT: Self = Self::FD_WRITE
         .union(Self::FD_FDSTAT_SET_FLAGS)
         .union(Self::FD_FILESTAT_GET)
         .union(Self::FD_SYNC)
@@ -181,7 +181,7 @@ impl Rights {
 /// The kind of a file (`filetype`, witx `u8`).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub enum FileType {
+pub(crate) enum FileType {
     /// Something else, or not known.
     #[default]
     Unknown = 0,
@@ -193,9 +193,7 @@ pub enum FileType {
     Directory = 3,
     /// A regular file.
     RegularFile = 4,
-    /// A datagram socket.
-    SocketDgram = 5,
-    /// A stream socket.
+    /// A socket. Whether one of datagrams, number 5, the host does not tell.
     SocketStream = 6,
     /// A symbolic link.
     SymbolicLink = 7,
@@ -224,7 +222,7 @@ impl From<cap_std::fs::FileType> for FileType {
 
 /// From where `fd_seek` counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Whence {
+pub(crate) enum Whence {
     /// From the start of the file.
     Set,
     /// From the current offset.
@@ -235,7 +233,7 @@ pub enum Whence {
 
 impl Whence {
     /// The meaning of a `whence` argument. The first snapshot counted otherwise.
-    pub fn from_guest(snapshot: Snapshot, whence: u32) -> Result<Self, Errno> {
+    pub(crate) fn from_guest(snapshot: Snapshot, whence: u32) -> Result<Self, Errno> {
         match (snapshot, whence) {
             (Snapshot::Preview1, 0) | (Snapshot::Preview0, 2) => Ok(Self::Set),
             (Snapshot::Preview1, 1) | (Snapshot::Preview0, 0) => Ok(Self::Cur),
@@ -260,7 +258,7 @@ pub enum ClockId {
 
 impl ClockId {
     /// The meaning of a `clockid` argument.
-    pub fn from_guest(id: u32) -> Result<Self, Errno> {
+    pub(crate) fn from_guest(id: u32) -> Result<Self, Errno> {
         match id {
             0 => Ok(Self::Realtime),
             1 => Ok(Self::Monotonic),
@@ -299,7 +297,7 @@ macro_rules! checked {
     ($($flags:ty: $bits:ty),*) => {$(
         impl $flags {
             /// The flags of an argument, which must all be known.
-            pub fn from_guest(bits: u32) -> Result<Self, Errno> {
+            pub(crate) fn from_guest(bits: u32) -> Result<Self, Errno> {
                 <$bits>::try_from(bits).ok().and_then(Self::from_bits).ok_or(Errno::Inval)
             }
         }

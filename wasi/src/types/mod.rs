@@ -10,9 +10,8 @@ mod flags;
 mod record;
 
 pub use errno::Errno;
-pub use flags::{
-    ClockId, FdFlags, FileType, FstFlags, LookupFlags, OFlags, Rights, Snapshot, Whence,
-};
-pub use record::{
+pub use flags::{ClockId, Snapshot};
+pub(crate) use flags::{FdFlags, FileType, FstFlags, LookupFlags, OFlags, Rights, Whence};
+pub(crate) use record::{
     Dirent, Event, EventKind, FdStat, FileStat, Prestat, Subscription, SubscriptionKind,
 };

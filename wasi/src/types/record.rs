@@ -14,24 +14,24 @@ fn get<const N: usize>(record: &[u8], offset: usize) -> [u8; N] {
 
 /// What `fd_fdstat_get` tells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FdStat {
+pub(crate) struct FdStat {
     /// The kind of file.
-    pub filetype: FileType,
+    pub(crate) filetype: FileType,
     /// How it reads and writes.
-    pub flags: FdFlags,
+    pub(crate) flags: FdFlags,
     /// What may be done with it.
-    pub base: Rights,
+    pub(crate) base: Rights,
     /// What may be done with what is opened through it.
-    pub inheriting: Rights,
+    pub(crate) inheriting: Rights,
 }
 
 impl FdStat {
     /// The size of the record.
-    pub const SIZE: usize = 24;
+    pub(crate) const SIZE: usize = 24;
 
     /// The record in memory.
     #[must_use]
-    pub fn encode(&self) -> [u8; Self::SIZE] {
+    pub(crate) fn encode(&self) -> [u8; Self::SIZE] {
         let mut record = [0; Self::SIZE];
         record[0] = self.filetype as u8;
         put(&mut record, 2, self.flags.bits().to_le_bytes());
@@ -44,29 +44,29 @@ impl FdStat {
 /// What `fd_filestat_get` and `path_filestat_get` tell. Times are in
 /// nanoseconds since 1970.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FileStat {
+pub(crate) struct FileStat {
     /// The device that holds the file.
-    pub device: u64,
+    pub(crate) device: u64,
     /// Its number on that device.
-    pub inode: u64,
+    pub(crate) inode: u64,
     /// Its kind.
-    pub filetype: FileType,
+    pub(crate) filetype: FileType,
     /// How many names it has.
-    pub links: u64,
+    pub(crate) links: u64,
     /// Its size in bytes.
-    pub size: u64,
+    pub(crate) size: u64,
     /// The time of the last access.
-    pub accessed: u64,
+    pub(crate) accessed: u64,
     /// The time of the last change of its contents.
-    pub modified: u64,
+    pub(crate) modified: u64,
     /// The time of the last change of its attributes.
-    pub changed: u64,
+    pub(crate) changed: u64,
 }
 
 impl FileStat {
     /// The size of the record in a snapshot.
     #[must_use]
-    pub const fn size_in(snapshot: Snapshot) -> usize {
+    pub(crate) const fn size_in(snapshot: Snapshot) -> usize {
         match snapshot {
             Snapshot::Preview0 => 56,
             Snapshot::Preview1 => 64,
@@ -75,7 +75,7 @@ impl FileStat {
 
     /// The record in memory; the first [`FileStat::size_in`] bytes count.
     #[must_use]
-    pub fn encode(&self, snapshot: Snapshot) -> [u8; 64] {
+    pub(crate) fn encode(&self, snapshot: Snapshot) -> [u8; 64] {
         let mut record = [0; 64];
         put(&mut record, 0, self.device.to_le_bytes());
         put(&mut record, 8, self.inode.to_le_bytes());
@@ -102,24 +102,24 @@ impl FileStat {
 
 /// The head of a directory entry; the name follows it without a terminator.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Dirent {
+pub(crate) struct Dirent {
     /// The cookie of the entry after this one.
-    pub next: u64,
+    pub(crate) next: u64,
     /// The number of the file.
-    pub inode: u64,
+    pub(crate) inode: u64,
     /// The length of the name.
-    pub name_len: u32,
+    pub(crate) name_len: u32,
     /// The kind of file.
-    pub filetype: FileType,
+    pub(crate) filetype: FileType,
 }
 
 impl Dirent {
     /// The size of the record.
-    pub const SIZE: usize = 24;
+    pub(crate) const SIZE: usize = 24;
 
     /// The record in memory.
     #[must_use]
-    pub fn encode(&self) -> [u8; Self::SIZE] {
+    pub(crate) fn encode(&self) -> [u8; Self::SIZE] {
         let mut record = [0; Self::SIZE];
         put(&mut record, 0, self.next.to_le_bytes());
         put(&mut record, 8, self.inode.to_le_bytes());
@@ -131,18 +131,18 @@ impl Dirent {
 
 /// What `fd_prestat_get` tells of a preopened directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Prestat {
+pub(crate) struct Prestat {
     /// The length of the name under which the guest knows it.
-    pub name_len: u32,
+    pub(crate) name_len: u32,
 }
 
 impl Prestat {
     /// The size of the record.
-    pub const SIZE: usize = 8;
+    pub(crate) const SIZE: usize = 8;
 
     /// The record in memory. Its tag is `preopentype::dir`, the only one.
     #[must_use]
-    pub fn encode(&self) -> [u8; Self::SIZE] {
+    pub(crate) fn encode(&self) -> [u8; Self::SIZE] {
         let mut record = [0; Self::SIZE];
         put(&mut record, 4, self.name_len.to_le_bytes());
         record
@@ -151,16 +151,16 @@ impl Prestat {
 
 /// Something that `poll_oneoff` waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Subscription {
+pub(crate) struct Subscription {
     /// A value that the event carries back.
-    pub userdata: u64,
+    pub(crate) userdata: u64,
     /// What is waited for.
-    pub kind: SubscriptionKind,
+    pub(crate) kind: SubscriptionKind,
 }
 
 /// What a subscription waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SubscriptionKind {
+pub(crate) enum SubscriptionKind {
     /// A time.
     Clock {
         /// The number of the clock, not yet checked.
@@ -179,7 +179,7 @@ pub enum SubscriptionKind {
 impl Subscription {
     /// The size of the record in a snapshot.
     #[must_use]
-    pub const fn size_in(snapshot: Snapshot) -> usize {
+    pub(crate) const fn size_in(snapshot: Snapshot) -> usize {
         match snapshot {
             Snapshot::Preview0 => 56,
             Snapshot::Preview1 => 48,
@@ -187,7 +187,7 @@ impl Subscription {
     }
 
     /// Reads a record of [`Subscription::size_in`] bytes.
-    pub fn decode(snapshot: Snapshot, record: &[u8]) -> Result<Self, Errno> {
+    pub(crate) fn decode(snapshot: Snapshot, record: &[u8]) -> Result<Self, Errno> {
         if record.len() < Self::size_in(snapshot) {
             return Err(Errno::Fault);
         }
@@ -219,18 +219,18 @@ impl Subscription {
 
 /// Something that `poll_oneoff` saw happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Event {
+pub(crate) struct Event {
     /// The value of the subscription.
-    pub userdata: u64,
+    pub(crate) userdata: u64,
     /// Why the subscription failed, if it did.
-    pub error: Option<Errno>,
+    pub(crate) error: Option<Errno>,
     /// What happened.
-    pub kind: EventKind,
+    pub(crate) kind: EventKind,
 }
 
 /// What happened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EventKind {
+pub(crate) enum EventKind {
     /// The time came.
     Clock,
     /// There is data to read.
@@ -249,11 +249,11 @@ pub enum EventKind {
 
 impl Event {
     /// The size of the record.
-    pub const SIZE: usize = 32;
+    pub(crate) const SIZE: usize = 32;
 
     /// The record in memory.
     #[must_use]
-    pub fn encode(&self) -> [u8; Self::SIZE] {
+    pub(crate) fn encode(&self) -> [u8; Self::SIZE] {
         let mut record = [0; Self::SIZE];
         put(&mut record, 0, self.userdata.to_le_bytes());
         put(&mut record, 8, self.error.map_or(0, Errno::code).to_le_bytes());
