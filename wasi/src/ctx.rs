@@ -347,6 +347,12 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_context_moves_between_threads() {
+        fn is_send<T: Send>() {}
+        is_send::<WasiCtx>();
+    }
+
+    #[test]
     fn strings_are_laid_out_for_the_guest() {
         let ctx = WasiCtx::builder().arg("a").args(["bc", ""]).env("K", "v=w").build().unwrap();
         assert_eq!(ctx.args.bytes, b"a\0bc\0\0");
