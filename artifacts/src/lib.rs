@@ -1,11 +1,28 @@
 //! The `.cwasm` file format and the ABI that the cwasm compiler and loader share.
 //!
-//! This crate does no input or output and contains no `unsafe`. Its modules, in
-//! the order in which data flows from a compiler to a loader:
+//! This crate does no input or output and contains no `unsafe`. `FORMAT.md`
+//! beside it is the specification of the file format. The modules, in the
+//! order in which data flows from a compiler to a loader:
 //!
 //! * [`abi`]: what compiled code and the loader agree on at run time;
+//! * [`cpu`], [`types`]: CPU features, and the types of imports and exports;
+//! * [`header`], [`records`]: the layout of the file;
+//! * [`builder`]: writing an artifact;
+//! * [`digest`], [`check`]: is a file an artifact, for this host, and intact;
+//! * [`report`]: if not, why;
+//! * [`module`]: reading its metadata in place, after `validate` has seen it;
 //! * [`hex`]: digests as text.
 #![forbid(unsafe_code)]
 
 pub mod abi;
+pub mod builder;
+pub mod check;
+pub mod cpu;
+pub mod digest;
+pub mod header;
 pub mod hex;
+pub mod module;
+pub mod records;
+pub mod report;
+pub mod types;
+mod validate;

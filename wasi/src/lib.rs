@@ -11,6 +11,7 @@
 //!
 //! The modules, from the guest inwards:
 //!
+//! * `link`: the calls as host functions of a linker;
 //! * `types`: numbers and records as they lie in guest memory;
 //! * `guest`: checked access to that memory;
 //! * [`calls`]: the calls;
@@ -23,6 +24,7 @@
 pub mod calls;
 mod ctx;
 mod guest;
+mod link;
 mod stdio;
 mod sys;
 mod table;
@@ -30,4 +32,5 @@ mod types;
 
 pub use calls::ProcExit;
 pub use ctx::{BuildError, Clocks, HostClocks, HostRandom, Random, WasiCtx, WasiCtxBuilder};
+pub use link::{NoMemory, add_to_linker};
 pub use types::{ClockId, Errno, Snapshot};

@@ -114,3 +114,28 @@ fn add_snapshot<'code, T: 'static>(
     )?;
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cwasm_loader::Engine;
+
+    struct Data {
+        wasi: WasiCtx,
+    }
+
+    #[test]
+    fn every_name_is_defined_once() {
+        let mut linker = Linker::<Data>::new(&Engine::default());
+        add_to_linker(&mut linker, |data| &mut data.wasi).unwrap();
+        // The one call that the first snapshot lacks is still free there.
+        let free = |_: Caller<'_, '_, Data>| {};
+        assert!(linker.func("wasi_unstable", "sock_accept", free).is_ok());
+        for name in ["fd_write", "proc_exit"] {
+            for module in ["wasi_unstable", "wasi_snapshot_preview1"] {
+                assert!(linker.func(module, name, free).is_err());
+            }
+        }
+        assert!(add_to_linker(&mut linker, |data| &mut data.wasi).is_err());
+    }
+}

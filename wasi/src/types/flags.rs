@@ -272,7 +272,7 @@ impl ClockId {
 /// Which of the two snapshots of preview 1 a module was written for.
 ///
 /// They share their names and signatures and differ in the numbers of
-/// [`Whence`] and in the layouts of `filestat` and `subscription`.
+/// `whence` and in the layouts of `filestat` and `subscription`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Snapshot {
     /// Imports from `wasi_unstable`.

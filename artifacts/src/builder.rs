@@ -1,0 +1,369 @@
+//! Writing: from a module's description to section bytes, and from a
+//! finished ELF file to a sealed artifact.
+//!
+//! A compiler fills a [`Tables`], puts the bytes of each section into an
+//! object file behind the areas that [`crate::header`] places at its front, and
+//! [`seal`]s the file, which fills these areas in.
+
+use sha2::{Digest as _, Sha256};
+use zerocopy::{FromBytes as _, IntoBytes};
+
+use crate::abi::Fingerprint;
+use crate::cpu::CpuFeatures;
+use crate::digest::{self, Digest};
+use crate::header::{
+    CHUNK_SIZE, FORMAT_VERSION, HEADER_OFFSET, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Prefix,
+    Section, SectionRange, pad_text,
+};
+use crate::records::{
+    ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
+    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, SiteRecord, Span, Text,
+    TypeRecord, extern_flags, extern_kind,
+};
+use crate::types::{FuncType, GlobalType, MemoryType, TableType};
+
+/// Something that exceeds what the format can express.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BuildError {
+    /// A section or pool has more entries than its index can count.
+    #[error("the module has too many {what}: an artifact holds at most {limit}")]
+    TooMany {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many are possible.
+        limit: u64,
+    },
+    /// A header field is too short for its text.
+    #[error("the {field} `{text}` is too long for an artifact's header")]
+    TextTooLong {
+        /// The field.
+        field: &'static str,
+        /// Its text.
+        text: String,
+    },
+    /// The object file does not have the shape that sealing needs.
+    #[error("the object file cannot be sealed: {0}")]
+    Shape(String),
+}
+
+/// The metadata of an artifact, record by record.
+///
+/// The vectors are the sections; push to them in index order. The methods
+/// intern what goes into pools.
+#[derive(Clone, Debug, Default)]
+pub struct Tables {
+    /// Singular facts.
+    pub module: ModuleRecord,
+    /// Function types. See [`Tables::add_type`].
+    pub types: Vec<TypeRecord>,
+    /// Imports.
+    pub imports: Vec<ImportRecord>,
+    /// Defined functions.
+    pub functions: Vec<FunctionRecord>,
+    /// Defined tables.
+    pub tables: Vec<DefinedRecord>,
+    /// Defined memories.
+    pub memories: Vec<DefinedRecord>,
+    /// Defined globals.
+    pub globals: Vec<DefinedRecord>,
+    /// Exports, sorted by name by [`Tables::sections`].
+    pub exports: Vec<ExportRecord>,
+    /// Element segments.
+    pub elements: Vec<ElementRecord>,
+    /// Data segments.
+    pub data_segments: Vec<DataSegmentRecord>,
+    /// Linear-memory images.
+    pub images: Vec<ImageRecord>,
+    /// Traps and return addresses; sorted by text offset.
+    pub sites: Vec<SiteRecord>,
+    val_types: Vec<u8>,
+    const_ops: Vec<ConstOpRecord>,
+    items: Vec<ItemRecord>,
+    data: Vec<u8>,
+    image_bytes: Vec<u8>,
+    strings: Vec<u8>,
+}
+
+fn index(what: &'static str, value: usize) -> Result<u32, BuildError> {
+    u32::try_from(value)
+        .ok()
+        .filter(|index| *index != u32::MAX)
+        .ok_or(BuildError::TooMany { what, limit: u64::from(u32::MAX) - 1 })
+}
+
+impl Tables {
+    /// Puts a text into the string pool.
+    pub fn add_text(&mut self, text: &str) -> Result<Text, BuildError> {
+        let offset = index("bytes of names", self.strings.len())?;
+        let length = index("bytes of names", text.len())?;
+        self.strings.extend_from_slice(text.as_bytes());
+        Ok(Text { offset: offset.into(), length: length.into() })
+    }
+
+    /// Adds a function type with the text offsets of its trampolines.
+    pub fn add_type(
+        &mut self,
+        ty: &FuncType,
+        entry: Option<u32>,
+        exit: Option<u32>,
+    ) -> Result<(), BuildError> {
+        let start = index("value types", self.val_types.len() / 4)?;
+        for ty in ty.params.iter().chain(&ty.results) {
+            self.val_types.extend_from_slice(&ty.code().to_le_bytes());
+        }
+        let count = index("value types", ty.params.len() + ty.results.len())?;
+        self.types.push(TypeRecord {
+            types: Span { start: start.into(), count: count.into() },
+            params: index("parameters", ty.params.len())?.into(),
+            entry: entry.unwrap_or(crate::records::NONE).into(),
+            exit: exit.unwrap_or(crate::records::NONE).into(),
+        });
+        Ok(())
+    }
+
+    /// Adds a constant expression.
+    pub fn add_const(&mut self, ops: &[ConstOpRecord]) -> Result<Span, BuildError> {
+        let start = index("constant operations", self.const_ops.len())?;
+        self.const_ops.extend_from_slice(ops);
+        Ok(Span { start: start.into(), count: index("constant operations", ops.len())?.into() })
+    }
+
+    /// Adds the items of an element segment.
+    pub fn add_items(
+        &mut self,
+        items: impl IntoIterator<Item = ItemRecord>,
+    ) -> Result<Span, BuildError> {
+        let start = self.items.len();
+        self.items.extend(items);
+        let count = index("element segment items", self.items.len() - start)?;
+        Ok(Span { start: index("element segment items", start)?.into(), count: count.into() })
+    }
+
+    /// Adds the bytes of a data segment; returns their offset.
+    pub fn add_data(&mut self, bytes: &[u8]) -> u64 {
+        let offset = self.data.len() as u64;
+        self.data.extend_from_slice(bytes);
+        offset
+    }
+
+    /// Adds the bytes of an image, aligned to `alignment`; returns their offset.
+    pub fn add_image_bytes(&mut self, bytes: &[u8], alignment: u32) -> u64 {
+        let start = self.image_bytes.len().next_multiple_of(alignment as usize);
+        self.image_bytes.resize(start, 0);
+        self.image_bytes.extend_from_slice(bytes);
+        start as u64
+    }
+
+    /// Every section but the text, with its bytes, in the order in which they
+    /// belong into the file. Exports are sorted by name.
+    #[must_use]
+    pub fn sections(mut self) -> Vec<(Section, Vec<u8>)> {
+        let strings = &self.strings;
+        self.exports.sort_by_key(|export| {
+            let start = export.name.offset.get() as usize;
+            &strings[start..start + export.name.length.get() as usize]
+        });
+        vec![
+            (Section::Module, self.module.as_bytes().to_vec()),
+            (Section::Types, self.types.as_bytes().to_vec()),
+            (Section::ValTypes, self.val_types),
+            (Section::Imports, self.imports.as_bytes().to_vec()),
+            (Section::Functions, self.functions.as_bytes().to_vec()),
+            (Section::Tables, self.tables.as_bytes().to_vec()),
+            (Section::Memories, self.memories.as_bytes().to_vec()),
+            (Section::Globals, self.globals.as_bytes().to_vec()),
+            (Section::Exports, self.exports.as_bytes().to_vec()),
+            (Section::ConstOps, self.const_ops.as_bytes().to_vec()),
+            (Section::Elements, self.elements.as_bytes().to_vec()),
+            (Section::Items, self.items.as_bytes().to_vec()),
+            (Section::DataSegments, self.data_segments.as_bytes().to_vec()),
+            (Section::Data, self.data),
+            (Section::Images, self.images.as_bytes().to_vec()),
+            (Section::Sites, self.sites.as_bytes().to_vec()),
+            (Section::Strings, self.strings),
+            (Section::ImageBytes, self.image_bytes),
+        ]
+    }
+}
+
+impl ExternRecord {
+    /// The record of a function with this type index.
+    #[must_use]
+    pub fn func(ty: u32) -> Self {
+        Self { kind: extern_kind::FUNC.into(), ty: ty.into(), ..Self::default() }
+    }
+
+    /// The record of a table.
+    #[must_use]
+    pub fn table(ty: &TableType) -> Self {
+        Self { ty: ty.element.code().into(), ..Self::limits(extern_kind::TABLE, ty.limits) }
+    }
+
+    /// The record of a memory.
+    #[must_use]
+    pub fn memory(ty: &MemoryType) -> Self {
+        Self::limits(extern_kind::MEMORY, ty.limits)
+    }
+
+    /// The record of a global.
+    #[must_use]
+    pub fn global(ty: &GlobalType) -> Self {
+        Self {
+            kind: extern_kind::GLOBAL.into(),
+            ty: ty.value.code().into(),
+            flags: if ty.mutable { extern_flags::MUTABLE } else { 0 }.into(),
+            ..Self::default()
+        }
+    }
+
+    fn limits(kind: u32, limits: crate::types::Limits) -> Self {
+        Self {
+            kind: kind.into(),
+            flags: if limits.max.is_some() { extern_flags::HAS_MAX } else { 0 }.into(),
+            min: limits.min.into(),
+            max: limits.max.unwrap_or(0).into(),
+            ..Self::default()
+        }
+    }
+}
+
+/// What the header says about how an artifact was made.
+#[derive(Clone, Debug)]
+pub struct Provenance<'a> {
+    /// The ABI that the code was compiled for.
+    pub abi: Fingerprint,
+    /// Version of the compiler.
+    pub compiler: &'a str,
+    /// Target triple.
+    pub target: &'a str,
+    /// CPU features that the code needs.
+    pub cpu_features: CpuFeatures,
+    /// Name of the CPU level that was asked for.
+    pub cpu_level: &'a str,
+    /// Bits of [`crate::header::settings`].
+    pub settings: u64,
+    /// Optimisation level: `0`, `1`, `2` or `s`.
+    pub opt_level: &'a str,
+    /// The wasm module.
+    pub source: &'a [u8],
+}
+
+/// How many leaves to reserve for a file whose length is not known yet, but
+/// is at most `estimate` bytes without the leaf table.
+#[must_use]
+pub fn leaf_capacity(estimate: usize) -> usize {
+    let leaves = digest::chunk_count(estimate);
+    digest::chunk_count(estimate + LEAVES_OFFSET + (leaves + leaves / 1024 + 2) * 32)
+}
+
+/// Fills in the header and the leaf table of a finished object file.
+///
+/// `sections` says where each section is in the file; sections that are not
+/// named are empty. `leaf_capacity` is what [`leaf_capacity`] gave; the file
+/// has zeros in the places of header, signature area and leaf table.
+pub fn seal(
+    file: &mut [u8],
+    provenance: &Provenance<'_>,
+    sections: &[(Section, SectionRange)],
+    leaf_capacity: usize,
+) -> Result<Digest, BuildError> {
+    fn field<const N: usize>(field: &'static str, text: &str) -> Result<[u8; N], BuildError> {
+        pad_text(text).ok_or_else(|| BuildError::TextTooLong { field, text: text.to_owned() })
+    }
+    let leaf_count = digest::chunk_count(file.len());
+    if leaf_count > leaf_capacity {
+        return Err(BuildError::Shape(format!(
+            "it has {} bytes, and its leaf table has room for {}",
+            file.len(),
+            leaf_capacity * CHUNK_SIZE
+        )));
+    }
+    let body = LEAVES_OFFSET + leaf_capacity * 32;
+    if file.len() < body {
+        return Err(BuildError::Shape("it ends before its leaf table".to_owned()));
+    }
+    if file[HEADER_OFFSET..body].iter().any(|byte| *byte != 0) {
+        return Err(BuildError::Shape("its front is not empty".to_owned()));
+    }
+    let mut directory = [SectionRange::default(); 24];
+    for (section, range) in sections {
+        if range.within(file.len()).is_none_or(|range| range.start < body && !range.is_empty()) {
+            return Err(BuildError::Shape(format!("{} lies outside of it", section.name())));
+        }
+        directory[*section as usize] = *range;
+    }
+    let header = Header {
+        prefix: Prefix {
+            magic: MAGIC,
+            format_version: FORMAT_VERSION.into(),
+            header_size: index("header bytes", HEADER_SIZE)?.into(),
+            abi: provenance.abi.0,
+            compiler: field("compiler version", provenance.compiler)?,
+            target: field("target", provenance.target)?,
+        },
+        cpu_features: provenance.cpu_features.bits().into(),
+        cpu_level: field("CPU level", provenance.cpu_level)?,
+        settings: provenance.settings.into(),
+        opt_level: field("optimisation level", provenance.opt_level)?,
+        source_length: (provenance.source.len() as u64).into(),
+        source_sha256: Sha256::digest(provenance.source).into(),
+        file_length: (file.len() as u64).into(),
+        leaf_count: index("leaves", leaf_count)?.into(),
+        leaf_capacity: index("leaves", leaf_capacity)?.into(),
+        sections: directory,
+        reserved: [0; 112],
+        root: [0; 32],
+    };
+    file[HEADER_OFFSET..HEADER_OFFSET + HEADER_SIZE].copy_from_slice(header.as_bytes());
+    reseal(file)
+}
+
+/// Computes the leaf table and the root of a file again, for its header as it
+/// stands, and writes them into it. For tools that change artifacts, and for tests of
+/// what lies behind the digest.
+pub fn reseal(file: &mut [u8]) -> Result<Digest, BuildError> {
+    let shape = || BuildError::Shape("its header is damaged".to_owned());
+    let header = Header::of(file).ok_or_else(shape)?;
+    let body = usize::try_from(header.body_offset()).ok().filter(|body| *body <= file.len());
+    let body = body.ok_or_else(shape)?;
+    let leaf_count = digest::chunk_count(file.len());
+    if leaf_count > header.leaf_capacity.get() as usize {
+        return Err(shape());
+    }
+    for leaf in 0..leaf_count {
+        let chunk = digest::chunk_range(leaf, body, file.len());
+        let digest = digest::leaf(&file[chunk]);
+        file[LEAVES_OFFSET + leaf * 32..][..32].copy_from_slice(&digest);
+    }
+    let root = digest::root(file, &file[LEAVES_OFFSET..body]);
+    let header = &mut file[HEADER_OFFSET..HEADER_OFFSET + HEADER_SIZE];
+    Header::mut_from_bytes(header).map_err(|_| shape())?.root = root.0;
+    Ok(root)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn capacity_suffices_for_the_estimate() {
+        for estimate in [0, 1, 60_000, 65_535, 65_536, 10_000_000, 500_000_000] {
+            let capacity = leaf_capacity(estimate);
+            let length = estimate + LEAVES_OFFSET + capacity * 32;
+            assert!(digest::chunk_count(length) <= capacity, "{estimate}");
+        }
+    }
+
+    #[test]
+    fn exports_are_sorted_by_name() {
+        let mut tables = Tables::default();
+        for name in ["b", "a", "c"] {
+            let name = tables.add_text(name).unwrap();
+            tables.exports.push(ExportRecord { name, ..ExportRecord::default() });
+        }
+        let sections = tables.sections();
+        let (_, bytes) = sections.iter().find(|(section, _)| *section == Section::Exports).unwrap();
+        let exports = <[ExportRecord]>::ref_from_bytes(bytes).unwrap();
+        assert_eq!(exports.iter().map(|e| e.name.offset.get()).collect::<Vec<_>>(), [1, 0, 2]);
+    }
+}

@@ -1,0 +1,200 @@
+//! Checking a file: is it an artifact, for this host, and intact?
+//!
+//! [`check`] looks at everything and reports all that is wrong, in this order: what it is,
+//! how long it is, what it was made for, and whether its bytes match its
+//! digest. Only a file that passes becomes a [`Checked`], and only that
+//! can be read as a [`crate::module::Module`].
+
+use crate::abi::{Fingerprint, fingerprint};
+use crate::cpu::{CpuFeatures, host_triple};
+use crate::digest::{self, Digest};
+use crate::header::{
+    FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, SIGNATURES_OFFSET, SIGNATURES_SIZE,
+    Section, padded_text, settings,
+};
+use crate::report::{Problem, Report, Resemblance};
+
+/// What a loader can load.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// Its ABI.
+    pub abi: Fingerprint,
+    /// Its target triple.
+    pub target: String,
+    /// Its CPU's features.
+    pub cpu_features: CpuFeatures,
+}
+
+impl Host {
+    /// This process.
+    #[must_use]
+    pub fn this() -> Self {
+        Self { abi: fingerprint(), target: host_triple(), cpu_features: CpuFeatures::host() }
+    }
+}
+
+/// A file whose bytes match the digest in its header.
+///
+/// Says nothing about who made it: compare [`Checked::digest`] with one that
+/// you trust.
+#[derive(Clone, Copy, Debug)]
+pub struct Checked<'a> {
+    file: &'a [u8],
+    header: &'a Header,
+}
+
+impl<'a> Checked<'a> {
+    /// The header.
+    #[must_use]
+    pub fn header(&self) -> &'a Header {
+        self.header
+    }
+
+    /// The whole file.
+    #[must_use]
+    pub fn file(&self) -> &'a [u8] {
+        self.file
+    }
+
+    /// The root digest.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        Digest(self.header.root)
+    }
+}
+
+/// The length that the file with this front claims to have, as long as it is
+/// of this format. Read it before the rest, in order not to read a file of
+/// any other kind.
+pub fn claimed_length(front: &[u8]) -> Result<u64, Problem> {
+    let not_an_artifact = || Problem::NotAnArtifact(Resemblance::of(front));
+    if !front.starts_with(b"\x7fELF") {
+        return Err(not_an_artifact());
+    }
+    let start = crate::header::HEADER_OFFSET;
+    match front.get(start..start + MAGIC.len()) {
+        None => {
+            Err(Problem::Truncated { length: front.len() as u64, wanted: (LEAVES_OFFSET) as u64 })
+        }
+        Some(magic) if *magic != MAGIC => Err(not_an_artifact()),
+        Some(_) => Header::of(front).map_or_else(
+            || Err(Problem::Truncated { length: front.len() as u64, wanted: LEAVES_OFFSET as u64 }),
+            |header| Ok(header.file_length.get()),
+        ),
+    }
+}
+
+/// Checks a file for a host, or for none in particular: then whom it was made
+/// for does not matter.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked<'a>, Report> {
+    let claimed = claimed_length(file)?;
+    let Some(header) = Header::of(file) else {
+        return Err(
+            Problem::Truncated { length: file.len() as u64, wanted: LEAVES_OFFSET as u64 }.into()
+        );
+    };
+    let mut problems = Vec::new();
+    let other_format = header.prefix.format_version.get() != FORMAT_VERSION;
+    if other_format {
+        problems.push(Problem::FormatVersion {
+            found: header.prefix.format_version.get(),
+            wanted: FORMAT_VERSION,
+            compiler: padded_text(&header.prefix.compiler),
+        });
+    }
+    if let Some(host) = host {
+        check_host(header, host, other_format, &mut problems);
+    }
+    // Beyond the prefix, only a header of this format can be understood.
+    if !other_format {
+        check_integrity(file, header, claimed, &mut problems);
+    }
+    match Report::new(problems) {
+        Some(report) => Err(report),
+        None => Ok(Checked { file, header }),
+    }
+}
+
+/// Was it made for this host?
+fn check_host(header: &Header, host: &Host, other_format: bool, problems: &mut Vec<Problem>) {
+    let found = Fingerprint(header.prefix.abi);
+    if found != host.abi {
+        problems.push(Problem::Abi {
+            found,
+            wanted: host.abi,
+            compiler: padded_text(&header.prefix.compiler),
+        });
+    }
+    let target = padded_text(&header.prefix.target);
+    let other_target = target != host.target;
+    if other_target {
+        problems.push(Problem::OtherTarget { found: target, wanted: host.target.clone() });
+    }
+    if other_format {
+        return;
+    }
+    // The feature bits of another architecture mean other things.
+    let needed = CpuFeatures::from_bits(header.cpu_features.get());
+    if !other_target && !host.cpu_features.contains(needed) {
+        problems
+            .push(Problem::MissingCpuFeatures { missing: needed.difference(host.cpu_features) });
+    }
+    let unknown = header.settings.get() & !settings::KNOWN;
+    if unknown != 0 {
+        problems.push(Problem::UnknownSettings { bits: unknown });
+    }
+}
+
+/// Are the bytes those that were sealed?
+fn check_integrity(file: &[u8], header: &Header, claimed: u64, problems: &mut Vec<Problem>) {
+    let length = file.len() as u64;
+    if length < claimed {
+        problems.push(Problem::Truncated { length, wanted: claimed });
+    } else if length > claimed {
+        problems.push(Problem::TrailingBytes { length, wanted: claimed });
+    }
+    let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
+    let front_intact = file.get(LEAVES_OFFSET..body).is_some_and(|leaf_table| {
+        header.prefix.header_size.get() as usize == HEADER_SIZE
+            && header.leaf_count.get() as usize == digest::chunk_count(claimed_usize(claimed))
+            && header.leaf_count <= header.leaf_capacity
+            && digest::root(file, leaf_table) == Digest(header.root)
+    });
+    if !front_intact {
+        // With a cut file, the cut is the problem to report.
+        if length >= claimed || body <= file.len() {
+            problems.push(Problem::CorruptFront);
+        }
+        return;
+    }
+    for leaf in 0..header.leaf_count.get() as usize {
+        let range = digest::chunk_range(leaf, body, claimed_usize(claimed));
+        if range.end > file.len() {
+            break;
+        }
+        let wanted = &file[LEAVES_OFFSET + leaf * 32..][..32];
+        if digest::leaf(&file[range.clone()]) != *wanted {
+            let range = range.start as u64..range.end as u64;
+            let sections = Section::ALL
+                .into_iter()
+                .filter(|section| {
+                    let place = header.section(*section);
+                    let end = place.offset.get().saturating_add(place.length.get());
+                    place.offset.get() < range.end && range.start < end
+                })
+                .map(Section::name)
+                .collect();
+            problems.push(Problem::CorruptChunk { range, sections });
+        }
+    }
+    if file[SIGNATURES_OFFSET..SIGNATURES_OFFSET + SIGNATURES_SIZE].iter().any(|byte| *byte != 0) {
+        problems.push(Problem::InvalidSignatures);
+    }
+}
+
+fn claimed_usize(claimed: u64) -> usize {
+    usize::try_from(claimed).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,115 @@
+//! The two-level digest: a leaf for each 64 KiB of the file and a root over
+//! the leaves and the front of the file.
+//!
+//! ```text
+//! file   | ELF header | header | signatures | leaf table | body ............. |
+//!          \__ root ___________/             \__ root ___/ \__ leaf 0, 1, 2 __/
+//! ```
+//!
+//! Chunk `i` is the file bytes `i * 64 KiB .. (i + 1) * 64 KiB`, without what
+//! lies before the body. `leaf = SHA-256(0x00, chunk)` and `root =
+//! SHA-256(0x01, ELF header, header with its root zeroed, leaf table)`. The leading byte keeps a
+//! chunk from passing for a root. The signature area is covered by neither,
+//! since signatures are made after the root is known.
+
+use core::fmt;
+use core::ops::Range;
+use core::str::FromStr;
+
+use sha2::{Digest as _, Sha256};
+
+use crate::header::{CHUNK_SIZE, ELF_HEADER_SIZE, HEADER_OFFSET, HEADER_SIZE};
+use crate::hex::{Hex, parse_digest};
+
+/// The root digest of an artifact: its name, whatever its file is called.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Digest(pub [u8; 32]);
+
+impl fmt::Display for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hex(&self.0).fmt(f)
+    }
+}
+
+impl fmt::Debug for Digest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        Hex(&self.0).fmt(f)
+    }
+}
+
+/// A text that is not a digest.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("a digest has 64 hexadecimal digits")]
+pub struct ParseDigestError;
+
+impl FromStr for Digest {
+    type Err = ParseDigestError;
+
+    fn from_str(text: &str) -> Result<Self, ParseDigestError> {
+        parse_digest(text).map(Self).ok_or(ParseDigestError)
+    }
+}
+
+/// How many chunks a file of this length has.
+#[must_use]
+pub fn chunk_count(file_length: usize) -> usize {
+    file_length.div_ceil(CHUNK_SIZE)
+}
+
+/// The file offsets that leaf `index` covers. May be empty.
+#[must_use]
+pub fn chunk_range(index: usize, body_offset: usize, file_length: usize) -> Range<usize> {
+    let start = index.saturating_mul(CHUNK_SIZE);
+    let end = start.saturating_add(CHUNK_SIZE).min(file_length);
+    let start = start.max(body_offset).min(end);
+    start..end
+}
+
+/// The leaf of a chunk.
+#[must_use]
+pub fn leaf(chunk: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix([0]).chain_update(chunk).finalize().into()
+}
+
+/// The root of a file, from the bytes before the body.
+///
+/// # Panics
+/// If `front` is shorter than the front of a file.
+#[must_use]
+pub fn root(front: &[u8], leaf_table: &[u8]) -> Digest {
+    let header = &front[HEADER_OFFSET..HEADER_OFFSET + HEADER_SIZE];
+    Digest(
+        Sha256::new_with_prefix([1])
+            .chain_update(&front[..ELF_HEADER_SIZE])
+            .chain_update(&header[..HEADER_SIZE - 32])
+            .chain_update([0; 32])
+            .chain_update(leaf_table)
+            .finalize()
+            .into(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_cover_the_body_once() {
+        let (body, length) = (70_000, 200_001);
+        let mut next = body;
+        for index in 0..chunk_count(length) {
+            let range = chunk_range(index, body, length);
+            if !range.is_empty() {
+                assert_eq!(range.start, next);
+                next = range.end;
+            }
+        }
+        assert_eq!(next, length);
+        assert!(chunk_range(0, body, length).is_empty());
+    }
+
+    #[test]
+    fn a_leaf_is_not_a_plain_hash() {
+        assert_ne!(leaf(b"x"), <[u8; 32]>::from(Sha256::digest(b"x")));
+    }
+}

@@ -1,0 +1,405 @@
+//! Reading: the metadata of a checked artifact, in place.
+//!
+//! [`Module::new`] validates every offset, index and length once; after that
+//! the accessors cannot fail. A digest proves that bytes were not changed
+//! since they were sealed, not that they make sense, so nothing here
+//! relies on it.
+
+use core::ops::Range;
+
+use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
+
+use crate::abi::vmctx::{VmctxCounts, VmctxLayout};
+use crate::check::Checked;
+use crate::cpu::Arch;
+use crate::header::{Header, Section, padded_text};
+use crate::records::{
+    ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
+    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span,
+    Text, TypeRecord, extern_flags, extern_kind,
+};
+use crate::report::{Problem, Report};
+use crate::types::{ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType};
+
+/// The metadata of an artifact, as ranges of the file; borrow a [`View`] to read it.
+///
+/// Holds no reference, so that the owner of the file's bytes can hold it too.
+#[derive(Clone, Debug)]
+pub struct Module {
+    sections: [Range<usize>; Section::ALL.len()],
+    counts: Counts,
+    layout: VmctxLayout,
+}
+
+/// How many of each importable thing a module has.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Imported functions.
+    pub imported_functions: u32,
+    /// Imported tables.
+    pub imported_tables: u32,
+    /// Imported memories.
+    pub imported_memories: u32,
+    /// Imported globals.
+    pub imported_globals: u32,
+    /// Imported and defined functions.
+    pub functions: u32,
+    /// Imported and defined tables.
+    pub tables: u32,
+    /// Imported and defined memories.
+    pub memories: u32,
+    /// Imported and defined globals.
+    pub globals: u32,
+}
+
+/// The metadata of a module, readable.
+#[derive(Clone, Copy, Debug)]
+pub struct View<'a> {
+    file: &'a [u8],
+    module: &'a Module,
+}
+
+impl Module {
+    /// Validates the metadata of a checked artifact.
+    ///
+    /// # Errors
+    /// The first thing in each section that makes no sense.
+    pub fn new(checked: &Checked<'_>) -> Result<Self, Report> {
+        let file = checked.file();
+        let sections = section_ranges(checked.header(), file)?;
+        let mut module = Self {
+            sections,
+            counts: Counts::default(),
+            layout: VmctxLayout::new(VmctxCounts::default()).ok_or_else(|| {
+                Report::from(invalid(Section::Module, 0, "the vmctx layout is impossible"))
+            })?,
+        };
+        module.counts = crate::validate::counts(&module.view(file))?;
+        let func_refs = module.view(file).record().func_refs.get();
+        let view = module.view(file);
+        module.layout = crate::validate::layout(&view, &module.counts, func_refs)?;
+        crate::validate::validate(&module.view(file), checked.header())?;
+        Ok(module)
+    }
+
+    /// The metadata, read from `file`, which must be the file that was
+    /// validated.
+    #[must_use]
+    pub fn view<'a>(&'a self, file: &'a [u8]) -> View<'a> {
+        View { file, module: self }
+    }
+
+    /// The file offsets of a section.
+    #[must_use]
+    pub fn range(&self, section: Section) -> Range<usize> {
+        self.sections[section as usize].clone()
+    }
+
+    /// How many of each importable thing there are.
+    #[must_use]
+    pub fn counts(&self) -> &Counts {
+        &self.counts
+    }
+
+    /// The layout of the vmctx.
+    #[must_use]
+    pub fn layout(&self) -> &VmctxLayout {
+        &self.layout
+    }
+}
+
+/// Where the sections are, inside of the body and with text apart.
+fn section_ranges(
+    header: &Header,
+    file: &[u8],
+) -> Result<[Range<usize>; Section::ALL.len()], Report> {
+    let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
+    let mut ranges = Section::ALL.map(|_| 0..0);
+    for section in Section::ALL {
+        ranges[section as usize] = header
+            .section(section)
+            .within(file.len())
+            .filter(|range| range.start >= body || range.is_empty())
+            .ok_or_else(|| invalid(section, 0, "the section lies outside of the file"))?;
+    }
+    let page = Arch::of_triple(&padded_text(&header.prefix.target))
+        .ok_or_else(|| invalid(Section::Text, 0, "the target is unknown"))?
+        .max_page_size() as usize;
+    let text = &ranges[Section::Text as usize];
+    if !text.start.is_multiple_of(page) {
+        return Err(invalid(Section::Text, 0, "the section is not page-aligned").into());
+    }
+    if u32::try_from(text.len()).is_err() {
+        return Err(invalid(Section::Text, 0, "the section exceeds 4 GiB").into());
+    }
+    // The pages of the text become executable; nothing else may lie in them.
+    let text_pages = text.start..text.end.next_multiple_of(page);
+    for section in Section::ALL.into_iter().filter(|section| *section != Section::Text) {
+        let range = &ranges[section as usize];
+        if !range.is_empty() && range.start < text_pages.end && text_pages.start < range.end {
+            return Err(invalid(section, 0, "the section overlaps the pages of the code").into());
+        }
+    }
+    Ok(ranges)
+}
+
+pub(crate) fn invalid(section: Section, record: usize, what: &'static str) -> Problem {
+    Problem::Invalid { section: section.name(), record: record as u64, what }
+}
+
+impl<'a> View<'a> {
+    /// The bytes of a section.
+    #[must_use]
+    pub fn bytes(&self, section: Section) -> &'a [u8] {
+        self.file.get(self.module.range(section)).unwrap_or_default()
+    }
+
+    /// Records of a section. A partial record at the end is left out, which
+    /// validation refuses.
+    fn records<R: FromBytes + KnownLayout + Immutable + Unaligned>(
+        &self,
+        section: Section,
+    ) -> &'a [R] {
+        let bytes = self.bytes(section);
+        let whole = bytes.len() - bytes.len() % size_of::<R>();
+        <[R]>::ref_from_bytes(&bytes[..whole]).unwrap_or_default()
+    }
+
+    /// Singular facts.
+    #[must_use]
+    pub fn record(&self) -> ModuleRecord {
+        ModuleRecord::read_from_prefix(self.bytes(Section::Module))
+            .map(|(record, _)| record)
+            .unwrap_or_default()
+    }
+
+    /// How many of each importable thing there are.
+    #[must_use]
+    pub fn counts(&self) -> &'a Counts {
+        &self.module.counts
+    }
+
+    /// The layout of the vmctx.
+    #[must_use]
+    pub fn layout(&self) -> &'a VmctxLayout {
+        &self.module.layout
+    }
+
+    /// A text of the string pool; empty if the range or the text is bad.
+    #[must_use]
+    pub fn text(&self, text: Text) -> &'a str {
+        let start = text.offset.get() as usize;
+        let end = start.saturating_add(text.length.get() as usize);
+        let bytes = self.bytes(Section::Strings).get(start..end).unwrap_or_default();
+        core::str::from_utf8(bytes).unwrap_or_default()
+    }
+
+    /// Function types.
+    #[must_use]
+    pub fn types(&self) -> &'a [TypeRecord] {
+        self.records(Section::Types)
+    }
+
+    /// A function type; the empty type if there is none with this index.
+    #[must_use]
+    pub fn func_type(&self, index: u32) -> FuncType {
+        let Some(record) = self.types().get(index as usize) else { return FuncType::default() };
+        let types = self.val_types(record.types);
+        let params = types.len().min(record.params.get() as usize);
+        FuncType { params: types[..params].to_vec(), results: types[params..].to_vec() }
+    }
+
+    fn val_types(&self, span: Span) -> Vec<ValType> {
+        let codes = self.records::<zerocopy::little_endian::U32>(Section::ValTypes);
+        slice(codes, span).iter().filter_map(|code| ValType::from_code(code.get())).collect()
+    }
+
+    /// Imports.
+    #[must_use]
+    pub fn imports(&self) -> &'a [ImportRecord] {
+        self.records(Section::Imports)
+    }
+
+    /// Defined functions.
+    #[must_use]
+    pub fn functions(&self) -> &'a [FunctionRecord] {
+        self.records(Section::Functions)
+    }
+
+    /// Defined tables.
+    #[must_use]
+    pub fn tables(&self) -> &'a [DefinedRecord] {
+        self.records(Section::Tables)
+    }
+
+    /// Defined memories.
+    #[must_use]
+    pub fn memories(&self) -> &'a [DefinedRecord] {
+        self.records(Section::Memories)
+    }
+
+    /// Defined globals.
+    #[must_use]
+    pub fn globals(&self) -> &'a [DefinedRecord] {
+        self.records(Section::Globals)
+    }
+
+    /// Exports, sorted by name.
+    #[must_use]
+    pub fn exports(&self) -> &'a [ExportRecord] {
+        self.records(Section::Exports)
+    }
+
+    /// The export with this name.
+    #[must_use]
+    pub fn export(&self, name: &str) -> Option<&'a ExportRecord> {
+        let exports = self.exports();
+        let position = exports.binary_search_by(|export| self.text(export.name).cmp(name)).ok()?;
+        exports.get(position)
+    }
+
+    /// A constant expression.
+    #[must_use]
+    pub fn const_ops(&self, span: Span) -> &'a [ConstOpRecord] {
+        slice(self.records(Section::ConstOps), span)
+    }
+
+    /// All operations of constant expressions.
+    #[must_use]
+    pub fn all_const_ops(&self) -> &'a [ConstOpRecord] {
+        self.records(Section::ConstOps)
+    }
+
+    /// Element segments.
+    #[must_use]
+    pub fn elements(&self) -> &'a [ElementRecord] {
+        self.records(Section::Elements)
+    }
+
+    /// Items of an element segment.
+    #[must_use]
+    pub fn items(&self, span: Span) -> &'a [ItemRecord] {
+        slice(self.records(Section::Items), span)
+    }
+
+    /// Data segments.
+    #[must_use]
+    pub fn data_segments(&self) -> &'a [DataSegmentRecord] {
+        self.records(Section::DataSegments)
+    }
+
+    /// The bytes of a data segment.
+    #[must_use]
+    pub fn data(&self, segment: &DataSegmentRecord) -> &'a [u8] {
+        byte_range(self.bytes(Section::Data), segment.data.get(), segment.length.get())
+    }
+
+    /// Linear-memory images.
+    #[must_use]
+    pub fn images(&self) -> &'a [ImageRecord] {
+        self.records(Section::Images)
+    }
+
+    /// The bytes of an image.
+    #[must_use]
+    pub fn image_bytes(&self, image: &ImageRecord) -> &'a [u8] {
+        byte_range(self.bytes(Section::ImageBytes), image.bytes.get(), image.length.get())
+    }
+
+    /// Traps and return addresses, sorted by text offset.
+    #[must_use]
+    pub fn sites(&self) -> &'a [SiteRecord] {
+        self.records(Section::Sites)
+    }
+
+    /// The site at a text offset.
+    #[must_use]
+    pub fn site(&self, text: u32) -> Option<&'a SiteRecord> {
+        let sites = self.sites();
+        sites.get(sites.binary_search_by_key(&text, |site| site.text.get()).ok()?)
+    }
+
+    /// The defined function whose code contains a text offset: its index in
+    /// the function index space, and its record.
+    #[must_use]
+    pub fn function_at(&self, text: u32) -> Option<(u32, &'a FunctionRecord)> {
+        let functions = self.functions();
+        let after = functions.partition_point(|function| function.text.get() <= text);
+        let position = after.checked_sub(1)?;
+        let function = functions.get(position)?;
+        let end = u64::from(function.text.get()) + u64::from(function.length.get());
+        if u64::from(text) >= end {
+            return None;
+        }
+        let index = u32::try_from(position).ok()?.checked_add(self.counts().imported_functions)?;
+        Some((index, function))
+    }
+
+    /// The type index of a function.
+    #[must_use]
+    pub fn function_type_index(&self, function: u32) -> Option<u32> {
+        match function.checked_sub(self.counts().imported_functions) {
+            Some(defined) => self.functions().get(defined as usize).map(|f| f.ty.get()),
+            None => self.imported(extern_kind::FUNC, function).map(|import| import.ty.ty.get()),
+        }
+    }
+
+    /// The import that stands at `index` in the index space of its kind.
+    #[must_use]
+    pub fn imported(&self, kind: u32, index: u32) -> Option<&'a ImportRecord> {
+        self.imports().iter().filter(|import| import.ty.kind.get() == kind).nth(index as usize)
+    }
+
+    /// The type that an import or definition has.
+    #[must_use]
+    pub fn extern_type(&self, record: &ExternRecord) -> ExternType {
+        let limits = Limits {
+            min: record.min.get(),
+            max: (record.flags.get() & extern_flags::HAS_MAX != 0).then(|| record.max.get()),
+        };
+        let value = ValType::from_code(record.ty.get()).unwrap_or(ValType::I32);
+        match record.kind.get() {
+            extern_kind::TABLE => ExternType::Table(TableType { element: value, limits }),
+            extern_kind::MEMORY => ExternType::Memory(MemoryType { limits }),
+            extern_kind::GLOBAL => ExternType::Global(GlobalType {
+                value,
+                mutable: record.flags.get() & extern_flags::MUTABLE != 0,
+            }),
+            _ => ExternType::Func(self.func_type(record.ty.get())),
+        }
+    }
+
+    /// The type of what an export refers to.
+    #[must_use]
+    pub fn export_type(&self, export: &ExportRecord) -> ExternType {
+        let index = export.index.get();
+        let counts = self.counts();
+        let (imported, defined) = match export.kind.get() {
+            extern_kind::TABLE => (counts.imported_tables, self.tables()),
+            extern_kind::MEMORY => (counts.imported_memories, self.memories()),
+            extern_kind::GLOBAL => (counts.imported_globals, self.globals()),
+            _ => {
+                let ty = self.function_type_index(index).unwrap_or(NONE);
+                return ExternType::Func(self.func_type(ty));
+            }
+        };
+        match index.checked_sub(imported) {
+            Some(own) => defined.get(own as usize).map(|record| record.ty),
+            None => self.imported(export.kind.get(), index).map(|import| import.ty),
+        }
+        .map_or_else(|| ExternType::Func(FuncType::default()), |ty| self.extern_type(&ty))
+    }
+}
+
+fn slice<T>(all: &[T], span: Span) -> &[T] {
+    let start = span.start.get() as usize;
+    all.get(start..start.saturating_add(span.count.get() as usize)).unwrap_or_default()
+}
+
+fn byte_range(bytes: &[u8], offset: u64, length: u64) -> &[u8] {
+    usize::try_from(offset)
+        .ok()
+        .zip(usize::try_from(length).ok())
+        .and_then(|(start, length)| bytes.get(start..start.checked_add(length)?))
+        .unwrap_or_default()
+}

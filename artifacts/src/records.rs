@@ -1,0 +1,285 @@
+//! The records of the sections: fixed layout, little-endian, no alignment, read
+//! in place.
+//!
+//! `FORMAT.md` has a chapter for each. Fields that are called `..._start`
+//! and `..._count` are a range of another section's records; `name` fields are
+//! byte ranges of the string section.
+
+use zerocopy::little_endian::{U32, U64};
+use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
+
+/// "There is none", in every field that may be absent.
+pub const NONE: u32 = u32::MAX;
+
+macro_rules! records {
+    ($( $(#[$doc:meta])* $name:ident { $( $(#[$field_doc:meta])* $field:ident: $ty:ty, )* } )*) => { $(
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
+        #[repr(C)]
+        pub struct $name { $( $(#[$field_doc])* pub $field: $ty, )* }
+    )* };
+}
+
+records! {
+    /// A byte range of the string section; UTF-8.
+    Text {
+        /// Offset in the string section.
+        offset: U32,
+        /// Length in bytes.
+        length: U32,
+    }
+
+    /// A range of records of another section.
+    Span {
+        /// Index of the first record.
+        start: U32,
+        /// Number of records.
+        count: U32,
+    }
+
+    /// Singular facts about a module.
+    ModuleRecord {
+        /// The module's name from its name section; empty if it has none.
+        name: Text,
+        /// Function index of the start function, or [`NONE`].
+        start: U32,
+        /// How many function references the vmctx holds.
+        func_refs: U32,
+    }
+
+    /// A function type and its trampolines.
+    TypeRecord {
+        /// Range of the value types: parameters, then results.
+        types: Span,
+        /// How many of them are parameters.
+        params: U32,
+        /// Text offset of the entry trampoline, or [`NONE`].
+        entry: U32,
+        /// Text offset of the exit trampoline, or [`NONE`].
+        exit: U32,
+    }
+
+    /// The type of an import, or of a table, memory or global that is defined.
+    ExternRecord {
+        /// One of the constants of [`extern_kind`].
+        kind: U32,
+        /// Function: type index. Table: element type. Global: value type.
+        ty: U32,
+        /// Bits of [`extern_flags`].
+        flags: U32,
+        /// Zero.
+        reserved: U32,
+        /// Memory (pages) or table (elements): initial size.
+        min: U64,
+        /// Memory or table: maximum, if [`extern_flags::HAS_MAX`].
+        max: U64,
+    }
+
+    /// An import.
+    ImportRecord {
+        /// First name.
+        module: Text,
+        /// Second name.
+        name: Text,
+        /// Type.
+        ty: ExternRecord,
+    }
+
+    /// A defined function, in the order of function indices.
+    FunctionRecord {
+        /// Text offset.
+        text: U32,
+        /// Length of its code in bytes.
+        length: U32,
+        /// Type index.
+        ty: U32,
+        /// Number of its function reference, or [`NONE`].
+        func_ref: U32,
+        /// Name from the name section; empty if it has none.
+        name: Text,
+    }
+
+    /// A defined table, memory or global.
+    DefinedRecord {
+        /// Type.
+        ty: ExternRecord,
+        /// Constant expression of the initial value; empty for memories, and
+        /// for tables that begin as null.
+        init: Span,
+    }
+
+    /// An export.
+    ExportRecord {
+        /// Name.
+        name: Text,
+        /// One of the constants of [`extern_kind`].
+        kind: U32,
+        /// Index in the index space of that kind.
+        index: U32,
+    }
+
+    /// An operation of a constant expression.
+    ConstOpRecord {
+        /// One of the constants of [`const_op`].
+        op: U32,
+        /// Index of a function or global, or a type.
+        index: U32,
+        /// The low 64 bits of a constant.
+        low: U64,
+        /// The high 64 bits of a constant.
+        high: U64,
+    }
+
+    /// An element segment.
+    ElementRecord {
+        /// One of the constants of [`segment_mode`].
+        mode: U32,
+        /// Active: table index.
+        table: U32,
+        /// Active: constant expression of the offset.
+        offset: Span,
+        /// Element type.
+        ty: U32,
+        /// One of the constants of [`item_kind`].
+        item_kind: U32,
+        /// Items: range of the item section.
+        items: Span,
+    }
+
+    /// An item of an element segment.
+    ItemRecord {
+        /// [`item_kind::FUNCTIONS`]: function index. Else: first const op.
+        first: U32,
+        /// [`item_kind::FUNCTIONS`]: zero. Else: number of const ops.
+        count: U32,
+    }
+
+    /// A data segment.
+    DataSegmentRecord {
+        /// One of the constants of [`segment_mode`].
+        mode: U32,
+        /// Active: memory index.
+        memory: U32,
+        /// Active: constant expression of the offset.
+        offset: Span,
+        /// Offset of its bytes in the data section. Zero length for a segment
+        /// that an image contains.
+        data: U64,
+        /// Number of its bytes.
+        length: U64,
+        /// 1 if the segment is part of the images, else 0.
+        in_image: U32,
+        /// Zero.
+        reserved: U32,
+    }
+
+    /// A run of initial bytes of a defined memory.
+    ImageRecord {
+        /// Memory index.
+        memory: U32,
+        /// Zero.
+        reserved: U32,
+        /// Address in the linear memory; a multiple of the page alignment.
+        address: U64,
+        /// Offset in the image byte section; a multiple of the page alignment.
+        bytes: U64,
+        /// Length in bytes.
+        length: U64,
+    }
+
+    /// A place where compiled code can stop or be seen: a trapping
+    /// instruction, or the return address of a call. Sorted by `text`.
+    SiteRecord {
+        /// Text offset.
+        text: U32,
+        /// Byte offset of the operator in the wasm module.
+        wasm: U32,
+        /// Trap code, or zero for a return address.
+        trap: u8,
+    }
+}
+
+/// Kinds of imports and exports, as in a wasm module.
+pub mod extern_kind {
+    /// A function.
+    pub const FUNC: u32 = 0;
+    /// A table.
+    pub const TABLE: u32 = 1;
+    /// A memory.
+    pub const MEMORY: u32 = 2;
+    /// A global.
+    pub const GLOBAL: u32 = 3;
+}
+
+/// Flags of an [`ExternRecord`].
+pub mod extern_flags {
+    /// Memory or table: `max` counts.
+    pub const HAS_MAX: u32 = 1;
+    /// Global: the value can change.
+    pub const MUTABLE: u32 = 2;
+    /// All flags that have a meaning.
+    pub const KNOWN: u32 = HAS_MAX | MUTABLE;
+}
+
+/// Operations of constant expressions. Each pushes one value.
+pub mod const_op {
+    /// `i32.const`; the value is the low 32 bits of `low`.
+    pub const I32: u32 = 1;
+    /// `i64.const`.
+    pub const I64: u32 = 2;
+    /// `f32.const`, as bits.
+    pub const F32: u32 = 3;
+    /// `f64.const`, as bits.
+    pub const F64: u32 = 4;
+    /// `v128.const`.
+    pub const V128: u32 = 5;
+    /// `global.get index`.
+    pub const GLOBAL_GET: u32 = 6;
+    /// `ref.func index`.
+    pub const REF_FUNC: u32 = 7;
+    /// `ref.null`; `index` is the value type.
+    pub const REF_NULL: u32 = 8;
+}
+
+/// Modes of element and data segments.
+pub mod segment_mode {
+    /// Applied at instantiation.
+    pub const ACTIVE: u32 = 0;
+    /// Applied by an instruction.
+    pub const PASSIVE: u32 = 1;
+    /// Declares functions; elements only.
+    pub const DECLARED: u32 = 2;
+}
+
+/// Kinds of items of an element segment.
+pub mod item_kind {
+    /// Function indices.
+    pub const FUNCTIONS: u32 = 0;
+    /// Constant expressions.
+    pub const EXPRESSIONS: u32 = 1;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_have_the_sizes_that_are_written_down() {
+        let sizes = [
+            size_of::<ModuleRecord>(),
+            size_of::<TypeRecord>(),
+            size_of::<ImportRecord>(),
+            size_of::<FunctionRecord>(),
+            size_of::<DefinedRecord>(),
+            size_of::<ExportRecord>(),
+            size_of::<ConstOpRecord>(),
+            size_of::<ElementRecord>(),
+            size_of::<ItemRecord>(),
+            size_of::<DataSegmentRecord>(),
+            size_of::<ImageRecord>(),
+            size_of::<SiteRecord>(),
+        ];
+        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 9]);
+    }
+}

@@ -1,0 +1,510 @@
+//! Validation of metadata: every index, offset and length, before its first use.
+//!
+//! A file with a right digest may still have been made by a broken compiler or
+//! by somebody hostile. What passes here lets the accessors of
+//! [`crate::module::View`] and the loader work without surprises. Machine code
+//! cannot be validated; that is what trust is for.
+
+use crate::abi::vmctx::{GUARDED_SPACE, VmctxCounts, VmctxLayout};
+use crate::cpu::Arch;
+use crate::header::{Header, Section, padded_text};
+use crate::module::{Counts, View, invalid};
+use crate::records::{
+    ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
+    ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span, Text, TypeRecord,
+    const_op, extern_flags, extern_kind, item_kind, segment_mode,
+};
+use crate::report::{Problem, Report};
+use crate::types::{MemoryType, ValType};
+
+/// The largest number of elements that a table may begin with: the limit of
+/// the JavaScript API, which toolchains already observe.
+pub(crate) const MAX_TABLE_SIZE: u64 = 10_000_000;
+
+type Check = Result<(), Problem>;
+
+/// Counts imports and definitions.
+pub(crate) fn counts(view: &View<'_>) -> Result<Counts, Report> {
+    whole_records(view)?;
+    let mut counts = Counts::default();
+    for (index, import) in view.imports().iter().enumerate() {
+        match import.ty.kind.get() {
+            extern_kind::FUNC => counts.imported_functions += 1,
+            extern_kind::TABLE => counts.imported_tables += 1,
+            extern_kind::MEMORY => counts.imported_memories += 1,
+            extern_kind::GLOBAL => counts.imported_globals += 1,
+            _ => return Err(invalid(Section::Imports, index, "the kind is unknown").into()),
+        }
+    }
+    let total = |section: Section, imported: u32, defined: usize| {
+        u32::try_from(defined)
+            .ok()
+            .and_then(|defined| imported.checked_add(defined))
+            .filter(|total| *total != NONE)
+            .ok_or_else(|| invalid(section, 0, "there are too many records"))
+    };
+    counts.functions =
+        total(Section::Functions, counts.imported_functions, view.functions().len())?;
+    counts.tables = total(Section::Tables, counts.imported_tables, view.tables().len())?;
+    counts.memories = total(Section::Memories, counts.imported_memories, view.memories().len())?;
+    counts.globals = total(Section::Globals, counts.imported_globals, view.globals().len())?;
+    Ok(counts)
+}
+
+/// Every section is a whole number of records.
+fn whole_records(view: &View<'_>) -> Check {
+    for (section, size) in [
+        (Section::Types, size_of::<TypeRecord>()),
+        (Section::ValTypes, 4),
+        (Section::Imports, size_of::<ImportRecord>()),
+        (Section::Functions, size_of::<FunctionRecord>()),
+        (Section::Tables, size_of::<DefinedRecord>()),
+        (Section::Memories, size_of::<DefinedRecord>()),
+        (Section::Globals, size_of::<DefinedRecord>()),
+        (Section::Exports, size_of::<ExportRecord>()),
+        (Section::ConstOps, size_of::<ConstOpRecord>()),
+        (Section::Elements, size_of::<ElementRecord>()),
+        (Section::Items, size_of::<ItemRecord>()),
+        (Section::DataSegments, size_of::<crate::records::DataSegmentRecord>()),
+        (Section::Images, size_of::<ImageRecord>()),
+        (Section::Sites, size_of::<SiteRecord>()),
+    ] {
+        if !view.bytes(section).len().is_multiple_of(size) {
+            return Err(invalid(section, 0, "the section ends within a record"));
+        }
+    }
+    if view.bytes(Section::Module).len() != size_of::<ModuleRecord>() {
+        return Err(invalid(Section::Module, 0, "the section has another size"));
+    }
+    Ok(())
+}
+
+/// The vmctx layout for the counts.
+pub(crate) fn layout(
+    view: &View<'_>,
+    counts: &Counts,
+    func_refs: u32,
+) -> Result<VmctxLayout, Report> {
+    let too_large = || Report::from(invalid(Section::Module, 0, "the vmctx is too large"));
+    VmctxLayout::new(VmctxCounts {
+        imported_functions: counts.imported_functions,
+        memories: counts.memories,
+        tables: counts.tables,
+        imported_globals: counts.imported_globals,
+        defined_globals: counts.globals - counts.imported_globals,
+        types: u32::try_from(view.types().len()).map_err(|_| too_large())?,
+        func_refs,
+    })
+    .ok_or_else(too_large)
+}
+
+/// Validates everything else. Reports the first problem of each section.
+pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
+    let page = Arch::of_triple(&padded_text(&header.prefix.target))
+        .map_or(4096, |arch| u64::from(arch.max_page_size()));
+    let validator = Validator { view, counts: view.counts(), page };
+    let problems = [
+        validator.module(),
+        validator.types(),
+        validator.imports(),
+        validator.functions(),
+        validator.definitions(),
+        validator.exports(),
+        validator.elements(),
+        validator.data(),
+        validator.images(),
+    ];
+    Report::new(problems.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
+}
+
+struct Validator<'v, 'a> {
+    view: &'v View<'a>,
+    counts: &'a Counts,
+    page: u64,
+}
+
+impl Validator<'_, '_> {
+    fn text(&self, section: Section, record: usize, text: Text) -> Check {
+        let start = text.offset.get() as usize;
+        let bytes = self.view.bytes(Section::Strings);
+        let bytes = start
+            .checked_add(text.length.get() as usize)
+            .and_then(|end| bytes.get(start..end))
+            .ok_or_else(|| invalid(section, record, "a name lies outside of the strings"))?;
+        core::str::from_utf8(bytes)
+            .map(|_| ())
+            .map_err(|_| invalid(section, record, "a name is not UTF-8"))
+    }
+
+    fn span(&self, section: Section, record: usize, span: Span, length: usize) -> Check {
+        let end = u64::from(span.start.get()) + u64::from(span.count.get());
+        if end > length as u64 {
+            return Err(invalid(section, record, "a range lies outside of its section"));
+        }
+        Ok(())
+    }
+
+    fn text_offset(&self, section: Section, record: usize, offset: u32) -> Check {
+        if offset != NONE && offset as usize >= self.view.bytes(Section::Text).len() {
+            return Err(invalid(section, record, "an address lies outside of the code"));
+        }
+        Ok(())
+    }
+
+    fn module(&self) -> Check {
+        let record = self.view.record();
+        self.text(Section::Module, 0, record.name)?;
+        let start = record.start.get();
+        if start != NONE {
+            let ty = (start < self.counts.functions)
+                .then(|| self.view.function_type_index(start))
+                .flatten()
+                .ok_or_else(|| invalid(Section::Module, 0, "the start function does not exist"))?;
+            let ty = self.view.func_type(ty);
+            if !ty.params.is_empty() || !ty.results.is_empty() {
+                return Err(invalid(Section::Module, 0, "the start function has a wrong type"));
+            }
+        }
+        Ok(())
+    }
+
+    fn types(&self) -> Check {
+        let codes = self.view.bytes(Section::ValTypes);
+        for (index, code) in codes.chunks_exact(4).enumerate() {
+            let code = u32::from_le_bytes([code[0], code[1], code[2], code[3]]);
+            if ValType::from_code(code).is_none() {
+                return Err(invalid(Section::ValTypes, index, "the value type is unknown"));
+            }
+        }
+        for (index, ty) in self.view.types().iter().enumerate() {
+            self.span(Section::Types, index, ty.types, codes.len() / 4)?;
+            if ty.params > ty.types.count || ty.types.count.get() > 10_000 {
+                return Err(invalid(Section::Types, index, "the type has too many values"));
+            }
+            self.text_offset(Section::Types, index, ty.entry.get())?;
+            self.text_offset(Section::Types, index, ty.exit.get())?;
+        }
+        Ok(())
+    }
+
+    fn extern_record(&self, section: Section, index: usize, ty: &ExternRecord) -> Check {
+        let bad = |what| Err(invalid(section, index, what));
+        let has_max = ty.flags.get() & extern_flags::HAS_MAX != 0;
+        if ty.flags.get() & !extern_flags::KNOWN != 0 || ty.reserved.get() != 0 {
+            return bad("a flag is unknown");
+        }
+        if has_max && ty.min > ty.max {
+            return bad("the minimum exceeds the maximum");
+        }
+        match ty.kind.get() {
+            extern_kind::FUNC if (ty.ty.get() as usize) < self.view.types().len() => Ok(()),
+            extern_kind::FUNC => bad("the function's type does not exist"),
+            extern_kind::TABLE if !ValType::from_code(ty.ty.get()).is_some_and(ValType::is_ref) => {
+                bad("the element type is unknown")
+            }
+            extern_kind::TABLE => Ok(()),
+            extern_kind::MEMORY
+                if ty.min.get() > MemoryType::MAX_PAGES
+                    || has_max && ty.max.get() > MemoryType::MAX_PAGES =>
+            {
+                bad("the memory exceeds 4 GiB")
+            }
+            extern_kind::MEMORY => Ok(()),
+            extern_kind::GLOBAL if ValType::from_code(ty.ty.get()).is_none() => {
+                bad("the value type is unknown")
+            }
+            extern_kind::GLOBAL => Ok(()),
+            _ => bad("the kind is unknown"),
+        }
+    }
+
+    fn imports(&self) -> Check {
+        for (index, import) in self.view.imports().iter().enumerate() {
+            self.text(Section::Imports, index, import.module)?;
+            self.text(Section::Imports, index, import.name)?;
+            self.extern_record(Section::Imports, index, &import.ty)?;
+            if import.ty.kind.get() == extern_kind::FUNC {
+                let ty = self.view.types()[import.ty.ty.get() as usize];
+                if ty.exit.get() == NONE {
+                    return Err(invalid(
+                        Section::Imports,
+                        index,
+                        "its type has no exit trampoline",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn functions(&self) -> Check {
+        let func_refs = self.view.record().func_refs.get();
+        let text = self.view.bytes(Section::Text).len() as u64;
+        let mut end = 0;
+        let mut next_func_ref = 0;
+        for (index, function) in self.view.functions().iter().enumerate() {
+            let bad = |what| Err(invalid(Section::Functions, index, what));
+            let start = u64::from(function.text.get());
+            if start < end {
+                return bad("the functions are not in order");
+            }
+            end = start + u64::from(function.length.get());
+            if end > text || function.length.get() == 0 {
+                return bad("the function lies outside of the code");
+            }
+            let Some(ty) = self.view.types().get(function.ty.get() as usize) else {
+                return bad("the function's type does not exist");
+            };
+            if function.func_ref.get() != NONE {
+                if function.func_ref.get() != next_func_ref {
+                    return bad("the function references are not numbered in order");
+                }
+                next_func_ref += 1;
+                if ty.entry.get() == NONE {
+                    return bad("its type has no entry trampoline");
+                }
+            }
+            self.text(Section::Functions, index, function.name)?;
+        }
+        if next_func_ref != func_refs {
+            return Err(invalid(Section::Module, 0, "the count of function references is wrong"));
+        }
+        Ok(())
+    }
+
+    fn definitions(&self) -> Check {
+        for (section, kind, records) in [
+            (Section::Tables, extern_kind::TABLE, self.view.tables()),
+            (Section::Memories, extern_kind::MEMORY, self.view.memories()),
+            (Section::Globals, extern_kind::GLOBAL, self.view.globals()),
+        ] {
+            for (index, record) in records.iter().enumerate() {
+                if record.ty.kind.get() != kind {
+                    return Err(invalid(section, index, "the kind is wrong"));
+                }
+                self.extern_record(section, index, &record.ty)?;
+                let ty = ValType::from_code(record.ty.ty.get());
+                match kind {
+                    extern_kind::MEMORY => {}
+                    extern_kind::TABLE => {
+                        if record.ty.min.get() > MAX_TABLE_SIZE {
+                            return Err(invalid(section, index, "the table is too large"));
+                        }
+                        if record.init.count.get() != 0 {
+                            self.const_expr(section, index, record.init, ty, self.counts.globals)?;
+                        }
+                    }
+                    _ => {
+                        // A global may read the ones before it.
+                        let before =
+                            self.counts.imported_globals + u32::try_from(index).unwrap_or(u32::MAX);
+                        self.const_expr(section, index, record.init, ty, before)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// A constant expression: one operation, of the right type.
+    fn const_expr(
+        &self,
+        section: Section,
+        record: usize,
+        span: Span,
+        ty: Option<ValType>,
+        globals: u32,
+    ) -> Check {
+        let bad = |what| Err(invalid(section, record, what));
+        self.span(section, record, span, self.view.all_const_ops().len())?;
+        let [op] = self.view.const_ops(span) else {
+            return bad("a constant expression is not one operation");
+        };
+        let index = op.index.get();
+        let found = match op.op.get() {
+            const_op::I32 => Some(ValType::I32),
+            const_op::I64 => Some(ValType::I64),
+            const_op::F32 => Some(ValType::F32),
+            const_op::F64 => Some(ValType::F64),
+            const_op::V128 => Some(ValType::V128),
+            const_op::REF_NULL => ValType::from_code(index).filter(|ty| ty.is_ref()),
+            const_op::REF_FUNC => {
+                if !self.has_func_ref(index) {
+                    return bad("a constant refers to a function without a reference");
+                }
+                Some(ValType::FuncRef)
+            }
+            const_op::GLOBAL_GET => {
+                if index >= globals {
+                    return bad("a constant reads a global that is not initialised");
+                }
+                self.global_type(index)
+            }
+            _ => None,
+        };
+        if found.is_none() || found != ty {
+            return bad("a constant has a wrong type");
+        }
+        Ok(())
+    }
+
+    fn global_type(&self, index: u32) -> Option<ValType> {
+        let record = match index.checked_sub(self.counts.imported_globals) {
+            Some(defined) => self.view.globals().get(defined as usize)?.ty,
+            None => self.view.imported(extern_kind::GLOBAL, index)?.ty,
+        };
+        ValType::from_code(record.ty.get())
+    }
+
+    /// Whether a function is imported, or has a number for its reference.
+    fn has_func_ref(&self, function: u32) -> bool {
+        match function.checked_sub(self.counts.imported_functions) {
+            None => true,
+            Some(defined) => self
+                .view
+                .functions()
+                .get(defined as usize)
+                .is_some_and(|function| function.func_ref.get() != NONE),
+        }
+    }
+
+    fn exports(&self) -> Check {
+        let mut last: Option<&str> = None;
+        for (index, export) in self.view.exports().iter().enumerate() {
+            let bad = |what| Err(invalid(Section::Exports, index, what));
+            self.text(Section::Exports, index, export.name)?;
+            let name = self.view.text(export.name);
+            if last.is_some_and(|last| last >= name) {
+                return bad("the exports are not sorted by name");
+            }
+            last = Some(name);
+            let exists = match export.kind.get() {
+                extern_kind::FUNC => {
+                    export.index.get() < self.counts.functions
+                        && self.has_func_ref(export.index.get())
+                }
+                extern_kind::TABLE => export.index.get() < self.counts.tables,
+                extern_kind::MEMORY => export.index.get() < self.counts.memories,
+                extern_kind::GLOBAL => export.index.get() < self.counts.globals,
+                _ => return bad("the kind is unknown"),
+            };
+            if !exists {
+                return bad("what it exports does not exist");
+            }
+        }
+        Ok(())
+    }
+
+    fn elements(&self) -> Check {
+        let item_count = self.view.bytes(Section::Items).len() / size_of::<ItemRecord>();
+        for (index, segment) in self.view.elements().iter().enumerate() {
+            let bad = |what| Err(invalid(Section::Elements, index, what));
+            let ty = ValType::from_code(segment.ty.get()).filter(|ty| ty.is_ref());
+            match segment.mode.get() {
+                segment_mode::ACTIVE => {
+                    if segment.table.get() >= self.counts.tables {
+                        return bad("its table does not exist");
+                    }
+                    if self.table_type(segment.table.get()) != ty {
+                        return bad("its type is not the table's");
+                    }
+                    let i32_ty = Some(ValType::I32);
+                    let globals = self.counts.globals;
+                    self.const_expr(Section::Elements, index, segment.offset, i32_ty, globals)?;
+                }
+                segment_mode::PASSIVE | segment_mode::DECLARED => {}
+                _ => return bad("its mode is unknown"),
+            }
+            if ty.is_none() {
+                return bad("its type is unknown");
+            }
+            self.span(Section::Elements, index, segment.items, item_count)?;
+            self.items(index, segment, ty)?;
+        }
+        Ok(())
+    }
+
+    fn items(&self, index: usize, segment: &ElementRecord, ty: Option<ValType>) -> Check {
+        let bad = |what| Err(invalid(Section::Elements, index, what));
+        for item in self.view.items(segment.items) {
+            match segment.item_kind.get() {
+                item_kind::FUNCTIONS => {
+                    if ty != Some(ValType::FuncRef) || !self.has_func_ref(item.first.get()) {
+                        return bad("an item is a function without a reference");
+                    }
+                }
+                item_kind::EXPRESSIONS => {
+                    let span = Span { start: item.first, count: item.count };
+                    self.const_expr(Section::Elements, index, span, ty, self.counts.globals)?;
+                }
+                _ => return bad("the kind of its items is unknown"),
+            }
+        }
+        Ok(())
+    }
+
+    fn table_type(&self, index: u32) -> Option<ValType> {
+        let record = match index.checked_sub(self.counts.imported_tables) {
+            Some(defined) => self.view.tables().get(defined as usize)?.ty,
+            None => self.view.imported(extern_kind::TABLE, index)?.ty,
+        };
+        ValType::from_code(record.ty.get())
+    }
+
+    fn data(&self) -> Check {
+        let bytes = self.view.bytes(Section::Data).len() as u64;
+        for (index, segment) in self.view.data_segments().iter().enumerate() {
+            let bad = |what| Err(invalid(Section::DataSegments, index, what));
+            match segment.mode.get() {
+                segment_mode::ACTIVE => {
+                    if segment.memory.get() >= self.counts.memories {
+                        return bad("its memory does not exist");
+                    }
+                    let i32_ty = Some(ValType::I32);
+                    let globals = self.counts.globals;
+                    self.const_expr(Section::DataSegments, index, segment.offset, i32_ty, globals)?;
+                }
+                segment_mode::PASSIVE => {}
+                _ => return bad("its mode is unknown"),
+            }
+            if segment.data.get().checked_add(segment.length.get()).is_none_or(|end| end > bytes) {
+                return bad("its bytes lie outside of the data");
+            }
+            if segment.in_image.get() > 1
+                || segment.in_image.get() == 1 && segment.length.get() != 0
+            {
+                return bad("it is both in an image and apart");
+            }
+        }
+        Ok(())
+    }
+
+    fn images(&self) -> Check {
+        let bytes = self.view.bytes(Section::ImageBytes).len() as u64;
+        for (index, image) in self.view.images().iter().enumerate() {
+            let bad = |what| Err(invalid(Section::Images, index, what));
+            let defined = image
+                .memory
+                .get()
+                .checked_sub(self.counts.imported_memories)
+                .and_then(|defined| self.view.memories().get(defined as usize));
+            let Some(memory) = defined else { return bad("its memory is not defined here") };
+            let size = memory.ty.min.get() * MemoryType::PAGE_SIZE;
+            let length = image.length.get();
+            if length > GUARDED_SPACE
+                || image.address.get().checked_add(length).is_none_or(|end| end > size)
+            {
+                return bad("it lies outside of its memory");
+            }
+            if image.bytes.get().checked_add(length).is_none_or(|end| end > bytes) {
+                return bad("its bytes lie outside of the image bytes");
+            }
+            if !image.address.get().is_multiple_of(self.page)
+                || !image.bytes.get().is_multiple_of(self.page)
+            {
+                return bad("it is not page-aligned");
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,188 @@
+//! Artifacts: checked, mapped, and ready to be instantiated.
+
+use std::path::Path;
+
+use cwasm_artifact::check::{Host, check};
+use cwasm_artifact::digest::Digest;
+use cwasm_artifact::header::{Section, settings};
+use cwasm_artifact::module::{Module, View};
+use cwasm_artifact::types::ExternType;
+
+use crate::error::LoadError;
+use crate::snapshot::Snapshot;
+use crate::trust::Trust;
+use crate::type_registry::Registration;
+
+/// A module's machine code and metadata, mapped and ready to be instantiated.
+///
+/// Owns its code: the code is unmapped when the artifact is dropped, which cannot
+/// happen while a [`crate::Store`] that uses it exists. Can be
+/// shared between threads and stores.
+///
+/// ```compile_fail
+/// use cwasm_loader::{Artifact, Engine, Linker, Store, Trust};
+/// # fn f(bytes: &[u8], trust: &Trust) -> Result<(), Box<dyn std::error::Error>> {
+/// let engine = Engine::default();
+/// let mut store = Store::new(&engine, ());
+/// let artifact = Artifact::from_bytes(bytes, trust)?;
+/// Linker::new(&engine).instantiate(&mut store, &artifact)?;
+/// drop(artifact); // the store still holds its code
+/// drop(store);
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct Artifact {
+    snapshot: Snapshot,
+    module: Module,
+    digest: Digest,
+    settings: u64,
+    types: Registration,
+}
+
+/// What an artifact imports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ImportType<'a> {
+    /// First name.
+    pub module: &'a str,
+    /// Second name.
+    pub name: &'a str,
+    /// What must be provided.
+    pub ty: ExternType,
+}
+
+/// What an artifact exports.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExportType<'a> {
+    /// The name.
+    pub name: &'a str,
+    /// What is offered.
+    pub ty: ExternType,
+}
+
+impl Artifact {
+    /// Loads a file, if there is a reason to trust it.
+    ///
+    /// The file is read once into private memory; what is checked is what runs,
+    /// and the file may be changed or deleted afterwards.
+    ///
+    /// # Errors
+    /// If the file cannot be read; or a [`LoadError::Refused`] with everything
+    /// that is wrong with it.
+    pub fn load(path: impl AsRef<Path>, trust: &Trust) -> Result<Self, LoadError> {
+        Self::from_snapshot(Snapshot::of_file(path.as_ref())?, Some(trust))
+    }
+
+    /// Loads an artifact from memory, if there is a reason to trust it. The
+    /// bytes are copied.
+    ///
+    /// # Errors
+    /// As for [`Artifact::load`].
+    pub fn from_bytes(bytes: &[u8], trust: &Trust) -> Result<Self, LoadError> {
+        Self::from_snapshot(Snapshot::of_bytes(bytes)?, Some(trust))
+    }
+
+    /// Loads a file for no other reason than that it is there. Its digest must
+    /// still match its contents.
+    ///
+    /// # Safety
+    /// The file must be an unmodified output of the cwasm compiler: its
+    /// machine code runs with all rights of this process. Nobody whom you do not
+    /// trust that much may be able to write to it or to its directory.
+    ///
+    /// # Errors
+    /// As for [`Artifact::load`].
+    pub unsafe fn load_trusting_file(path: impl AsRef<Path>) -> Result<Self, LoadError> {
+        Self::from_snapshot(Snapshot::of_file(path.as_ref())?, None)
+    }
+
+    /// Loads an artifact from memory for no other reason than that it is
+    /// there. Its digest must still match its contents.
+    ///
+    /// # Safety
+    /// The bytes must be an unmodified output of the cwasm compiler: their
+    /// machine code runs with all rights of this process.
+    ///
+    /// # Errors
+    /// As for [`Artifact::load`].
+    pub unsafe fn from_trusted_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
+        Self::from_snapshot(Snapshot::of_bytes(bytes)?, None)
+    }
+
+    fn from_snapshot(snapshot: Snapshot, trust: Option<&Trust>) -> Result<Self, LoadError> {
+        let checked = check(snapshot.bytes(), Some(&Host::this()))?;
+        let digest = checked.digest();
+        if let Some(trust) = trust {
+            trust.check(digest)?;
+        }
+        let module = Module::new(&checked)?;
+        let settings = checked.header().settings.get();
+        snapshot.make_executable(module.range(Section::Text))?;
+        let view = module.view(snapshot.bytes());
+        let types = (0..view.types().len())
+            .filter_map(|index| u32::try_from(index).ok())
+            .map(|index| view.func_type(index))
+            .collect();
+        Ok(Self { module, digest, settings, types: Registration::new(types), snapshot })
+    }
+
+    /// The root digest: pin it with [`Trust::digest`] to load the same artifact again.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The module's name, if its name section has one.
+    #[must_use]
+    pub fn name(&self) -> Option<&str> {
+        let name = self.view().text(self.view().record().name);
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// What must be provided to instantiate it, in the order of the module.
+    pub fn imports(&self) -> impl ExactSizeIterator<Item = ImportType<'_>> {
+        let view = self.view();
+        view.imports().iter().map(move |import| ImportType {
+            module: view.text(import.module),
+            name: view.text(import.name),
+            ty: view.extern_type(&import.ty),
+        })
+    }
+
+    /// What its instances offer, sorted by name.
+    pub fn exports(&self) -> impl ExactSizeIterator<Item = ExportType<'_>> {
+        let view = self.view();
+        view.exports().iter().map(move |export| ExportType {
+            name: view.text(export.name),
+            ty: view.export_type(export),
+        })
+    }
+
+    /// Whether its code counts fuel.
+    #[must_use]
+    pub fn uses_fuel(&self) -> bool {
+        self.settings & settings::FUEL != 0
+    }
+
+    /// Whether its code checks the epoch.
+    #[must_use]
+    pub fn uses_epoch(&self) -> bool {
+        self.settings & settings::EPOCH != 0
+    }
+
+    /// Whether its code relies on guards behind its memories.
+    pub(crate) fn needs_guards(&self) -> bool {
+        self.settings & settings::EXPLICIT_CHECKS == 0
+    }
+
+    pub(crate) fn view(&self) -> View<'_> {
+        self.module.view(self.snapshot.bytes())
+    }
+
+    pub(crate) fn text(&self) -> &[u8] {
+        self.view().bytes(Section::Text)
+    }
+
+    pub(crate) fn types(&self) -> &Registration {
+        &self.types
+    }
+}

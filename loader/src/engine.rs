@@ -1,0 +1,57 @@
+//! The engine: what stores share.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Settings of an [`Engine`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Config {
+    /// How much of a thread's stack wasm may use, in bytes. Reaching it is a
+    /// trap. It is reduced on threads whose stack is smaller. 1 MiB by default.
+    pub max_wasm_stack: usize,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self { max_wasm_stack: 1 << 20 }
+    }
+}
+
+/// What stores share: settings, and the epoch by which running programs can be
+/// interrupted from any thread. Cheap to clone.
+#[derive(Clone, Debug, Default)]
+pub struct Engine {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    config: Config,
+    epoch: AtomicU64,
+}
+
+impl Engine {
+    /// An engine with these settings.
+    #[must_use]
+    pub fn new(config: Config) -> Self {
+        Self { shared: Arc::new(Shared { config, epoch: AtomicU64::new(0) }) }
+    }
+
+    /// The settings.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Advances the epoch. Programs whose store's deadline it reaches trap,
+    /// if they were compiled with epochs. Callable from every thread, and from a signal
+    /// handler.
+    pub fn increment_epoch(&self) {
+        self.shared.epoch.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(crate) fn epoch(&self) -> &AtomicU64 {
+        &self.shared.epoch
+    }
+}

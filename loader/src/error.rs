@@ -1,0 +1,332 @@
+//! Errors, by whose they are: the file's ([`LoadError`]), the link's
+//! ([`LinkError`]), the program's ([`Trap`]), the host function's
+//! ([`Error::Host`]), or the caller's (the rest of [`Error`]).
+
+use std::fmt;
+use std::path::PathBuf;
+
+use cwasm_artifact::abi::traps::Trap as TrapKind;
+use cwasm_artifact::report::Report;
+use cwasm_artifact::types::{ExternType, FuncType, ValType};
+
+/// Any error that a host function may return.
+pub type HostError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why an artifact was not loaded.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("cannot read {}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The path does not lead to a regular file.
+    #[error("{} is {found}, not a file", path.display())]
+    NotAFile {
+        /// The path.
+        path: PathBuf,
+        /// What it leads to.
+        found: &'static str,
+    },
+    /// The file changed its size while it was read.
+    #[error("{} changed while it was read; load it again", path.display())]
+    Changed {
+        /// The file.
+        path: PathBuf,
+    },
+    /// There is no memory for the artifact.
+    #[error("cannot map {bytes} bytes for the artifact")]
+    Map {
+        /// How much it needs.
+        bytes: u64,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The artifact is not one that this process should run.
+    #[error(transparent)]
+    Refused(#[from] Report),
+}
+
+impl LoadError {
+    /// Whether the file is intact and merely made for another loader or host:
+    /// for a cache, a miss and not a failure.
+    #[must_use]
+    pub fn is_miss(&self) -> bool {
+        matches!(self, Self::Refused(report) if report.is_miss())
+    }
+}
+
+/// Why a module could not be linked.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LinkError {
+    /// Nothing is defined under the name of an import.
+    #[error(
+        "unknown import: the module imports {ty} as `{module}` `{name}`, and nothing is defined under that name"
+    )]
+    UnknownImport {
+        /// First name of the import.
+        module: String,
+        /// Second name of the import.
+        name: String,
+        /// What the module wants.
+        ty: Box<ExternType>,
+    },
+    /// What is defined under the name of an import has another type.
+    #[error(
+        "incompatible import type: the module imports `{module}` `{name}` as {wanted}, and it is {found}"
+    )]
+    IncompatibleImport {
+        /// First name of the import.
+        module: String,
+        /// Second name of the import.
+        name: String,
+        /// What the module wants.
+        wanted: Box<ExternType>,
+        /// What is defined, in the notation of the text format.
+        found: String,
+    },
+    /// The same name was defined twice.
+    #[error("`{module}` `{name}` is already defined; allow shadowing to replace it")]
+    Duplicate {
+        /// First name.
+        module: String,
+        /// Second name.
+        name: String,
+    },
+    /// The memory of an import cannot be used by code that relies on guards.
+    #[error(
+        "incompatible import type: the memory `{module}` `{name}` has no guard, and the module was compiled without explicit bounds checks"
+    )]
+    UnguardedMemory {
+        /// First name of the import.
+        module: String,
+        /// Second name of the import.
+        name: String,
+    },
+}
+
+/// Why an operation on a store failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The program trapped.
+    #[error(transparent)]
+    Trap(Box<Trap>),
+    /// A host function returned an error.
+    #[error(transparent)]
+    Host(HostError),
+    /// The module could not be linked.
+    #[error(transparent)]
+    Link(#[from] LinkError),
+    /// A handle was used with a store that is not its own.
+    #[error("the {what} belongs to another store")]
+    WrongStore {
+        /// What the handle leads to.
+        what: &'static str,
+    },
+    /// An instance has no export with the name.
+    #[error("the module has no export `{name}`")]
+    NoExport {
+        /// The name.
+        name: String,
+    },
+    /// An export is something else.
+    #[error("the export `{name}` is {found}, not a {wanted}")]
+    ExportKind {
+        /// The name.
+        name: String,
+        /// What was asked for.
+        wanted: &'static str,
+        /// What it is.
+        found: Box<ExternType>,
+    },
+    /// A function was asked for with a type that it does not have.
+    #[error("the function has the type {found}, not {wanted}")]
+    FuncType {
+        /// What was asked for.
+        wanted: Box<FuncType>,
+        /// What it is.
+        found: Box<FuncType>,
+    },
+    /// A function was called with a wrong number of arguments.
+    #[error("the function takes {wanted} arguments, and {found} were given")]
+    ArgumentCount {
+        /// How many parameters it has.
+        wanted: usize,
+        /// How many values were given.
+        found: usize,
+    },
+    /// A value has a wrong type.
+    #[error("a value of type {wanted} is needed, and {found} was given")]
+    ValueType {
+        /// The type that is needed.
+        wanted: ValType,
+        /// The type of the value.
+        found: ValType,
+    },
+    /// A global that cannot change was to be changed.
+    #[error("the global is immutable")]
+    ImmutableGlobal,
+    /// An access from the host left a memory.
+    #[error("bytes {offset} to {offset} + {length} lie outside of the memory of {size} bytes")]
+    MemoryAccess {
+        /// Where the access began.
+        offset: u64,
+        /// How many bytes it wanted.
+        length: u64,
+        /// How many bytes there are.
+        size: u64,
+    },
+    /// An access from the host left a table.
+    #[error("element {index} lies outside of the table of {size} elements")]
+    TableAccess {
+        /// The element.
+        index: u64,
+        /// How many there are.
+        size: u64,
+    },
+    /// A memory would be larger than its maximum or the store's limit.
+    #[error("a memory of {pages} pages exceeds the limit")]
+    MemoryLimit {
+        /// How many pages it would have.
+        pages: u64,
+    },
+    /// A table would be larger than its maximum or the store's limit.
+    #[error("a table of {elements} elements exceeds the limit")]
+    TableLimit {
+        /// How many elements it would have.
+        elements: u64,
+    },
+    /// The store may not hold more of something.
+    #[error("the store's limit of {limit} {what} is reached")]
+    StoreLimit {
+        /// What there is too much of.
+        what: &'static str,
+        /// How many are allowed.
+        limit: usize,
+    },
+    /// The system has no address space or memory for a linear memory.
+    #[error(
+        "cannot reserve {bytes} bytes of address space for a memory; where address space is scarce, compile with `--memory-checks explicit`"
+    )]
+    MemoryReservation {
+        /// How much it needs.
+        bytes: u64,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There is no memory for the loader's own structures.
+    #[error("out of memory")]
+    OutOfMemory,
+    /// The thread cannot be prepared for traps.
+    #[error("cannot prepare this thread for running wasm")]
+    Thread(#[source] std::io::Error),
+}
+
+impl Error {
+    /// The trap, if this is one.
+    #[must_use]
+    pub fn trap(&self) -> Option<&Trap> {
+        match self {
+            Self::Trap(trap) => Some(trap),
+            _ => None,
+        }
+    }
+
+    /// The error of a host function, if this is one of type `E`.
+    #[must_use]
+    pub fn downcast_host<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        match self {
+            Self::Host(error) => error.downcast_ref(),
+            _ => None,
+        }
+    }
+
+    /// What a host function returned, as the error of the call that reached
+    /// it: an [`Error`] that merely passed through stays what it was.
+    pub(crate) fn from_host(error: HostError) -> Self {
+        match error.downcast::<Self>() {
+            Ok(error) => *error,
+            Err(error) => Self::Host(error),
+        }
+    }
+
+    pub(crate) fn trapped(kind: TrapKind, frames: Vec<Frame>, omitted: usize) -> Self {
+        Self::Trap(Box::new(Trap { kind, frames, omitted }))
+    }
+}
+
+/// A function that was running when a program trapped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Frame {
+    /// The module's name from its name section.
+    pub module: Option<String>,
+    /// Index of the function in its module.
+    pub func_index: u32,
+    /// The function's name from the name section.
+    pub func_name: Option<String>,
+    /// Byte offset in the wasm module of the operator that was running.
+    pub wasm_offset: Option<u32>,
+}
+
+/// A program was stopped.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Trap {
+    kind: TrapKind,
+    frames: Vec<Frame>,
+    omitted: usize,
+}
+
+impl Trap {
+    /// Why.
+    #[must_use]
+    pub fn kind(&self) -> TrapKind {
+        self.kind
+    }
+
+    /// Where: the wasm functions that were running, innermost first.
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+
+    /// How many more frames there were than [`Trap::frames`] holds.
+    #[must_use]
+    pub fn omitted_frames(&self) -> usize {
+        self.omitted
+    }
+}
+
+impl fmt::Display for Trap {
+    /// The reason, and a line per frame.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "wasm trap: {}", self.kind)?;
+        for (index, frame) in self.frames.iter().enumerate() {
+            write!(f, "\n  {index:3}: ")?;
+            match frame.wasm_offset {
+                Some(offset) => write!(f, "{offset:#8x} - ")?,
+                None => f.write_str("       ? - ")?,
+            }
+            f.write_str(frame.module.as_deref().unwrap_or("<unnamed>"))?;
+            match &frame.func_name {
+                Some(name) => write!(f, "!{name}")?,
+                None => write!(f, "!<function {}>", frame.func_index)?,
+            }
+        }
+        if self.omitted > 0 {
+            write!(f, "\n  and {} more frames", self.omitted)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for Trap {}

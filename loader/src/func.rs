@@ -1,0 +1,515 @@
+//! Functions: handles, typed and dynamic calls, and host functions.
+
+use std::ffi::c_void;
+use std::fmt;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use cwasm_artifact::types::FuncType;
+
+use crate::error::{Error, HostError};
+use crate::external::Extern;
+use crate::instance::Instance;
+use crate::memory::Memory;
+use crate::store::{AsStore, AsStoreMut, Pending, StoreCore, StoreId, StoreMut, StoreRef};
+use crate::type_registry::Registration;
+use crate::value::list::empty_slots;
+use crate::value::sealed::{Core, Slot};
+use crate::value::{Borrow, Val, WasmTy, WasmTyList};
+use crate::vm::host_func::HostCode;
+use crate::vm::layout::{HostCall, VmFuncRef, VmHostContext, VmValue};
+
+/// A function of a store.
+///
+/// A handle: small, `Copy`, used together with its store. It gives out no pointer to
+/// code; functions are called through it, while the store is borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct Func<'code> {
+    store: StoreId,
+    raw: NonNull<VmFuncRef>,
+    borrow: Borrow<'code>,
+}
+
+// SAFETY: the pointer is followed only together with the store that it belongs
+// to, which is checked by the store's identity.
+unsafe impl Send for Func<'_> {}
+// SAFETY: as above.
+unsafe impl Sync for Func<'_> {}
+
+impl<'code> Func<'code> {
+    /// # Safety
+    /// `raw` points to a function reference that belongs to the store.
+    pub(crate) unsafe fn from_raw(raw: NonNull<VmFuncRef>, core: &StoreCore<'code>) -> Self {
+        Self { store: core.id, raw, borrow: PhantomData }
+    }
+
+    /// The function reference, if it belongs to the store.
+    pub(crate) fn raw(&self, core: &StoreCore<'_>) -> Result<NonNull<VmFuncRef>, Error> {
+        if self.store == core.id {
+            Ok(self.raw)
+        } else {
+            Err(Error::WrongStore { what: "function" })
+        }
+    }
+
+    /// Makes a function from a closure with types that Rust knows.
+    ///
+    /// The closure takes a [`Caller`] and up to 16 [`WasmTy`]s, and returns one, a
+    /// tuple of them, or a `Result` of these whose error becomes the
+    /// caller's [`Error::Host`].
+    pub fn wrap<T: 'static, Params, Results>(
+        store: &mut impl AsStoreMut<'code, Data = T>,
+        func: impl IntoHostFunc<T, Params, Results> + 'code,
+    ) -> Self {
+        Self::from_host(store, &func.into_host_func())
+    }
+
+    /// Makes a function of any type from a closure over dynamic values. The
+    /// closure finds the default values of the result types in its last argument.
+    pub fn new<T: 'static>(
+        store: &mut impl AsStoreMut<'code, Data = T>,
+        ty: FuncType,
+        func: impl for<'a, 'c> Fn(
+            Caller<'a, 'c, T>,
+            &[Val<'c>],
+            &mut [Val<'c>],
+        ) -> Result<(), HostError>
+        + Send
+        + Sync
+        + 'code,
+    ) -> Self {
+        Self::from_host(store, &HostFunc::dynamic(ty, func))
+    }
+
+    pub(crate) fn from_host<T>(
+        store: &mut impl AsStoreMut<'code, Data = T>,
+        func: &Arc<dyn KeepAlive + 'code>,
+    ) -> Self {
+        let mut store = store.as_store_mut();
+        let core = store.core_mut();
+        let raw = core.add_host_func(func);
+        // SAFETY: the reference was just made in this store.
+        unsafe { Self::from_raw(raw, core) }
+    }
+
+    /// The function's type.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`].
+    pub fn ty<'c>(&self, store: &impl AsStore<'c>) -> Result<FuncType, Error> {
+        self.ty_in(store.as_store().core()).cloned()
+    }
+
+    pub(crate) fn ty_in<'s>(&self, core: &'s StoreCore<'_>) -> Result<&'s FuncType, Error> {
+        // SAFETY: a function reference of the store lives as long as the store.
+        let type_id = unsafe { (*self.raw(core)?.as_ptr()).type_id };
+        core.func_type(type_id).ok_or(Error::WrongStore { what: "function's type" })
+    }
+
+    /// Calls the function with values of any types.
+    ///
+    /// # Errors
+    /// If the arguments do not fit, and whatever the function fails with: an
+    /// [`Error::Trap`] or an [`Error::Host`].
+    ///
+    /// # Panics
+    /// If a host function panics, this does, with the same payload.
+    pub fn call<'c>(
+        &self,
+        store: &mut impl AsStoreMut<'c>,
+        args: &[Val<'_>],
+    ) -> Result<Vec<Val<'c>>, Error> {
+        let mut store = store.as_store_mut();
+        let core = store.core_mut();
+        let raw = self.raw(core)?;
+        let ty = self.ty_in(core)?.clone();
+        if args.len() != ty.params.len() {
+            return Err(Error::ArgumentCount { wanted: ty.params.len(), found: args.len() });
+        }
+        let mut values = vec![VmValue(0); ty.params.len().max(ty.results.len())];
+        for ((slot, arg), param) in values.iter_mut().zip(args).zip(&ty.params) {
+            *slot = arg.to_raw(*param, core)?;
+        }
+        crate::vm::activation::prepare().map_err(Error::Thread)?;
+        // SAFETY: `store` is borrowed exclusively; the function belongs to it;
+        // the values were just checked against its type.
+        unsafe { StoreCore::call(store.core_ptr(), raw, values.as_mut_ptr()) }?;
+        let core = store.core_mut();
+        let results = ty.results.iter().zip(values);
+        // SAFETY: the function returned values of its result types.
+        let results = results.map(|(ty, value)| unsafe { Val::from_raw(value, *ty, core) });
+        Ok(results.collect())
+    }
+
+    /// The function with types that Rust knows, which is faster to call.
+    ///
+    /// # Errors
+    /// [`Error::FuncType`] if it has other types.
+    pub fn typed<'c, Params: WasmTyList, Results: WasmTyList>(
+        &self,
+        store: &impl AsStore<'c>,
+    ) -> Result<TypedFunc<'code, Params, Results>, Error> {
+        let found = self.ty_in(store.as_store().core())?;
+        if !Params::matches(&found.params) || !Results::matches(&found.results) {
+            return Err(Error::FuncType {
+                wanted: Box::new(FuncType::new(Params::types(), Results::types())),
+                found: Box::new(found.clone()),
+            });
+        }
+        crate::vm::activation::prepare().map_err(Error::Thread)?;
+        Ok(TypedFunc { func: *self, types: PhantomData })
+    }
+}
+
+/// A function of a store whose type was checked.
+pub struct TypedFunc<'code, Params, Results> {
+    func: Func<'code>,
+    types: PhantomData<fn(Params) -> Results>,
+}
+
+impl<P, R> Clone for TypedFunc<'_, P, R> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<P, R> Copy for TypedFunc<'_, P, R> {}
+
+impl<P, R> fmt::Debug for TypedFunc<'_, P, R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.func.fmt(f)
+    }
+}
+
+impl<'code, Params: WasmTyList, Results: WasmTyList> TypedFunc<'code, Params, Results> {
+    /// Calls the function. Takes no lock and touches no reference count.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`], and whatever the function fails with: an
+    /// [`Error::Trap`] or an [`Error::Host`].
+    ///
+    /// # Panics
+    /// If a host function panics, this does, with the same payload.
+    pub fn call<'c>(
+        &self,
+        store: &mut impl AsStoreMut<'c>,
+        params: Params,
+    ) -> Result<Results, Error> {
+        const { assert!(Params::COUNT <= 16 && Results::COUNT <= 16) };
+        let mut store = store.as_store_mut();
+        let raw = self.func.raw(store.core_mut())?;
+        let mut slots = empty_slots();
+        params.store(&mut slots, &Core(store.core_mut()))?;
+        crate::vm::activation::prepare().map_err(Error::Thread)?;
+        // SAFETY: `store` is borrowed exclusively; the function belongs to it;
+        // its type was checked when this was made, and a function never changes
+        // its type. A `Slot` is a `VmValue`, and there are enough of them.
+        unsafe { StoreCore::call(store.core_ptr(), raw, slots.as_mut_ptr().cast()) }?;
+        Ok(Results::load(&slots, &Core(store.core_mut())))
+    }
+
+    /// The function without its types.
+    #[must_use]
+    pub fn func(&self) -> Func<'code> {
+        self.func
+    }
+}
+
+/// What a host function is called with: the store, and the instance that it serves.
+///
+/// The instance is the one that imports the function. A function that the application put
+/// into a table or global itself serves none.
+#[derive(Debug)]
+pub struct Caller<'a, 'code, T> {
+    store: StoreMut<'a, 'code, T>,
+    instance: Option<u32>,
+}
+
+impl<'code, T> Caller<'_, 'code, T> {
+    /// The application's data in the store.
+    #[must_use]
+    pub fn data(&self) -> &T {
+        self.store.shared().into_data()
+    }
+
+    /// The application's data in the store.
+    pub fn data_mut(&mut self) -> &mut T {
+        self.store.reborrow().into_data_mut()
+    }
+
+    /// The memory that the calling instance exports as `memory`.
+    #[must_use]
+    pub fn memory(&self) -> Option<Memory<'code>> {
+        let core = self.store.shared().core();
+        let memory = core.instances.get(self.instance? as usize)?.exported_memory?;
+        Some(Memory::from_index(memory, core))
+    }
+
+    /// The bytes of that memory together with the application's data.
+    pub fn memory_and_data_mut(&mut self) -> Option<(&mut [u8], &mut T)> {
+        let instance = self.instance?;
+        let (core, data) = self.store.reborrow().into_parts();
+        let memory = core.instances.get(instance as usize)?.exported_memory?;
+        Some((core.memories[memory as usize].bytes_mut(), data))
+    }
+
+    /// An export of the calling instance.
+    #[must_use]
+    pub fn export(&self, name: &str) -> Option<Extern<'code>> {
+        let core = self.store.shared().core();
+        Instance::from_index(self.instance?, core).export_in(core, name)
+    }
+}
+
+impl<'code, T> AsStore<'code> for Caller<'_, 'code, T> {
+    type Data = T;
+
+    fn as_store(&self) -> StoreRef<'_, 'code, T> {
+        self.store.shared()
+    }
+}
+
+impl<'code, T> AsStoreMut<'code> for Caller<'_, 'code, T> {
+    fn as_store_mut(&mut self) -> StoreMut<'_, 'code, T> {
+        self.store.reborrow()
+    }
+}
+
+/// A host function, without its type: what keeps its closure alive.
+pub trait KeepAlive: Any0 + Send + Sync {
+    #[doc(hidden)]
+    fn registration(&self) -> Arc<Registration>;
+    #[doc(hidden)]
+    fn host_code(&self) -> HostCode;
+}
+
+/// Nothing; `Any` would need `'static`.
+pub trait Any0 {}
+impl<V> Any0 for V {}
+
+impl fmt::Debug for dyn KeepAlive + '_ {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "host function {}", self.registration().types()[0])
+    }
+}
+
+/// A closure that is a host function, with its type.
+pub(crate) struct HostFunc<F> {
+    registration: Arc<Registration>,
+    call: HostCall,
+    closure: F,
+}
+
+impl<F: Send + Sync> KeepAlive for HostFunc<F> {
+    fn registration(&self) -> Arc<Registration> {
+        Arc::clone(&self.registration)
+    }
+
+    fn host_code(&self) -> HostCode {
+        HostCode {
+            call: self.call,
+            closure: (&raw const self.closure).cast::<c_void>(),
+            type_id: self.registration.ids()[0],
+        }
+    }
+}
+
+impl<F: Send + Sync> HostFunc<F> {
+    fn shared<'code>(ty: FuncType, call: HostCall, closure: F) -> Arc<dyn KeepAlive + 'code>
+    where
+        F: 'code,
+    {
+        Arc::new(Self { registration: Arc::new(Registration::new(vec![ty])), call, closure })
+    }
+}
+
+/// A dynamic closure and the type that its values have.
+struct Dynamic<F> {
+    ty: FuncType,
+    func: F,
+}
+
+impl HostFunc<()> {
+    /// A host function over dynamic values.
+    pub(crate) fn dynamic<'code, T: 'static, F>(ty: FuncType, func: F) -> Arc<dyn KeepAlive + 'code>
+    where
+        F: for<'a, 'c> Fn(Caller<'a, 'c, T>, &[Val<'c>], &mut [Val<'c>]) -> Result<(), HostError>
+            + Send
+            + Sync
+            + 'code,
+    {
+        unsafe extern "C" fn call<T, F>(context: *mut VmHostContext, values: *mut VmValue) -> u8
+        where
+            F: for<'a, 'c> Fn(
+                Caller<'a, 'c, T>,
+                &[Val<'c>],
+                &mut [Val<'c>],
+            ) -> Result<(), HostError>,
+        {
+            // SAFETY: this is the call of a host function with a closure of this
+            // type (see `dynamic`).
+            unsafe {
+                host_call::<T, Dynamic<F>>(context, |closure, mut caller| {
+                    let core = caller.store.core_mut();
+                    // SAFETY: the caller passed values of the parameter types.
+                    let args: Vec<_> = (0..)
+                        .zip(&closure.ty.params)
+                        .map(|(index, ty)| Val::from_raw(*values.add(index), *ty, core))
+                        .collect();
+                    let mut results: Vec<_> =
+                        closure.ty.results.iter().map(|ty| Val::default_of(*ty)).collect();
+                    let mut store = caller.store.reborrow();
+                    let inner = Caller { store: store.reborrow(), instance: caller.instance };
+                    (closure.func)(inner, &args, &mut results)?;
+                    let core = store.core_mut();
+                    for (index, (ty, value)) in closure.ty.results.iter().zip(&results).enumerate()
+                    {
+                        // SAFETY: there is a slot for every result.
+                        *values.add(index) = value.to_raw(*ty, core)?;
+                    }
+                    Ok(())
+                })
+            }
+        }
+        HostFunc::shared(ty.clone(), call::<T, F>, Dynamic { ty, func })
+    }
+}
+
+/// Runs the body of a host function: finds its closure and caller, and turns
+/// errors and panics into what compiled code understands.
+///
+/// # Safety
+/// * `context` is the context of a host function whose closure is an `F`, in a store
+///   whose data is a `T`.
+/// * The store is exclusively borrowed by whoever entered wasm or called this,
+///   who does not use it meanwhile.
+unsafe fn host_call<T, F>(
+    context: *mut VmHostContext,
+    body: impl for<'a, 'c> FnOnce(&'a F, Caller<'a, 'c, T>) -> Result<(), HostError>,
+) -> u8 {
+    // SAFETY: the context is alive; its store context is the first field of its
+    // store; its closure is an `F`, kept alive by the store; an importer is the
+    // vmctx of an instance of the store.
+    let (store, closure, instance) = unsafe {
+        let context = &*context;
+        let store = NonNull::new_unchecked(context.store_context.cast::<StoreCore<'_>>());
+        let instance = context.importer.as_ref().map(|vmctx| vmctx.instance);
+        (store, &*context.closure.cast::<F>(), instance)
+    };
+    let result = catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: by the caller's promise.
+        let store = unsafe { StoreMut::from_core(store) };
+        body(closure, Caller { store, instance })
+    }));
+    let pending = match result {
+        Ok(Ok(())) => return 1,
+        Ok(Err(error)) => Pending::Error(error),
+        Err(panic) => Pending::Panic(panic),
+    };
+    // SAFETY: the body's borrow of the store has ended.
+    unsafe { (*store.as_ptr()).pending = Some(pending) };
+    0
+}
+
+/// What a host function may return: `()`, a [`WasmTy`], a tuple of them, or a
+/// `Result` of these.
+pub trait HostResult {
+    #[doc(hidden)]
+    type Values: WasmTyList;
+    #[doc(hidden)]
+    fn into_result(self) -> Result<Self::Values, HostError>;
+}
+
+impl<V: WasmTyList> HostResult for V {
+    type Values = V;
+
+    fn into_result(self) -> Result<V, HostError> {
+        Ok(self)
+    }
+}
+
+impl<V: WasmTyList, E: Into<HostError>> HostResult for Result<V, E> {
+    type Values = V;
+
+    fn into_result(self) -> Result<V, HostError> {
+        self.map_err(Into::into)
+    }
+}
+
+/// A closure that can be a host function.
+///
+/// Implemented for closures that take a [`Caller`] and up to 16 [`WasmTy`]s.
+pub trait IntoHostFunc<T, Params, Results>: Send + Sync {
+    #[doc(hidden)]
+    fn into_host_func<'code>(self) -> Arc<dyn KeepAlive + 'code>
+    where
+        Self: Sized + 'code;
+}
+
+macro_rules! into_host_func {
+    ($(($($name:ident $index:tt),*))*) => { $(
+        impl<T: 'static, F, R, $($name: WasmTy),*> IntoHostFunc<T, ($($name,)*), R> for F
+        where
+            F: for<'a, 'c> Fn(Caller<'a, 'c, T>, $($name),*) -> R + Send + Sync,
+            R: HostResult,
+        {
+            fn into_host_func<'code>(self) -> Arc<dyn KeepAlive + 'code>
+            where
+                Self: Sized + 'code,
+            {
+                unsafe extern "C" fn call<T, F, R, $($name: WasmTy),*>(
+                    context: *mut VmHostContext,
+                    values: *mut VmValue,
+                ) -> u8
+                where
+                    F: for<'a, 'c> Fn(Caller<'a, 'c, T>, $($name),*) -> R,
+                    R: HostResult,
+                {
+                    const PARAMS: usize = <[usize]>::len(&[$($index),*]);
+                    // SAFETY: this is the call of a host function with a closure
+                    // of this type (see below). The caller's row of slots is as
+                    // long as the longer of parameters and results.
+                    unsafe {
+                        host_call::<T, F>(context, |closure, mut caller| {
+                            let slots = values.cast::<Slot>();
+                            #[allow(unused_variables, reason = "without parameters")]
+                            let params = {
+                                let core = Core(caller.store.core_mut());
+                                let slots = std::slice::from_raw_parts(slots, PARAMS);
+                                <($($name,)*) as crate::value::list::Slots>::load(slots, &core)
+                            };
+                            let store = caller.store.core_ptr();
+                            let results = closure(caller, $(params.$index),*).into_result()?;
+                            // SAFETY: the closure's borrow of the store has ended.
+                            let core = Core(&*store.as_ptr());
+                            let count = <R::Values as crate::value::list::Slots>::COUNT;
+                            let slots = std::slice::from_raw_parts_mut(slots, count);
+                            crate::value::list::Slots::store(results, slots, &core)?;
+                            Ok(())
+                        })
+                    }
+                }
+                let ty = FuncType::new([$($name::TYPE),*], R::Values::types());
+                HostFunc::shared(ty, call::<T, F, R, $($name),*>, self)
+            }
+        }
+    )* };
+}
+
+into_host_func! {
+    ()
+    (A 0)
+    (A 0, B 1)
+    (A 0, B 1, C 2)
+    (A 0, B 1, C 2, D 3)
+    (A 0, B 1, C 2, D 3, E 4)
+    (A 0, B 1, C 2, D 3, E 4, G 5)
+    (A 0, B 1, C 2, D 3, E 4, G 5, H 6)
+    (A 0, B 1, C 2, D 3, E 4, G 5, H 6, I 7)
+    (A 0, B 1, C 2, D 3, E 4, G 5, H 6, I 7, J 8)
+    (A 0, B 1, C 2, D 3, E 4, G 5, H 6, I 7, J 8, K 9)
+    (A 0, B 1, C 2, D 3, E 4, G 5, H 6, I 7, J 8, K 9, L 10)
+    (A 0, B 1, C 2, D 3, E 4, G 5, H 6, I 7, J 8, K 9, L 10, M 11)
+}

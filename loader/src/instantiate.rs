@@ -1,0 +1,373 @@
+//! Instantiation (specification, 4.5.4): from an artifact and its imports to
+//! an instance.
+//!
+//! The instance becomes a part of the store before anything of it is
+//! initialised, and stays there even if initialisation fails: element segments may
+//! by then have put its functions into tables of others.
+
+use std::ptr;
+use std::sync::Arc;
+
+use cwasm_artifact::abi::traps::Trap as TrapKind;
+use cwasm_artifact::records::{
+    ConstOpRecord, ElementRecord, NONE, Span, const_op, extern_kind, item_kind, segment_mode,
+};
+use cwasm_artifact::types::ExternType;
+
+use crate::artifact::Artifact;
+use crate::error::{Error, LinkError};
+use crate::external::Extern;
+use crate::func::{Func, KeepAlive};
+use crate::instance::Instance;
+use crate::store::{StoreCore, StoreMut};
+use crate::vm::builtins;
+use crate::vm::host_func::{HostCode, VmHostFunc};
+use crate::vm::instance::VmInstance;
+use crate::vm::layout::{EntryTrampoline, VmFuncImport, VmFuncRef, VmHostContext, VmValue};
+use crate::vm::table::RawRef;
+
+/// What an import is resolved to.
+pub(crate) enum Import<'code> {
+    /// Something in the store.
+    Extern(Extern<'code>),
+    /// A host function that is not in any store.
+    Host(Arc<dyn KeepAlive + 'code>),
+}
+
+/// Instantiates an artifact with imports in the order of the module, and runs its
+/// start function.
+pub(crate) fn instantiate<'code, T>(
+    mut store: StoreMut<'_, 'code, T>,
+    artifact: &'code Artifact,
+    imports: &[Import<'code>],
+) -> Result<Instance<'code>, Error> {
+    let core = store.core_mut();
+    check_imports(core, artifact, imports)?;
+    core.limits.check_count("instances", core.instances.len(), core.limits.instances)?;
+    core.register_artifact(artifact);
+    let index = u32::try_from(core.instances.len())
+        .map_err(|_| Error::StoreLimit { what: "instances", limit: u32::MAX as usize })?;
+    let context = StoreCore::context(store.core_ptr()).cast();
+    let instance = VmInstance::new(artifact, index, context, builtins::address())?;
+    let core = store.core_mut();
+    core.instances.push(instance);
+    let position = index as usize;
+    build(core, position, imports)?;
+    initialise(core, position)?;
+    let start = artifact.view().record().start.get();
+    if start != NONE {
+        start_function(&mut store, position, start)?;
+    }
+    Ok(Instance::from_index(index, store.core_mut()))
+}
+
+/// Checks that each import has the type that the module wants.
+fn check_imports(
+    core: &StoreCore<'_>,
+    artifact: &Artifact,
+    imports: &[Import<'_>],
+) -> Result<(), Error> {
+    for (wanted, import) in artifact.imports().zip(imports) {
+        let matches = match (&wanted.ty, import) {
+            (ExternType::Func(ty), Import::Host(host)) => host.registration().types()[0] == *ty,
+            (ExternType::Func(ty), Import::Extern(Extern::Func(func))) => func.ty_in(core)? == ty,
+            (ExternType::Table(ty), Import::Extern(Extern::Table(table))) => {
+                let found = table.ty_in(core)?;
+                found.element == ty.element && found.limits.matches(found.limits.min, &ty.limits)
+            }
+            (ExternType::Memory(ty), Import::Extern(Extern::Memory(memory))) => {
+                let found = memory.ty_in(core)?;
+                found.limits.matches(found.limits.min, &ty.limits)
+            }
+            (ExternType::Global(ty), Import::Extern(Extern::Global(global))) => {
+                global.ty_in(core)? == *ty
+            }
+            _ => false,
+        };
+        if !matches {
+            let found = match import {
+                Import::Host(host) => host.registration().types()[0].to_string(),
+                Import::Extern(item) => item.ty_in(core)?.to_string(),
+            };
+            return Err(Error::Link(LinkError::IncompatibleImport {
+                module: wanted.module.to_owned(),
+                name: wanted.name.to_owned(),
+                wanted: Box::new(wanted.ty),
+                found,
+            }));
+        }
+        if let Import::Extern(Extern::Memory(memory)) = import
+            && artifact.needs_guards()
+            && !core.memories[memory.index(core)? as usize].is_guarded()
+        {
+            return Err(Error::Link(LinkError::UnguardedMemory {
+                module: wanted.module.to_owned(),
+                name: wanted.name.to_owned(),
+            }));
+        }
+    }
+    Ok(())
+}
+
+/// Fills in the vmctx: imports, memories, tables, globals, function references.
+fn build<'code>(
+    core: &mut StoreCore<'code>,
+    position: usize,
+    imports: &[Import<'code>],
+) -> Result<(), Error> {
+    let artifact = core.instances[position].artifact;
+    let view = artifact.view();
+    core.instances[position].set_type_ids(artifact.types().ids());
+
+    let (mut memories, mut tables, mut globals) = (Vec::new(), Vec::new(), Vec::new());
+    let mut functions = 0;
+    for (import, record) in imports.iter().zip(view.imports()) {
+        match import {
+            Import::Host(host) => {
+                import_host(core, position, functions, record.ty.ty.get(), host.host_code());
+                core.keep(Arc::clone(host));
+                functions += 1;
+            }
+            Import::Extern(Extern::Func(func)) => {
+                import_function(core, position, functions, record.ty.ty.get(), func)?;
+                functions += 1;
+            }
+            Import::Extern(Extern::Memory(memory)) => memories.push(memory.index(core)?),
+            Import::Extern(Extern::Table(table)) => tables.push(table.index(core)?),
+            Import::Extern(Extern::Global(global)) => globals.push(global.index(core)?),
+        }
+    }
+    for (index, global) in (0..).zip(&globals) {
+        let storage = core.globals[*global as usize].storage;
+        core.instances[position].set_imported_global(index, storage);
+    }
+    for record in view.memories() {
+        if let ExternType::Memory(ty) = view.extern_type(&record.ty) {
+            memories.push(core.add_memory(&ty, artifact.needs_guards())?);
+        }
+    }
+    for record in view.tables() {
+        if let ExternType::Table(ty) = view.extern_type(&record.ty) {
+            tables.push(core.add_table(ty, ptr::null_mut())?);
+        }
+    }
+    for (index, record) in (0..).zip(view.globals()) {
+        if let ExternType::Global(ty) = view.extern_type(&record.ty) {
+            let storage = core.instances[position].defined_global(index);
+            globals.push(core.add_global(ty, storage));
+        }
+    }
+
+    let instance = &mut core.instances[position];
+    for (index, memory) in (0..).zip(&memories) {
+        instance.set_memory(index, &core.memories[*memory as usize]);
+    }
+    for (index, table) in (0..).zip(&tables) {
+        instance.set_table(index, &core.tables[*table as usize]);
+    }
+    instance.exported_memory = view
+        .export("memory")
+        .filter(|export| export.kind.get() == extern_kind::MEMORY)
+        .and_then(|export| memories.get(export.index.get() as usize).copied());
+    instance.memories = memories.into();
+    instance.tables = tables.into();
+    instance.globals = globals.into();
+
+    for function in view.functions().iter().filter(|function| function.func_ref.get() != NONE) {
+        let ty = function.ty.get() as usize;
+        let entry = instance.code(view.types()[ty].entry.get());
+        let func_ref = VmFuncRef {
+            code: instance.code(function.text.get()),
+            vmctx: instance.vmctx(),
+            type_id: artifact.types().ids()[ty],
+            // SAFETY: the text offset of an entry trampoline of the artifact,
+            // which is trusted to contain what its tables say. The code
+            // stays mapped as long as the store borrows the artifact.
+            entry: Some(unsafe {
+                std::mem::transmute::<*const std::ffi::c_void, EntryTrampoline>(entry)
+            }),
+        };
+        instance.set_func_ref(function.func_ref.get(), func_ref);
+    }
+    Ok(())
+}
+
+/// Imports a host function: it gets a context that names this instance.
+fn import_host(core: &mut StoreCore<'_>, position: usize, function: u32, ty: u32, host: HostCode) {
+    let instance = &mut core.instances[position];
+    let code = instance.code(instance.artifact.view().types()[ty as usize].exit.get());
+    let host = VmHostFunc::new(instance.store_context(), host, code, instance.vmctx());
+    let func_ref = VmHostFunc::func_ref(&host);
+    let import = VmFuncImport { code, vmctx: host.as_ptr().cast(), func_ref };
+    instance.set_imported_function(function, import);
+    instance.host_funcs.push(host);
+}
+
+/// Imports a function of the store.
+fn import_function(
+    core: &mut StoreCore<'_>,
+    position: usize,
+    function: u32,
+    ty: u32,
+    func: &Func<'_>,
+) -> Result<(), Error> {
+    let func_ref = func.raw(core)?;
+    // SAFETY: a function reference of the store lives as long as the store.
+    let VmFuncRef { code, vmctx, entry, type_id } = unsafe { func_ref.read() };
+    if entry.is_some() {
+        let import = VmFuncImport { code, vmctx, func_ref: func_ref.as_ptr() };
+        core.instances[position].set_imported_function(function, import);
+        return Ok(());
+    }
+    // A host function, which another instance may import too: this instance
+    // gets a context of its own.
+    //
+    // SAFETY: a function reference without an entry trampoline has a host
+    // context for its vmctx, which lives as long as the store.
+    let VmHostContext { call, closure, .. } = unsafe { vmctx.cast::<VmHostContext>().read() };
+    import_host(core, position, function, ty, HostCode { call, closure, type_id });
+    Ok(())
+}
+
+/// Evaluates initial values, and applies active segments.
+fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
+    let artifact = core.instances[position].artifact;
+    let view = artifact.view();
+    let counts = *view.counts();
+    for (index, record) in (counts.imported_globals..).zip(view.globals()) {
+        let value = evaluate(core, position, record.init);
+        let global = core.instances[position].globals[index as usize];
+        core.set_global_value(global, value);
+    }
+    for (index, record) in (counts.imported_tables..).zip(view.tables()) {
+        if record.init.count.get() != 0 {
+            let value = evaluate(core, position, record.init).to_ref();
+            let table = core.instances[position].tables[index as usize] as usize;
+            let size = core.tables[table].size();
+            core.tables[table].fill(0, value, size);
+        }
+    }
+    for (index, segment) in (0..).zip(view.elements()) {
+        match segment.mode.get() {
+            segment_mode::ACTIVE => {
+                let offset = evaluate(core, position, segment.offset).low32().into();
+                let table = core.instances[position].tables[segment.table.get() as usize];
+                let count = segment.items.count.get().into();
+                let done = core.init_table(position, table, index, offset, 0, count);
+                core.instances[position].dropped_elements[index as usize] = true;
+                done.ok_or_else(|| trap(TrapKind::TableOutOfBounds))?;
+            }
+            segment_mode::DECLARED => {
+                core.instances[position].dropped_elements[index as usize] = true;
+            }
+            _ => {}
+        }
+    }
+    for image in view.images() {
+        let memory = core.instances[position].memories[image.memory.get() as usize] as usize;
+        let bytes = view.image_bytes(image);
+        core.memories[memory]
+            .init(image.address.get(), bytes, 0, bytes.len() as u64)
+            .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
+    }
+    for (index, segment) in (0..).zip(view.data_segments()) {
+        if segment.mode.get() != segment_mode::ACTIVE {
+            continue;
+        }
+        if segment.in_image.get() == 0 {
+            let offset = evaluate(core, position, segment.offset).low32().into();
+            let memory = core.instances[position].memories[segment.memory.get() as usize];
+            core.init_memory(position, memory, index, offset, 0, segment.length.get())
+                .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
+        }
+        core.instances[position].dropped_data[index as usize] = true;
+    }
+    Ok(())
+}
+
+fn trap(kind: TrapKind) -> Error {
+    Error::trapped(kind, Vec::new(), 0)
+}
+
+/// The value of a constant expression (specification, 3.3.13).
+///
+/// Validation made sure that it is one operation, and that what it refers
+/// to exists.
+fn evaluate(core: &StoreCore<'_>, position: usize, expression: Span) -> VmValue {
+    let instance = &core.instances[position];
+    let ops: &[ConstOpRecord] = instance.artifact.view().const_ops(expression);
+    let Some(op) = ops.first() else { return VmValue(0) };
+    let index = op.index.get();
+    match op.op.get() {
+        const_op::GLOBAL_GET => core.global_value(instance.globals[index as usize]),
+        const_op::REF_FUNC => VmValue::from_ref(
+            instance.function(index).map_or(ptr::null_mut(), |func| func.as_ptr().cast()),
+        ),
+        const_op::REF_NULL => VmValue(0),
+        const_op::I32 | const_op::F32 => VmValue((op.low.get() & 0xffff_ffff).into()),
+        _ => VmValue(u128::from(op.high.get()) << 64 | u128::from(op.low.get())),
+    }
+}
+
+fn start_function<T>(
+    store: &mut StoreMut<'_, '_, T>,
+    position: usize,
+    start: u32,
+) -> Result<(), Error> {
+    crate::vm::activation::prepare().map_err(Error::Thread)?;
+    let instance = &store.core_mut().instances[position];
+    let func = instance.function(start).ok_or(Error::WrongStore { what: "start function" })?;
+    // SAFETY: the store is borrowed exclusively; the function belongs to it, and
+    // takes and returns nothing (validation of the artifact checks its type).
+    unsafe { StoreCore::call(store.core_ptr(), func, ptr::null_mut()) }
+}
+
+impl StoreCore<'_> {
+    /// `table.init`. `None` if it is out of bounds.
+    pub(crate) fn init_table(
+        &mut self,
+        position: usize,
+        table: u32,
+        segment: u32,
+        to: u64,
+        from: u64,
+        length: u64,
+    ) -> Option<()> {
+        let instance = &self.instances[position];
+        let dropped = instance.dropped_elements[segment as usize];
+        let view = instance.artifact.view();
+        let record: &ElementRecord = view.elements().get(segment as usize)?;
+        let items = if dropped { &[] } else { view.items(record.items) };
+        let items = items.get(crate::vm::memory::range_within(from, length, items.len())?)?;
+        // The bounds come first: a failing init writes nothing.
+        self.tables[table as usize].range(to, length)?;
+        for (item, index) in items.iter().zip(to..) {
+            let value: RawRef = if record.item_kind.get() == item_kind::FUNCTIONS {
+                let func = self.instances[position].function(item.first.get());
+                func.map_or(ptr::null_mut(), |func| func.as_ptr().cast())
+            } else {
+                let span = Span { start: item.first, count: item.count };
+                evaluate(self, position, span).to_ref()
+            };
+            self.tables[table as usize].set(index, value)?;
+        }
+        Some(())
+    }
+
+    /// `memory.init`. `None` if it is out of bounds.
+    pub(crate) fn init_memory(
+        &mut self,
+        position: usize,
+        memory: u32,
+        segment: u32,
+        to: u64,
+        from: u64,
+        length: u64,
+    ) -> Option<()> {
+        let instance = &self.instances[position];
+        let view = instance.artifact.view();
+        let record = view.data_segments().get(segment as usize)?;
+        let bytes = if instance.dropped_data[segment as usize] { &[] } else { view.data(record) };
+        self.memories[memory as usize].init(to, bytes, from, length)
+    }
+}

@@ -1,0 +1,63 @@
+//! Checks, maps and runs `.cwasm` artifacts. Contains no compiler.
+//!
+//! ```no_run
+//! use cwasm_loader::{Artifact, Digest, Engine, Linker, Store, Trust};
+//!
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let digest: Digest = "00".parse()?;
+//! let artifact = Artifact::load("add.cwasm", &Trust::digest(digest))?;
+//! let engine = Engine::default();
+//! let mut store = Store::new(&engine, ());
+//! let instance = Linker::new(&engine).instantiate(&mut store, &artifact)?;
+//! let add = instance.typed_func::<(i32, i32), i32>(&store, "add")?;
+//! assert_eq!(add.call(&mut store, (2, 3))?, 5);
+//! # Ok(()) }
+//! ```
+//!
+//! The modules, in the order in which an artifact passes through them:
+//! `snapshot` reads a file into private memory, `artifact` checks and maps it
+//! for a `trust`, `linker` and `instantiate` make instances of it in a
+//! `store`, and the handles `func`, `memory`, `table` and `global` use
+//! them. `vm` holds what compiled code touches, `sys` what the operating system provides.
+//! All `unsafe` is in these two, and where handles meet them.
+
+mod artifact;
+mod engine;
+mod error;
+mod external;
+mod func;
+mod global;
+mod instance;
+mod instantiate;
+mod limits;
+mod linker;
+mod memory;
+mod snapshot;
+mod store;
+mod sys;
+mod table;
+mod trust;
+mod type_registry;
+mod value;
+mod vm;
+
+pub use artifact::{Artifact, ExportType, ImportType};
+pub use cwasm_artifact::abi::traps::Trap as TrapKind;
+pub use cwasm_artifact::digest::Digest;
+pub use cwasm_artifact::report::{Problem, Report};
+pub use cwasm_artifact::types::{
+    ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType,
+};
+pub use engine::{Config, Engine};
+pub use error::{Error, Frame, HostError, LinkError, LoadError, Trap};
+pub use external::Extern;
+pub use func::{Caller, Func, HostResult, IntoHostFunc, TypedFunc};
+pub use global::Global;
+pub use instance::Instance;
+pub use limits::StoreLimits;
+pub use linker::Linker;
+pub use memory::Memory;
+pub use store::{AsStore, AsStoreMut, Store, StoreMut, StoreRef};
+pub use table::Table;
+pub use trust::Trust;
+pub use value::{ExternRef, Ref, Val, WasmTy, WasmTyList};

@@ -1,0 +1,45 @@
+//! What a store may hold.
+
+use cwasm_artifact::types::MemoryType;
+
+use crate::error::Error;
+
+/// Limits of a store. An operation that would exceed one fails, and
+/// `memory.grow` and `table.grow` return -1.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct StoreLimits {
+    /// The largest size of each memory, in pages of 64 KiB.
+    pub memory_pages: u64,
+    /// The largest size of each table, in elements. 10 million by default.
+    pub table_elements: u64,
+    /// How many instances there may be. 10,000 by default, as for all that follow.
+    pub instances: usize,
+    /// How many memories there may be.
+    pub memories: usize,
+    /// How many tables there may be.
+    pub tables: usize,
+}
+
+impl Default for StoreLimits {
+    fn default() -> Self {
+        Self {
+            memory_pages: MemoryType::MAX_PAGES,
+            table_elements: 10_000_000,
+            instances: 10_000,
+            memories: 10_000,
+            tables: 10_000,
+        }
+    }
+}
+
+impl StoreLimits {
+    pub(crate) fn check_count(
+        &self,
+        what: &'static str,
+        count: usize,
+        limit: usize,
+    ) -> Result<(), Error> {
+        if count < limit { Ok(()) } else { Err(Error::StoreLimit { what, limit }) }
+    }
+}

@@ -1,0 +1,665 @@
+//! Stores: where instances live, and what handles are used with.
+//!
+//! [`StoreCore`] is the part that compiled code, builtins and handles work on.
+//! It is allocated once, never moves, and is reached by raw pointer while wasm
+//! runs, so no reference to it is held across a call.
+
+use std::any::Any;
+use std::fmt;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
+
+use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType};
+
+use crate::artifact::Artifact;
+use crate::engine::Engine;
+use crate::error::{Error, Frame, HostError};
+use crate::func::KeepAlive;
+use crate::limits::StoreLimits;
+use crate::type_registry::Registration;
+use crate::vm::activation::{self, Unwound};
+use crate::vm::backtrace::Frames;
+use crate::vm::host_func::VmHostFunc;
+use crate::vm::instance::VmInstance;
+use crate::vm::layout::{VmFuncRef, VmStoreContext, VmValue};
+use crate::vm::memory::VmMemory;
+use crate::vm::stable::Stable;
+use crate::vm::table::{RawRef, VmTable};
+
+/// Tells stores apart, so that handles are not mixed up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct StoreId(u64);
+
+impl StoreId {
+    fn new() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// A global of a store.
+#[derive(Debug)]
+pub(crate) struct VmGlobal {
+    /// In a vmctx, or in `owned`.
+    pub(crate) storage: NonNull<VmValue>,
+    pub(crate) ty: GlobalType,
+    /// The storage of a global that the host made.
+    _owned: Option<Stable<VmValue>>,
+}
+
+// SAFETY: the storage belongs to the same store as this.
+unsafe impl Send for VmGlobal {}
+// SAFETY: as above; sharing allows reading only.
+unsafe impl Sync for VmGlobal {}
+
+/// The code of an artifact, for finding a program counter.
+#[derive(Debug)]
+struct CodeRange {
+    start: usize,
+    end: usize,
+    artifact: *const Artifact,
+}
+
+/// What a host function left behind when it failed.
+#[derive(Debug)]
+pub(crate) enum Pending {
+    Error(HostError),
+    Panic(Box<dyn Any + Send>),
+}
+
+/// A store without the application's data.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct StoreCore<'code> {
+    /// First, so that its address is the store's.
+    context: VmStoreContext,
+    pub(crate) id: StoreId,
+    pub(crate) engine: Engine,
+    pub(crate) limits: StoreLimits,
+    pub(crate) artifacts: Vec<&'code Artifact>,
+    /// The published list of code, which a signal handler may read at any
+    /// time. Lists that it replaced are kept, since one may be being read.
+    code: AtomicPtr<Vec<CodeRange>>,
+    retired_code: Vec<Stable<Vec<CodeRange>>>,
+    pub(crate) instances: Vec<VmInstance<'code>>,
+    pub(crate) memories: Vec<Stable<VmMemory>>,
+    pub(crate) tables: Vec<Stable<VmTable>>,
+    pub(crate) globals: Vec<VmGlobal>,
+    /// Host functions that the application made in the store.
+    host_funcs: Vec<Stable<VmHostFunc>>,
+    host_types: Vec<Arc<Registration>>,
+    /// What host functions need to stay alive.
+    keep_alive: Vec<Arc<dyn KeepAlive + 'code>>,
+    /// Values behind external references.
+    externs: Vec<Box<dyn Any + Send + Sync>>,
+    pub(crate) pending: Option<Pending>,
+    trap_frames: Box<Frames>,
+}
+
+// SAFETY: the raw pointers in a store lead to the store's own parts, to code of
+// artifacts that it borrows (`Artifact: Sync`), and to closures that it keeps
+// alive (`KeepAlive: Send + Sync`).
+unsafe impl Send for StoreCore<'_> {}
+// SAFETY: as above; a shared store only allows reading.
+unsafe impl Sync for StoreCore<'_> {}
+
+impl<'code> StoreCore<'code> {
+    fn new(engine: &Engine) -> Self {
+        Self {
+            context: VmStoreContext {
+                stack_limit: 0,
+                epoch_deadline: u64::MAX,
+                epoch_counter: engine.epoch(),
+                fuel: 0,
+                entry_fp: 0,
+                entry_sp: 0,
+                entry_handler: 0,
+                exit_fp: 0,
+            },
+            id: StoreId::new(),
+            engine: engine.clone(),
+            limits: StoreLimits::default(),
+            artifacts: Vec::new(),
+            code: AtomicPtr::new(ptr::null_mut()),
+            retired_code: Vec::new(),
+            instances: Vec::new(),
+            memories: Vec::new(),
+            tables: Vec::new(),
+            globals: Vec::new(),
+            host_funcs: Vec::new(),
+            host_types: Vec::new(),
+            keep_alive: Vec::new(),
+            externs: Vec::new(),
+            pending: None,
+            trap_frames: Box::new(Frames::new()),
+        }
+    }
+
+    /// The store's context, without a reference to the store.
+    pub(crate) fn context(this: NonNull<Self>) -> *mut VmStoreContext {
+        this.as_ptr().cast()
+    }
+
+    pub(crate) fn max_wasm_stack(this: NonNull<Self>) -> usize {
+        // SAFETY: callers hold a live store; the engine does not change.
+        unsafe { (*this.as_ptr()).engine.config().max_wasm_stack }
+    }
+
+    /// The buffer for the backtrace of a trap.
+    ///
+    /// # Safety
+    /// The store is alive, and nobody else uses the buffer.
+    pub(crate) unsafe fn trap_frames(this: NonNull<Self>) -> *mut Frames {
+        // SAFETY: the store is alive.
+        unsafe { &raw mut *(*this.as_ptr()).trap_frames }
+    }
+
+    /// The artifact whose code contains a program counter, and the offset in
+    /// its text. Takes no lock and allocates nothing.
+    ///
+    /// # Safety
+    /// The store is alive for as long as the result is used.
+    pub(crate) unsafe fn find_code<'a>(
+        this: NonNull<Self>,
+        pc: usize,
+    ) -> Option<(&'a Artifact, u32)> {
+        // SAFETY: the store is alive, and the list is published atomically and
+        // complete, and kept as long as the store.
+        let ranges = unsafe { (*this.as_ptr()).code.load(Ordering::Acquire).as_ref() }?;
+        let after = ranges.partition_point(|range| range.start <= pc);
+        let range = ranges.get(after.checked_sub(1)?)?;
+        if pc >= range.end {
+            return None;
+        }
+        // SAFETY: the store borrows the artifact.
+        let artifact = unsafe { &*range.artifact };
+        Some((artifact, u32::try_from(pc - range.start).ok()?))
+    }
+
+    /// Adds an artifact to those whose code may run in this store.
+    pub(crate) fn register_artifact(&mut self, artifact: &'code Artifact) {
+        if self.artifacts.iter().any(|known| ptr::eq(*known, artifact)) {
+            return;
+        }
+        self.artifacts.push(artifact);
+        let mut ranges: Vec<_> = self
+            .artifacts
+            .iter()
+            .map(|artifact| {
+                let text = artifact.text().as_ptr_range();
+                CodeRange {
+                    start: text.start.addr(),
+                    end: text.end.addr(),
+                    artifact: ptr::from_ref(*artifact),
+                }
+            })
+            .collect();
+        ranges.sort_by_key(|range| range.start);
+        let ranges = Stable::new(ranges);
+        self.code.store(ranges.as_ptr(), Ordering::Release);
+        self.retired_code.push(ranges);
+        // Host functions that waited for an exit trampoline may find one here.
+        for func in self.host_funcs.iter_mut().filter(|func| func.lacks_code()) {
+            for (record, id) in artifact.view().types().iter().zip(artifact.types().ids()) {
+                if let Some(code) = artifact.text().get(record.exit.get() as usize..) {
+                    func.fill_code(*id, code.as_ptr().cast());
+                }
+            }
+        }
+    }
+
+    /// An exit trampoline for a signature, from any artifact of the store.
+    fn exit_trampoline(&self, type_id: u32) -> *const std::ffi::c_void {
+        for artifact in &self.artifacts {
+            for (record, id) in artifact.view().types().iter().zip(artifact.types().ids()) {
+                if *id == type_id
+                    && let Some(code) = artifact.text().get(record.exit.get() as usize..)
+                {
+                    return code.as_ptr().cast();
+                }
+            }
+        }
+        ptr::null()
+    }
+
+    /// The type of a function of this store, by its number.
+    pub(crate) fn func_type(&self, type_id: u32) -> Option<&FuncType> {
+        self.artifacts
+            .iter()
+            .map(|artifact| artifact.types())
+            .chain(self.host_types.iter().map(|types| &**types))
+            .find_map(|types| types.find(type_id))
+    }
+
+    /// Keeps a closure alive as long as the store.
+    pub(crate) fn keep(&mut self, func: Arc<dyn KeepAlive + 'code>) {
+        self.host_types.push(func.registration());
+        self.keep_alive.push(func);
+    }
+
+    /// A reference to a host function that no instance imports.
+    pub(crate) fn add_host_func(
+        &mut self,
+        func: &Arc<dyn KeepAlive + 'code>,
+    ) -> NonNull<VmFuncRef> {
+        let host = func.host_code();
+        let code = self.exit_trampoline(host.type_id);
+        let host = VmHostFunc::new(&raw mut self.context, host, code, ptr::null_mut());
+        let func_ref = VmHostFunc::func_ref(&host);
+        self.host_funcs.push(host);
+        self.keep(Arc::clone(func));
+        // SAFETY: the address of a field is not null.
+        unsafe { NonNull::new_unchecked(func_ref) }
+    }
+
+    pub(crate) fn add_memory(&mut self, ty: &MemoryType, guarded: bool) -> Result<u32, Error> {
+        self.limits.check_count("memories", self.memories.len(), self.limits.memories)?;
+        if ty.limits.min > self.limits.memory_pages {
+            return Err(Error::MemoryLimit { pages: ty.limits.min });
+        }
+        let memory = Stable::new(VmMemory::new(ty, guarded)?);
+        Ok(push(&mut self.memories, memory))
+    }
+
+    pub(crate) fn add_table(&mut self, ty: TableType, init: RawRef) -> Result<u32, Error> {
+        self.limits.check_count("tables", self.tables.len(), self.limits.tables)?;
+        let table = Stable::new(VmTable::new(ty, init, self.limits.table_elements)?);
+        Ok(push(&mut self.tables, table))
+    }
+
+    /// A global whose storage is elsewhere in the store.
+    pub(crate) fn add_global(&mut self, ty: GlobalType, storage: NonNull<VmValue>) -> u32 {
+        push(&mut self.globals, VmGlobal { storage, ty, _owned: None })
+    }
+
+    /// A global that the host makes.
+    pub(crate) fn add_host_global(&mut self, ty: GlobalType, value: VmValue) -> u32 {
+        let owned = Stable::new(value);
+        // SAFETY: the address of a live value is not null.
+        let storage = unsafe { NonNull::new_unchecked(owned.as_ptr()) };
+        push(&mut self.globals, VmGlobal { storage, ty, _owned: Some(owned) })
+    }
+
+    pub(crate) fn global_value(&self, index: u32) -> VmValue {
+        // SAFETY: the storage is in a vmctx of this store, or owned by the global;
+        // both live as long as the store. Compiled code writes to it only
+        // while the store is borrowed exclusively.
+        unsafe { self.globals[index as usize].storage.read() }
+    }
+
+    pub(crate) fn set_global_value(&mut self, index: u32, value: VmValue) {
+        // SAFETY: as in `global_value`, and `&mut self` is exclusive.
+        unsafe { self.globals[index as usize].storage.write(value) };
+    }
+
+    pub(crate) fn grow_memory(&mut self, memory: u32, delta: u64) -> Option<u64> {
+        let limit = self.limits.memory_pages;
+        self.memories[memory as usize].grow(delta, limit)
+    }
+
+    pub(crate) fn grow_table(&mut self, table: u32, delta: u64, init: RawRef) -> Option<u64> {
+        let limit = self.limits.table_elements;
+        self.tables[table as usize].grow(delta, init, limit)
+    }
+
+    /// Keeps a value for wasm to refer to; returns its number, from 1.
+    pub(crate) fn add_extern(&mut self, value: Box<dyn Any + Send + Sync>) -> usize {
+        self.externs.push(value);
+        self.externs.len()
+    }
+
+    pub(crate) fn extern_value(&self, number: usize) -> Option<&(dyn Any + Send + Sync)> {
+        self.externs.get(number.checked_sub(1)?).map(|value| &**value)
+    }
+
+    pub(crate) fn fuel(&self) -> u64 {
+        u64::try_from(self.context.fuel.saturating_neg()).unwrap_or(0)
+    }
+
+    pub(crate) fn set_fuel(&mut self, fuel: u64) {
+        self.context.fuel = i64::try_from(fuel).unwrap_or(i64::MAX).saturating_neg();
+    }
+
+    pub(crate) fn set_epoch_deadline(&mut self, ticks: u64) {
+        let now = self.engine.epoch().load(Ordering::Relaxed);
+        self.context.epoch_deadline = now.saturating_add(ticks);
+    }
+
+    /// Calls a function of the store. See [`activation::enter`].
+    ///
+    /// # Safety
+    /// As for [`activation::enter`].
+    pub(crate) unsafe fn call(
+        this: NonNull<Self>,
+        func: NonNull<VmFuncRef>,
+        values: *mut VmValue,
+    ) -> Result<(), Error> {
+        // SAFETY: the caller's promise is the same.
+        let result = unsafe { activation::enter(this, func, values) };
+        match result {
+            Ok(()) => Ok(()),
+            Err(unwound) => {
+                // SAFETY: the store is exclusively borrowed by the caller, and
+                // wasm has been left.
+                Err(unsafe { &mut *this.as_ptr() }.failure(unwound))
+            }
+        }
+    }
+
+    #[cold]
+    fn failure(&mut self, unwound: Unwound) -> Error {
+        match (unwound, self.pending.take()) {
+            (Unwound::Trap(kind), _) => {
+                let frames = self.frames();
+                Error::trapped(kind, frames, self.trap_frames.omitted())
+            }
+            (Unwound::Host, Some(Pending::Error(error))) => Error::from_host(error),
+            (Unwound::Host, Some(Pending::Panic(panic))) => std::panic::resume_unwind(panic),
+            (Unwound::Host, None) => {
+                Error::Host("a host function failed without saying why".into())
+            }
+        }
+    }
+
+    /// The frames of the last trap.
+    fn frames(&self) -> Vec<Frame> {
+        let this = NonNull::from(self);
+        let mut frames = Vec::new();
+        for (position, pc) in self.trap_frames.pcs().iter().enumerate() {
+            // SAFETY: the store is alive.
+            let Some((artifact, offset)) = (unsafe { Self::find_code(this, *pc) }) else {
+                continue;
+            };
+            let view = artifact.view();
+            // A return address may be the first byte behind its function.
+            let inside = if position == 0 { offset } else { offset.saturating_sub(1) };
+            let Some((func_index, function)) = view.function_at(inside) else { continue };
+            let name = view.text(function.name);
+            frames.push(Frame {
+                module: artifact.name().map(str::to_owned),
+                func_index,
+                func_name: (!name.is_empty()).then(|| name.to_owned()),
+                wasm_offset: view.site(offset).map(|site| site.wasm.get()),
+            });
+        }
+        frames
+    }
+}
+
+/// Appends to a part of the store; returns the index.
+fn push<V>(all: &mut Vec<V>, value: V) -> u32 {
+    let index = u32::try_from(all.len()).unwrap_or_else(|_| {
+        // Each entry takes more than one byte of a 64-bit address space, and the
+        // default limits are far lower.
+        unreachable!("a store holds fewer than 2^32 of anything")
+    });
+    all.push(value);
+    index
+}
+
+#[repr(C)]
+struct StoreInner<'code, T> {
+    /// First, so that its address is the store's.
+    core: StoreCore<'code>,
+    data: T,
+}
+
+/// A world of instances and the application's data for them.
+///
+/// `'code` is the lifetime of the artifacts that the store borrows: none of them can
+/// be dropped or moved before the store. Everything in a store lives as long
+/// as the store. Dropping it frees all of it at once.
+///
+/// A store is `Send` if `T` is, and `Sync` if `T` is. It is invariant in `T`, since
+/// host functions read and write `T`.
+pub struct Store<'code, T> {
+    inner: NonNull<StoreInner<'code, T>>,
+    owns: PhantomData<(StoreCore<'code>, T)>,
+    invariant: PhantomData<fn(T) -> T>,
+}
+
+// SAFETY: a store owns its parts, which are `Send` if `T` is.
+unsafe impl<T: Send> Send for Store<'_, T> {}
+// SAFETY: a shared store gives out shared references to `T` and to its parts.
+unsafe impl<T: Sync> Sync for Store<'_, T> {}
+
+impl<T> fmt::Debug for Store<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let core = self.as_store().core();
+        f.debug_struct("Store")
+            .field("instances", &core.instances.len())
+            .field("memories", &core.memories.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<'code, T> Store<'code, T> {
+    /// An empty store.
+    #[must_use]
+    pub fn new(engine: &Engine, data: T) -> Self {
+        let inner = Box::new(StoreInner { core: StoreCore::new(engine), data });
+        Self { inner: NonNull::from(Box::leak(inner)), owns: PhantomData, invariant: PhantomData }
+    }
+
+    /// The application's data.
+    #[must_use]
+    pub fn data(&self) -> &T {
+        self.as_store().into_data()
+    }
+
+    /// The application's data.
+    pub fn data_mut(&mut self) -> &mut T {
+        self.as_store_mut().into_data_mut()
+    }
+
+    /// Drops everything else, and returns the application's data.
+    #[must_use]
+    pub fn into_data(self) -> T {
+        let this = std::mem::ManuallyDrop::new(self);
+        // SAFETY: the pointer came from `Box::leak` in `new`, and `this` does not
+        // drop it again.
+        let inner = unsafe { Box::from_raw(this.inner.as_ptr()) };
+        inner.data
+    }
+
+    /// How much fuel is left.
+    #[must_use]
+    pub fn fuel(&self) -> u64 {
+        self.as_store().core().fuel()
+    }
+
+    /// Sets how much fuel is left. Code that was compiled with fuel uses about one
+    /// unit per operator, and traps when there is none left.
+    pub fn set_fuel(&mut self, fuel: u64) {
+        self.as_store_mut().core_mut().set_fuel(fuel);
+    }
+
+    /// Lets code that was compiled with epochs trap once the engine's epoch
+    /// has been advanced `ticks` times from now.
+    pub fn set_epoch_deadline(&mut self, ticks: u64) {
+        self.as_store_mut().core_mut().set_epoch_deadline(ticks);
+    }
+
+    /// What the store may hold.
+    pub fn limits_mut(&mut self) -> &mut StoreLimits {
+        &mut self.as_store_mut().into_core_mut().limits
+    }
+}
+
+impl<T> Drop for Store<'_, T> {
+    fn drop(&mut self) {
+        // SAFETY: the pointer came from `Box::leak` in `new`, and is given back once.
+        // No wasm of the store is running: that would need a borrow of it.
+        drop(unsafe { Box::from_raw(self.inner.as_ptr()) });
+    }
+}
+
+/// A shared borrow of a store.
+#[derive(Debug)]
+pub struct StoreRef<'a, 'code, T> {
+    inner: NonNull<StoreInner<'code, T>>,
+    marker: PhantomData<&'a Store<'code, T>>,
+}
+
+impl<T> Clone for StoreRef<'_, '_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for StoreRef<'_, '_, T> {}
+
+// SAFETY: this is a shared reference to a store.
+unsafe impl<T: Sync> Send for StoreRef<'_, '_, T> {}
+// SAFETY: this is a shared reference to a store.
+unsafe impl<T: Sync> Sync for StoreRef<'_, '_, T> {}
+
+impl<'a, 'code, T> StoreRef<'a, 'code, T> {
+    pub(crate) fn core(self) -> &'a StoreCore<'code> {
+        // SAFETY: the store is borrowed for `'a`.
+        unsafe { &(*self.inner.as_ptr()).core }
+    }
+
+    pub(crate) fn into_data(self) -> &'a T {
+        // SAFETY: the store is borrowed for `'a`.
+        unsafe { &(*self.inner.as_ptr()).data }
+    }
+}
+
+/// An exclusive borrow of a store.
+///
+/// Not a `&mut Store`, which could be swapped with another store while wasm of
+/// this one is running.
+#[derive(Debug)]
+pub struct StoreMut<'a, 'code, T> {
+    inner: NonNull<StoreInner<'code, T>>,
+    marker: PhantomData<&'a mut Store<'code, T>>,
+}
+
+// SAFETY: this is an exclusive reference to a store.
+unsafe impl<T: Send> Send for StoreMut<'_, '_, T> {}
+// SAFETY: this is an exclusive reference to a store.
+unsafe impl<T: Sync> Sync for StoreMut<'_, '_, T> {}
+
+impl<'a, 'code, T> StoreMut<'a, 'code, T> {
+    /// The store behind a core that host functions are called with.
+    ///
+    /// # Safety
+    /// `core` must be the first field of a `StoreInner<'code, T>` that is borrowed
+    /// exclusively, and not otherwise used, for `'a`.
+    pub(crate) unsafe fn from_core(core: NonNull<StoreCore<'code>>) -> Self {
+        Self { inner: core.cast(), marker: PhantomData }
+    }
+
+    /// The core, as a pointer for calls.
+    pub(crate) fn core_ptr(&mut self) -> NonNull<StoreCore<'code>> {
+        self.inner.cast()
+    }
+
+    pub(crate) fn core_mut(&mut self) -> &mut StoreCore<'code> {
+        // SAFETY: the store is borrowed exclusively.
+        unsafe { &mut (*self.inner.as_ptr()).core }
+    }
+
+    pub(crate) fn into_core_mut(self) -> &'a mut StoreCore<'code> {
+        // SAFETY: the store is borrowed exclusively for `'a`.
+        unsafe { &mut (*self.inner.as_ptr()).core }
+    }
+
+    pub(crate) fn into_data_mut(self) -> &'a mut T {
+        // SAFETY: the store is borrowed exclusively for `'a`.
+        unsafe { &mut (*self.inner.as_ptr()).data }
+    }
+
+    /// The core and the data, which are apart.
+    pub(crate) fn into_parts(self) -> (&'a mut StoreCore<'code>, &'a mut T) {
+        // SAFETY: the store is borrowed exclusively for `'a`, and the two fields
+        // do not overlap.
+        unsafe { (&mut (*self.inner.as_ptr()).core, &mut (*self.inner.as_ptr()).data) }
+    }
+
+    pub(crate) fn reborrow(&mut self) -> StoreMut<'_, 'code, T> {
+        StoreMut { inner: self.inner, marker: PhantomData }
+    }
+
+    pub(crate) fn shared(&self) -> StoreRef<'_, 'code, T> {
+        StoreRef { inner: self.inner, marker: PhantomData }
+    }
+}
+
+/// Whatever a store can be read through: a [`Store`], a [`crate::Caller`], or a
+/// reference to one.
+pub trait AsStore<'code> {
+    /// The application's data in the store.
+    type Data;
+
+    /// The store.
+    fn as_store(&self) -> StoreRef<'_, 'code, Self::Data>;
+}
+
+/// Whatever a store can be changed through: a [`Store`], a [`crate::Caller`], or
+/// an exclusive reference to one.
+pub trait AsStoreMut<'code>: AsStore<'code> {
+    /// The store.
+    fn as_store_mut(&mut self) -> StoreMut<'_, 'code, Self::Data>;
+}
+
+impl<'code, T> AsStore<'code> for Store<'code, T> {
+    type Data = T;
+
+    fn as_store(&self) -> StoreRef<'_, 'code, T> {
+        StoreRef { inner: self.inner, marker: PhantomData }
+    }
+}
+
+impl<'code, T> AsStoreMut<'code> for Store<'code, T> {
+    fn as_store_mut(&mut self) -> StoreMut<'_, 'code, T> {
+        StoreMut { inner: self.inner, marker: PhantomData }
+    }
+}
+
+impl<'code, T> AsStore<'code> for StoreRef<'_, 'code, T> {
+    type Data = T;
+
+    fn as_store(&self) -> StoreRef<'_, 'code, T> {
+        *self
+    }
+}
+
+impl<'code, T> AsStore<'code> for StoreMut<'_, 'code, T> {
+    type Data = T;
+
+    fn as_store(&self) -> StoreRef<'_, 'code, T> {
+        self.shared()
+    }
+}
+
+impl<'code, T> AsStoreMut<'code> for StoreMut<'_, 'code, T> {
+    fn as_store_mut(&mut self) -> StoreMut<'_, 'code, T> {
+        self.reborrow()
+    }
+}
+
+impl<'code, S: AsStore<'code> + ?Sized> AsStore<'code> for &S {
+    type Data = S::Data;
+
+    fn as_store(&self) -> StoreRef<'_, 'code, S::Data> {
+        (**self).as_store()
+    }
+}
+
+impl<'code, S: AsStore<'code> + ?Sized> AsStore<'code> for &mut S {
+    type Data = S::Data;
+
+    fn as_store(&self) -> StoreRef<'_, 'code, S::Data> {
+        (**self).as_store()
+    }
+}
+
+impl<'code, S: AsStoreMut<'code> + ?Sized> AsStoreMut<'code> for &mut S {
+    fn as_store_mut(&mut self) -> StoreMut<'_, 'code, S::Data> {
+        (**self).as_store_mut()
+    }
+}

@@ -1,0 +1,350 @@
+//! Linux: `mmap`, `mprotect`, signals on an alternate stack.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Range;
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+
+/// The size of a page of memory in bytes.
+pub(crate) fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// Address space that is reserved, inaccessible until it is committed, and
+/// released on drop.
+#[derive(Debug)]
+pub(crate) struct Reservation {
+    start: NonNull<u8>,
+    length: usize,
+}
+
+// SAFETY: a reservation is plain memory; nothing about it belongs to a thread.
+unsafe impl Send for Reservation {}
+// SAFETY: a shared reservation only tells its address and length.
+unsafe impl Sync for Reservation {}
+
+impl Reservation {
+    /// Reserves `length` bytes, rounded up to pages.
+    pub(crate) fn new(length: usize) -> io::Result<Self> {
+        let length = length.max(1).next_multiple_of(page_size());
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice
+        // touches no existing memory.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                length,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
+        Ok(Self { start, length })
+    }
+
+    /// The first byte.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    /// Makes the bytes from `from` up to `to` readable and writable. New bytes
+    /// are zero. Both are multiples of the page size.
+    pub(crate) fn commit(&mut self, from: usize, to: usize) -> io::Result<()> {
+        if from > to || to > self.length || !from.is_multiple_of(page_size()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        if from == to {
+            return Ok(());
+        }
+        // SAFETY: the range lies in this reservation (checked above), which
+        // nobody else can change the protection of.
+        unsafe {
+            let start = self.start.as_ptr().add(from);
+            rustix::mm::mprotect(
+                start.cast(),
+                to - from,
+                MprotectFlags::READ | MprotectFlags::WRITE,
+            )
+        }?;
+        Ok(())
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `new` and is unmapped once, here;
+        // whoever holds addresses into it keeps the reservation alive.
+        let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
+        debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail");
+    }
+}
+
+/// Makes a range of a read-only mapping readable and executable.
+///
+/// # Safety
+/// `map[pages]` must start at a page boundary of a private mapping that is not
+/// writable and that stays mapped as it is for as long as its code can run.
+pub(crate) unsafe fn protect_code(map: &[u8], pages: Range<usize>) -> io::Result<()> {
+    let code = &map[pages];
+    if code.is_empty() {
+        return Ok(());
+    }
+    let start = code.as_ptr().cast::<c_void>().cast_mut();
+    // SAFETY: the range is mapped (it is a slice), page-aligned by the
+    // caller's promise, and only gains the permission to execute.
+    unsafe { rustix::mm::mprotect(start, code.len(), MprotectFlags::READ | MprotectFlags::EXEC) }?;
+    Ok(())
+}
+
+/// A fault of the current thread, as the handler sees it and may change it.
+pub(crate) struct Fault<'a> {
+    context: &'a mut libc::ucontext_t,
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Fault<'_> {
+    #[expect(clippy::cast_possible_truncation, reason = "registers hold addresses")]
+    fn register(&self, register: libc::c_int) -> usize {
+        self.context.uc_mcontext.gregs[register as usize] as usize
+    }
+
+    fn set_register(&mut self, register: libc::c_int, value: usize) {
+        self.context.uc_mcontext.gregs[register as usize] = value as i64;
+    }
+
+    /// Address of the instruction that faulted.
+    pub(crate) fn pc(&self) -> usize {
+        self.register(libc::REG_RIP)
+    }
+
+    /// Frame pointer of the code that faulted.
+    pub(crate) fn fp(&self) -> usize {
+        self.register(libc::REG_RBP)
+    }
+
+    /// Lets the thread go on at `pc` with these stack and frame pointers.
+    pub(crate) fn resume_at(&mut self, pc: usize, sp: usize, fp: usize) {
+        self.set_register(libc::REG_RIP, pc);
+        self.set_register(libc::REG_RSP, sp);
+        self.set_register(libc::REG_RBP, fp);
+    }
+}
+
+#[cfg(target_arch = "aarch64")]
+impl Fault<'_> {
+    /// Address of the instruction that faulted.
+    pub(crate) fn pc(&self) -> usize {
+        self.context.uc_mcontext.pc as usize
+    }
+
+    /// Frame pointer of the code that faulted.
+    pub(crate) fn fp(&self) -> usize {
+        self.context.uc_mcontext.regs[29] as usize
+    }
+
+    /// Lets the thread go on at `pc` with these stack and frame pointers.
+    pub(crate) fn resume_at(&mut self, pc: usize, sp: usize, fp: usize) {
+        self.context.uc_mcontext.pc = pc as u64;
+        self.context.uc_mcontext.sp = sp as u64;
+        self.context.uc_mcontext.regs[29] = fp as u64;
+    }
+}
+
+/// The signals by which faults of compiled code arrive.
+const SIGNALS: [libc::c_int; 4] = [libc::SIGSEGV, libc::SIGBUS, libc::SIGILL, libc::SIGFPE];
+
+/// The actions that were in place before ours, for faults that are not ours.
+static PREVIOUS: OnceLock<[libc::sigaction; SIGNALS.len()]> = OnceLock::new();
+
+/// What decides whether a fault is ours; set once, before the first signal
+/// can call it.
+static HANDLER: OnceLock<fn(&mut Fault<'_>) -> bool> = OnceLock::new();
+
+/// Installs `handler` for the faults of this process, once. It returns whether
+/// the fault was its own; other faults go to the handler that was there before.
+///
+/// `handler` runs as a signal handler: it must not allocate, lock or panic.
+pub(crate) fn install_fault_handler(handler: fn(&mut Fault<'_>) -> bool) {
+    HANDLER.get_or_init(|| handler);
+    PREVIOUS.get_or_init(|| {
+        SIGNALS.map(|signal| {
+            // SAFETY: `sigaction` is a plain structure for which zero is a
+            // valid value.
+            let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+            action.sa_sigaction = on_signal as *const () as usize;
+            // SAFETY: as above.
+            let mut previous: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
+            // SAFETY: both pointers are to valid structures. `on_signal` has the
+            // signature that SA_SIGINFO asks for and is safe to run at any point.
+            // The call cannot fail for these signals.
+            unsafe {
+                libc::sigemptyset(&mut action.sa_mask);
+                libc::sigaction(signal, &action, &mut previous);
+            }
+            previous
+        })
+    });
+}
+
+/// The signal handler.
+///
+/// # Safety
+/// Called by the kernel only, with the arguments that SA_SIGINFO specifies.
+unsafe extern "C" fn on_signal(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut c_void,
+) {
+    let ours = HANDLER.get().is_some_and(|handler| {
+        // SAFETY: for SA_SIGINFO handlers the kernel passes a `ucontext_t`,
+        // which belongs to this invocation of the handler alone.
+        let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+        handler(&mut Fault { context })
+    });
+    if !ours {
+        // SAFETY: these are the arguments that the kernel passed.
+        unsafe { forward(signal, info, context) };
+    }
+}
+
+/// Hands a signal to the action that was in place before ours.
+///
+/// # Safety
+/// The arguments must be those of the kernel's call of a signal handler.
+unsafe fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let previous = PREVIOUS
+        .get()
+        .and_then(|all| Some(&all[SIGNALS.iter().position(|known| *known == signal)?]));
+    match previous {
+        Some(action) if action.sa_flags & libc::SA_SIGINFO != 0 => {
+            // SAFETY: an action with SA_SIGINFO holds a function of this type,
+            // and gets the kernel's own arguments.
+            unsafe {
+                let function: extern "C" fn(libc::c_int, *mut libc::siginfo_t, *mut c_void) =
+                    std::mem::transmute(action.sa_sigaction);
+                function(signal, info, context);
+            }
+        }
+        Some(action)
+            if action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN =>
+        {
+            // SAFETY: an action without SA_SIGINFO that is neither default nor
+            // ignored holds a function of this type.
+            unsafe {
+                let function: extern "C" fn(libc::c_int) = std::mem::transmute(action.sa_sigaction);
+                function(signal);
+            }
+        }
+        _ => {
+            // The default action of these signals ends the process. Restore it
+            // and return: the instruction faults again.
+            //
+            // SAFETY: as in `install_fault_handler`; SIG_DFL is always valid.
+            unsafe {
+                let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
+                action.sa_sigaction = libc::SIG_DFL;
+                libc::sigaction(signal, &action, ptr::null_mut());
+            }
+        }
+    }
+}
+
+/// The size of the stack that signal handlers run on.
+const SIGNAL_STACK_SIZE: usize = 64 << 10;
+
+/// A thread's alternate signal stack, if this crate had to provide it.
+struct SignalStack {
+    memory: NonNull<c_void>,
+}
+
+impl Drop for SignalStack {
+    fn drop(&mut self) {
+        // SAFETY: the structures are valid; the thread is ending, and no handler
+        // of it runs now. The memory was mapped with this size by
+        // `ensure_signal_stack` and is not used once it is disabled.
+        unsafe {
+            let disable = libc::stack_t {
+                ss_sp: ptr::null_mut(),
+                ss_flags: libc::SS_DISABLE,
+                ss_size: SIGNAL_STACK_SIZE,
+            };
+            libc::sigaltstack(&disable, ptr::null_mut());
+            let _ = rustix::mm::munmap(self.memory.as_ptr(), SIGNAL_STACK_SIZE);
+        }
+    }
+}
+
+thread_local! {
+    static SIGNAL_STACK: Cell<Option<SignalStack>> = const { Cell::new(None) };
+    static HAS_SIGNAL_STACK: Cell<bool> = const { Cell::new(false) };
+    static STACK_LOWEST: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Makes sure that the current thread has an alternate stack for signal
+/// handlers. Threads of the standard library have one; others may not.
+pub(crate) fn ensure_signal_stack() -> io::Result<()> {
+    if HAS_SIGNAL_STACK.get() {
+        return Ok(());
+    }
+    let mut current = MaybeUninit::<libc::stack_t>::zeroed();
+    // SAFETY: a null new stack only asks for the current one, which is written
+    // to valid memory; zero is a valid value of the structure.
+    let current = unsafe {
+        libc::sigaltstack(ptr::null(), current.as_mut_ptr());
+        current.assume_init()
+    };
+    if current.ss_flags & libc::SS_DISABLE != 0 || current.ss_size < SIGNAL_STACK_SIZE / 8 {
+        // SAFETY: a new anonymous mapping touches no existing memory.
+        let memory = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                SIGNAL_STACK_SIZE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        let stack = libc::stack_t { ss_sp: memory, ss_flags: 0, ss_size: SIGNAL_STACK_SIZE };
+        // SAFETY: the stack is valid memory of this size, which is unmapped only
+        // after the stack has been disabled when the thread ends.
+        if unsafe { libc::sigaltstack(&stack, ptr::null_mut()) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if let Some(memory) = NonNull::new(memory) {
+            SIGNAL_STACK.set(Some(SignalStack { memory }));
+        }
+    }
+    HAS_SIGNAL_STACK.set(true);
+    Ok(())
+}
+
+/// The lowest address of the current thread's stack that may be touched, or
+/// zero if it cannot be found out.
+pub(crate) fn stack_lowest_address() -> usize {
+    let known = STACK_LOWEST.get();
+    if known != 0 {
+        return known;
+    }
+    let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
+    let mut start = ptr::null_mut();
+    let mut size = 0;
+    let mut guard = 0;
+    // SAFETY: `pthread_getattr_np` initialises the attributes if it returns
+    // zero; the getters write to valid memory; the attributes are destroyed once.
+    unsafe {
+        if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
+            return 0;
+        }
+        libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut size);
+        libc::pthread_attr_getguardsize(attributes.as_ptr(), &mut guard);
+        libc::pthread_attr_destroy(attributes.as_mut_ptr());
+    }
+    // Some C libraries count the guard as a part of the stack.
+    let lowest = start as usize + guard;
+    STACK_LOWEST.set(lowest);
+    lowest
+}

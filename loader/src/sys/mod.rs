@@ -1,0 +1,17 @@
+//! What the loader asks of the operating system, one small module per
+//! platform: address space, page protection, faults as signals, and the bounds
+//! of a thread's stack.
+//!
+//! A platform module offers [`page_size`], [`Reservation`], [`protect_code`],
+//! [`install_fault_handler`], [`Fault`] and [`stack_lowest_address`].
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{
+    Fault, Reservation, ensure_signal_stack, install_fault_handler, page_size, protect_code,
+    stack_lowest_address,
+};
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("cwasm-loader runs on Linux; another platform needs its own module in `sys`");

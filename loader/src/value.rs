@@ -1,0 +1,465 @@
+//! Values at the border between host and wasm.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::ptr::{self, NonNull};
+
+use cwasm_artifact::types::ValType;
+
+use crate::error::Error;
+use crate::func::Func;
+use crate::store::{AsStore, AsStoreMut, StoreCore, StoreId};
+use crate::vm::layout::VmValue;
+use crate::vm::table::RawRef;
+
+/// A value of the host that wasm can hold and pass around, but not look into.
+///
+/// The value lives as long as its store.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ExternRef {
+    store: StoreId,
+    /// From 1: zero is null.
+    number: usize,
+}
+
+impl ExternRef {
+    /// Puts a value into a store for wasm to refer to.
+    pub fn new<'c>(store: &mut impl AsStoreMut<'c>, value: impl Any + Send + Sync) -> Self {
+        let mut store = store.as_store_mut();
+        let core = store.core_mut();
+        Self { store: core.id, number: core.add_extern(Box::new(value)) }
+    }
+
+    /// The value.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`].
+    pub fn get<'s, 'c>(
+        &self,
+        store: &'s impl AsStore<'c>,
+    ) -> Result<&'s (dyn Any + Send + Sync), Error>
+    where
+        'c: 's,
+    {
+        let core = store.as_store().core();
+        let wrong = Error::WrongStore { what: "external reference" };
+        if self.store != core.id {
+            return Err(wrong);
+        }
+        core.extern_value(self.number).ok_or(wrong)
+    }
+
+    fn to_raw(self, core: &StoreCore<'_>) -> Result<RawRef, Error> {
+        if self.store == core.id {
+            Ok(ptr::without_provenance_mut(self.number))
+        } else {
+            Err(Error::WrongStore { what: "external reference" })
+        }
+    }
+
+    fn from_raw(raw: RawRef, core: &StoreCore<'_>) -> Option<Self> {
+        (!raw.is_null()).then(|| Self { store: core.id, number: raw.addr() })
+    }
+}
+
+/// A reference, as tables hold them.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Ref<'code> {
+    /// A function, or null.
+    Func(Option<Func<'code>>),
+    /// A value of the host, or null.
+    Extern(Option<ExternRef>),
+}
+
+impl<'code> Ref<'code> {
+    /// The type of the reference.
+    #[must_use]
+    pub fn ty(&self) -> ValType {
+        match self {
+            Self::Func(_) => ValType::FuncRef,
+            Self::Extern(_) => ValType::ExternRef,
+        }
+    }
+
+    /// Whether the reference is null.
+    #[must_use]
+    pub fn is_null(&self) -> bool {
+        matches!(self, Self::Func(None) | Self::Extern(None))
+    }
+
+    pub(crate) fn to_raw(self, wanted: ValType, core: &StoreCore<'_>) -> Result<RawRef, Error> {
+        if self.ty() != wanted {
+            return Err(Error::ValueType { wanted, found: self.ty() });
+        }
+        match self {
+            Self::Func(None) | Self::Extern(None) => Ok(ptr::null_mut()),
+            Self::Func(Some(func)) => Ok(func.raw(core)?.as_ptr().cast()),
+            Self::Extern(Some(value)) => value.to_raw(core),
+        }
+    }
+
+    /// # Safety
+    /// `raw` is a reference of type `ty` that belongs to the store.
+    pub(crate) unsafe fn from_raw(raw: RawRef, ty: ValType, core: &StoreCore<'code>) -> Self {
+        if ty == ValType::ExternRef {
+            return Self::Extern(ExternRef::from_raw(raw, core));
+        }
+        // SAFETY: a function reference that is not null points to a
+        // `VmFuncRef` of the store, by the caller's promise.
+        Self::Func(NonNull::new(raw.cast()).map(|raw| unsafe { Func::from_raw(raw, core) }))
+    }
+}
+
+/// A value of any type.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Val<'code> {
+    /// An `i32`.
+    I32(i32),
+    /// An `i64`.
+    I64(i64),
+    /// The bits of an `f32`.
+    F32(u32),
+    /// The bits of an `f64`.
+    F64(u64),
+    /// The bits of a `v128`.
+    V128(u128),
+    /// A `funcref`.
+    FuncRef(Option<Func<'code>>),
+    /// An `externref`.
+    ExternRef(Option<ExternRef>),
+}
+
+impl<'code> Val<'code> {
+    /// The type of the value.
+    #[must_use]
+    pub fn ty(&self) -> ValType {
+        match self {
+            Self::I32(_) => ValType::I32,
+            Self::I64(_) => ValType::I64,
+            Self::F32(_) => ValType::F32,
+            Self::F64(_) => ValType::F64,
+            Self::V128(_) => ValType::V128,
+            Self::FuncRef(_) => ValType::FuncRef,
+            Self::ExternRef(_) => ValType::ExternRef,
+        }
+    }
+
+    /// Zero, or null.
+    #[must_use]
+    pub fn default_of(ty: ValType) -> Self {
+        match ty {
+            ValType::I64 => Self::I64(0),
+            ValType::F32 => Self::F32(0),
+            ValType::F64 => Self::F64(0),
+            ValType::V128 => Self::V128(0),
+            ValType::FuncRef => Self::FuncRef(None),
+            ValType::ExternRef => Self::ExternRef(None),
+            _ => Self::I32(0),
+        }
+    }
+
+    /// The value, if it is an `i32`.
+    #[must_use]
+    pub fn i32(&self) -> Option<i32> {
+        if let Self::I32(value) = self { Some(*value) } else { None }
+    }
+
+    /// The value, if it is an `i64`.
+    #[must_use]
+    pub fn i64(&self) -> Option<i64> {
+        if let Self::I64(value) = self { Some(*value) } else { None }
+    }
+
+    /// The value, if it is an `f32`.
+    #[must_use]
+    pub fn f32(&self) -> Option<f32> {
+        if let Self::F32(bits) = self { Some(f32::from_bits(*bits)) } else { None }
+    }
+
+    /// The value, if it is an `f64`.
+    #[must_use]
+    pub fn f64(&self) -> Option<f64> {
+        if let Self::F64(bits) = self { Some(f64::from_bits(*bits)) } else { None }
+    }
+
+    /// The value as wasm takes it, if it has the type `wanted` and belongs to the store.
+    #[expect(clippy::cast_sign_loss, reason = "the bits are what counts")]
+    pub(crate) fn to_raw(self, wanted: ValType, core: &StoreCore<'_>) -> Result<VmValue, Error> {
+        if self.ty() != wanted {
+            return Err(Error::ValueType { wanted, found: self.ty() });
+        }
+        Ok(match self {
+            Self::I32(value) => VmValue((value as u32).into()),
+            Self::I64(value) => VmValue((value as u64).into()),
+            Self::F32(bits) => VmValue(bits.into()),
+            Self::F64(bits) => VmValue(bits.into()),
+            Self::V128(bits) => VmValue(bits),
+            Self::FuncRef(func) => VmValue::from_ref(Ref::Func(func).to_raw(wanted, core)?),
+            Self::ExternRef(value) => VmValue::from_ref(Ref::Extern(value).to_raw(wanted, core)?),
+        })
+    }
+
+    /// # Safety
+    /// `raw` holds a value of type `ty`, and a reference belongs to the store.
+    #[expect(clippy::cast_possible_wrap, reason = "the bits are what counts")]
+    pub(crate) unsafe fn from_raw(raw: VmValue, ty: ValType, core: &StoreCore<'code>) -> Self {
+        match ty {
+            ValType::I32 => Self::I32(raw.low32() as i32),
+            ValType::I64 => Self::I64(raw.low64() as i64),
+            ValType::F32 => Self::F32(raw.low32()),
+            ValType::F64 => Self::F64(raw.low64()),
+            ValType::V128 => Self::V128(raw.0),
+            // SAFETY: the caller promises the same.
+            ty => match unsafe { Ref::from_raw(raw.to_ref(), ty, core) } {
+                Ref::Func(func) => Self::FuncRef(func),
+                Ref::Extern(value) => Self::ExternRef(value),
+            },
+        }
+    }
+}
+
+impl<'code> From<Ref<'code>> for Val<'code> {
+    fn from(value: Ref<'code>) -> Self {
+        match value {
+            Ref::Func(func) => Self::FuncRef(func),
+            Ref::Extern(value) => Self::ExternRef(value),
+        }
+    }
+}
+
+macro_rules! from_number {
+    ($($ty:ty => $variant:ident $convert:expr;)*) => { $(
+        impl From<$ty> for Val<'_> {
+            fn from(value: $ty) -> Self {
+                Self::$variant($convert(value))
+            }
+        }
+    )* };
+}
+
+from_number! {
+    i32 => I32 core::convert::identity;
+    i64 => I64 core::convert::identity;
+    f32 => F32 f32::to_bits;
+    f64 => F64 f64::to_bits;
+}
+
+impl VmValue {
+    /// The low 32 bits, where values of 32 bits are.
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
+    pub(crate) fn low32(self) -> u32 {
+        self.0 as u32
+    }
+
+    /// The low 64 bits, where values of 64 bits are.
+    #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
+    pub(crate) fn low64(self) -> u64 {
+        self.0 as u64
+    }
+
+    pub(crate) fn from_ref(raw: RawRef) -> Self {
+        // Compiled code carries the pointer in a register and gives it back.
+        Self(raw.expose_provenance() as u128)
+    }
+
+    pub(crate) fn to_ref(self) -> RawRef {
+        ptr::with_exposed_provenance_mut(usize::try_from(self.low64()).unwrap_or(0))
+    }
+}
+
+/// A type that typed functions take and return: `i32`, `u32`, `i64`, `u64`,
+/// `f32`, `f64`, `Option<ExternRef>`.
+///
+/// Sealed: implementations must agree with compiled code.
+pub trait WasmTy: sealed::Raw + Copy + 'static {
+    /// The wasm type.
+    const TYPE: ValType;
+}
+
+pub(crate) mod sealed {
+    use super::{Error, ExternRef, StoreCore, VmValue};
+
+    /// Conversion to and from the slots that values travel in.
+    pub trait Raw: Sized {
+        #[doc(hidden)]
+        fn to_slot(self, core: &Core<'_, '_>) -> Result<Slot, Error>;
+        #[doc(hidden)]
+        fn from_slot(slot: Slot, core: &Core<'_, '_>) -> Self;
+    }
+
+    /// A value in its slot.
+    #[derive(Clone, Copy, Debug)]
+    pub struct Slot(pub(crate) VmValue);
+
+    /// The store that a reference belongs to.
+    #[derive(Debug)]
+    pub struct Core<'a, 'code>(pub(crate) &'a StoreCore<'code>);
+
+    macro_rules! numbers {
+        ($($ty:ty: $to:expr, $from:expr;)*) => { $(
+            impl Raw for $ty {
+                #[inline]
+                fn to_slot(self, _: &Core<'_, '_>) -> Result<Slot, Error> {
+                    Ok(Slot(VmValue($to(self).into())))
+                }
+
+                #[inline]
+                fn from_slot(slot: Slot, _: &Core<'_, '_>) -> Self {
+                    $from(slot.0)
+                }
+            }
+        )* };
+    }
+
+    numbers! {
+        i32: i32::cast_unsigned, |raw: VmValue| raw.low32().cast_signed();
+        u32: core::convert::identity::<u32>, VmValue::low32;
+        i64: i64::cast_unsigned, |raw: VmValue| raw.low64().cast_signed();
+        u64: core::convert::identity::<u64>, VmValue::low64;
+        f32: f32::to_bits, |raw: VmValue| f32::from_bits(raw.low32());
+        f64: f64::to_bits, |raw: VmValue| f64::from_bits(raw.low64());
+    }
+
+    impl Raw for Option<ExternRef> {
+        fn to_slot(self, core: &Core<'_, '_>) -> Result<Slot, Error> {
+            let raw = self.map_or(Ok(core::ptr::null_mut()), |value| value.to_raw(core.0))?;
+            Ok(Slot(VmValue::from_ref(raw)))
+        }
+
+        fn from_slot(slot: Slot, core: &Core<'_, '_>) -> Self {
+            ExternRef::from_raw(slot.0.to_ref(), core.0)
+        }
+    }
+}
+
+macro_rules! wasm_types {
+    ($($ty:ty => $variant:ident;)*) => { $(
+        impl WasmTy for $ty {
+            const TYPE: ValType = ValType::$variant;
+        }
+    )* };
+}
+
+wasm_types! {
+    i32 => I32;
+    u32 => I32;
+    i64 => I64;
+    u64 => I64;
+    f32 => F32;
+    f64 => F64;
+    Option<ExternRef> => ExternRef;
+}
+
+/// A list of [`WasmTy`]s: a single one, or a tuple of up to 16.
+///
+/// Sealed, like [`WasmTy`].
+pub trait WasmTyList: list::Slots + Copy + 'static {
+    /// The wasm types.
+    fn types() -> Vec<ValType>;
+}
+
+pub(crate) mod list {
+    use super::sealed::{Core, Slot};
+    use super::{Error, ValType, VmValue, WasmTy, WasmTyList};
+
+    /// Conversion to and from a row of slots.
+    pub trait Slots: Sized {
+        #[doc(hidden)]
+        const COUNT: usize;
+        #[doc(hidden)]
+        fn store(self, slots: &mut [Slot], core: &Core<'_, '_>) -> Result<(), Error>;
+        #[doc(hidden)]
+        fn load(slots: &[Slot], core: &Core<'_, '_>) -> Self;
+        #[doc(hidden)]
+        fn matches(params: &[ValType]) -> bool;
+    }
+
+    impl<V: WasmTy> Slots for V {
+        const COUNT: usize = 1;
+
+        #[inline]
+        fn store(self, slots: &mut [Slot], core: &Core<'_, '_>) -> Result<(), Error> {
+            slots[0] = self.to_slot(core)?;
+            Ok(())
+        }
+
+        #[inline]
+        fn load(slots: &[Slot], core: &Core<'_, '_>) -> Self {
+            V::from_slot(slots[0], core)
+        }
+
+        fn matches(types: &[ValType]) -> bool {
+            types == [V::TYPE]
+        }
+    }
+
+    impl<V: WasmTy> WasmTyList for V {
+        fn types() -> Vec<ValType> {
+            vec![V::TYPE]
+        }
+    }
+
+    macro_rules! tuples {
+        ($(($($name:ident $index:tt),*))*) => { $(
+            impl<$($name: WasmTy),*> Slots for ($($name,)*) {
+                const COUNT: usize = <[usize]>::len(&[$($index),*]);
+
+                #[inline]
+                #[allow(unused_variables, reason = "the empty tuple uses neither")]
+                fn store(self, slots: &mut [Slot], core: &Core<'_, '_>) -> Result<(), Error> {
+                    $( slots[$index] = self.$index.to_slot(core)?; )*
+                    Ok(())
+                }
+
+                #[inline]
+                #[allow(unused_variables, clippy::unused_unit, reason = "the empty tuple")]
+                fn load(slots: &[Slot], core: &Core<'_, '_>) -> Self {
+                    ($( $name::from_slot(slots[$index], core), )*)
+                }
+
+                fn matches(types: &[ValType]) -> bool {
+                    types == [$($name::TYPE),*]
+                }
+            }
+
+            impl<$($name: WasmTy),*> WasmTyList for ($($name,)*) {
+                fn types() -> Vec<ValType> {
+                    vec![$($name::TYPE),*]
+                }
+            }
+        )* };
+    }
+
+    tuples! {
+        ()
+        (A 0)
+        (A 0, B 1)
+        (A 0, B 1, C 2)
+        (A 0, B 1, C 2, D 3)
+        (A 0, B 1, C 2, D 3, E 4)
+        (A 0, B 1, C 2, D 3, E 4, F 5)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, M 12)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, M 12, N 13)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, M 12, N 13, O 14)
+        (A 0, B 1, C 2, D 3, E 4, F 5, G 6, H 7, I 8, J 9, K 10, L 11, M 12, N 13, O 14, P 15)
+    }
+
+    /// How many slots a call has room for.
+    pub(crate) const MAX_SLOTS: usize = 16;
+
+    /// Room for the parameters and results of a typed call.
+    pub(crate) fn empty_slots() -> [Slot; MAX_SLOTS] {
+        [Slot(VmValue(0)); MAX_SLOTS]
+    }
+}
+
+/// Marks a lifetime that a handle borrows.
+pub(crate) type Borrow<'code> = PhantomData<&'code ()>;

@@ -1,0 +1,189 @@
+//! Entering wasm, and leaving it by a return or a trap.
+//!
+//! [`enter`] pushes an [`Activation`] on a list that the thread holds, and
+//! calls an entry trampoline. The trampoline notes in the store context where
+//! it can be resumed. When compiled code faults, the signal handler looks up the
+//! faulting instruction in the artifacts of the innermost activation's store.
+//! If it is one that may trap, the handler notes the trap and the backtrace,
+//! and lets the thread go on in the trampoline, which returns 0. No frame of
+//! Rust is ever skipped: host functions and builtins return before their
+//! caller traps.
+
+use std::cell::Cell;
+use std::ptr::{self, NonNull};
+
+use cwasm_artifact::abi::traps::Trap as TrapKind;
+
+use super::layout::{VmFuncRef, VmHostContext, VmStoreContext, VmValue};
+use crate::store::StoreCore;
+use crate::sys::{self, Fault};
+
+/// How far above the end of the thread's stack wasm must stop, so that host
+/// functions and the signal-free part of the runtime have room.
+const HOST_STACK_RESERVE: usize = 128 << 10;
+
+/// A stay of this thread in the wasm of a store.
+struct Activation {
+    previous: *const Activation,
+    store: NonNull<StoreCore<'static>>,
+    /// The trap that ended it.
+    trap: Cell<Option<TrapKind>>,
+    /// Where the store was when this activation began, if it was in wasm then.
+    outer_entry_fp: usize,
+    outer_exit_fp: usize,
+}
+
+thread_local! {
+    /// The innermost activation of this thread, or null. Constant initialisation
+    /// and no destructor: a signal handler may read it.
+    static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
+}
+
+/// How a call ended that did not return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Unwound {
+    /// A trap; the store holds its frames.
+    Trap(TrapKind),
+    /// A host function failed; the store holds the error or panic.
+    Host,
+}
+
+/// Calls a function of the store with its parameters in `values`, which is
+/// overwritten with the results.
+///
+/// # Safety
+/// * `store` is exclusively borrowed by the caller, who uses no reference into it
+///   during the call.
+/// * `func` belongs to the store.
+/// * `values` has as many slots as the function's type has parameters, and as
+///   it has results; the first hold parameters of the right types.
+pub(crate) unsafe fn enter(
+    store: NonNull<StoreCore<'_>>,
+    func: NonNull<VmFuncRef>,
+    values: *mut VmValue,
+) -> Result<(), Unwound> {
+    // SAFETY: a function of the store lives as long as the store.
+    let VmFuncRef { code, vmctx, entry, .. } = unsafe { func.read() };
+    let Some(entry) = entry else {
+        // A host function: no wasm to enter.
+        let context = vmctx.cast::<VmHostContext>();
+        // SAFETY: a function reference without an entry trampoline has a host
+        // context for its vmctx; the values are as it expects them.
+        let returned = unsafe { ((*context).call)(context, values) };
+        return if returned == 0 { Err(Unwound::Host) } else { Ok(()) };
+    };
+    let store = store.cast::<StoreCore<'static>>();
+    let context = StoreCore::context(store);
+    // SAFETY: the context is a part of the live store. No reference to it
+    // exists, so that compiled code may write to it.
+    let saved = unsafe { context.read() };
+    if saved.entry_fp == 0 {
+        // SAFETY: as above.
+        unsafe { (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store)) };
+    }
+    let activation = Activation {
+        previous: CURRENT.get(),
+        store,
+        trap: Cell::new(None),
+        outer_entry_fp: saved.entry_fp,
+        outer_exit_fp: saved.exit_fp,
+    };
+    CURRENT.set(&raw const activation);
+    // SAFETY: the entry trampoline belongs to the function, whose code and vmctx
+    // are passed; the values are as its signature wants them; the signal
+    // handler finds the activation just set. Compiled code is trusted to keep to the ABI: the
+    // artifact was loaded for a reason to trust it.
+    let returned = unsafe { entry(vmctx, code, values, context) };
+    CURRENT.set(activation.previous);
+    // SAFETY: as for `saved`.
+    unsafe {
+        (*context).entry_fp = saved.entry_fp;
+        (*context).entry_sp = saved.entry_sp;
+        (*context).entry_handler = saved.entry_handler;
+        (*context).exit_fp = saved.exit_fp;
+    }
+    if returned != 0 {
+        return Ok(());
+    }
+    match activation.trap.get() {
+        Some(TrapKind::HostError) | None => Err(Unwound::Host),
+        Some(trap) => Err(Unwound::Trap(trap)),
+    }
+}
+
+/// The stack limit for wasm that is entered here.
+fn stack_limit(max_wasm_stack: usize) -> usize {
+    let here = 0_u8;
+    let here = (&raw const here).addr();
+    let lowest = sys::stack_lowest_address().saturating_add(HOST_STACK_RESERVE);
+    here.saturating_sub(max_wasm_stack).max(lowest)
+}
+
+/// Prepares this process and thread for traps. Cheap after the first time.
+pub(crate) fn prepare() -> std::io::Result<()> {
+    sys::install_fault_handler(on_fault);
+    sys::ensure_signal_stack()
+}
+
+/// Decides whether a fault is a trap of wasm, and ends the activation if so.
+///
+/// Runs in a signal handler: it allocates nothing, takes no lock, and reads
+/// only what the faulting thread owns.
+fn on_fault(fault: &mut Fault<'_>) -> bool {
+    let activation = CURRENT.get();
+    if activation.is_null() {
+        return false;
+    }
+    // SAFETY: an activation that is on the list is alive: `enter` takes it off
+    // before it returns.
+    let activation = unsafe { &*activation };
+    let store = activation.store;
+    let context = StoreCore::context(store);
+    // SAFETY: the store is alive during the activation, and its list of code is
+    // published atomically.
+    let Some((artifact, offset)) = (unsafe { StoreCore::find_code(store, fault.pc()) }) else {
+        return false;
+    };
+    let Some(trap) = artifact.view().site(offset).and_then(|site| TrapKind::from_code(site.trap))
+    else {
+        return false;
+    };
+    // SAFETY: the context and the frame buffer are parts of the live store. The
+    // thread was in compiled code (its program counter says so), hence not
+    // in code that uses them.
+    unsafe {
+        let frames = &mut *StoreCore::trap_frames(store);
+        frames.clear();
+        frames.push(fault.pc());
+        frames.walk(fault.fp(), (*context).entry_fp);
+        let mut outer = activation;
+        loop {
+            if outer.outer_entry_fp != 0 {
+                frames.walk(outer.outer_exit_fp, outer.outer_entry_fp);
+            }
+            match next_of_same_store(outer) {
+                Some(next) => outer = next,
+                None => break,
+            }
+        }
+        activation.trap.set(Some(trap));
+        let VmStoreContext { entry_handler, entry_sp, entry_fp, .. } = *context;
+        fault.resume_at(entry_handler, entry_sp, entry_fp);
+    }
+    true
+}
+
+/// The next outer activation of the same store.
+fn next_of_same_store(activation: &Activation) -> Option<&Activation> {
+    let mut next = activation.previous;
+    while !next.is_null() {
+        // SAFETY: activations on the list are alive, and outer ones outlive
+        // inner ones.
+        let outer = unsafe { &*next };
+        if outer.store == activation.store {
+            return Some(outer);
+        }
+        next = outer.previous;
+    }
+    None
+}

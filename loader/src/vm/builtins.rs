@@ -1,0 +1,216 @@
+//! The builtins: what compiled code calls for everything that is more than a
+//! few instructions.
+//!
+//! Each gets the vmctx of its caller, finds the store, and says by its result
+//! whether it succeeded; the compiled code traps. None panics, none calls
+//! back into the application.
+
+use std::ffi::c_void;
+use std::ptr;
+use std::ptr::NonNull;
+
+use cwasm_artifact::abi::builtins::Builtin;
+
+use super::layout::VmContext;
+use super::table::RawRef;
+use crate::store::StoreCore;
+
+/// The array of builtins, in the order of the ABI.
+#[repr(transparent)]
+pub(crate) struct BuiltinArray([*const c_void; Builtin::ALL.len()]);
+
+// SAFETY: the pointers are to functions, which every thread may call.
+unsafe impl Sync for BuiltinArray {}
+
+/// The addresses that compiled code finds through its vmctx.
+static BUILTINS: BuiltinArray = BuiltinArray({
+    let mut array = [ptr::null(); Builtin::ALL.len()];
+    array[Builtin::MemoryGrow as usize] = memory_grow as *const c_void;
+    array[Builtin::MemoryCopy as usize] = memory_copy as *const c_void;
+    array[Builtin::MemoryFill as usize] = memory_fill as *const c_void;
+    array[Builtin::MemoryInit as usize] = memory_init as *const c_void;
+    array[Builtin::DataDrop as usize] = data_drop as *const c_void;
+    array[Builtin::TableGrow as usize] = table_grow as *const c_void;
+    array[Builtin::TableCopy as usize] = table_copy as *const c_void;
+    array[Builtin::TableFill as usize] = table_fill as *const c_void;
+    array[Builtin::TableInit as usize] = table_init as *const c_void;
+    array[Builtin::ElemDrop as usize] = elem_drop as *const c_void;
+    array[Builtin::NewEpoch as usize] = new_epoch as *const c_void;
+    array
+});
+
+/// Where the array is.
+pub(crate) fn address() -> *const usize {
+    (&raw const BUILTINS).cast()
+}
+
+/// The store of a calling instance, and the instance's index in it.
+///
+/// # Safety
+/// `vmctx` must be the vmctx of a live instance whose code is running, and the
+/// result must not outlive the builtin.
+unsafe fn caller<'a>(vmctx: *mut VmContext) -> (&'a mut StoreCore<'a>, usize) {
+    // SAFETY: the vmctx is alive. The store context is the first field of its
+    // store, which whoever entered wasm has borrowed exclusively and does not
+    // use meanwhile, so that this is the only reference.
+    unsafe {
+        let store = NonNull::new_unchecked((*vmctx).store_context.cast::<StoreCore<'a>>());
+        (&mut *store.as_ptr(), (*vmctx).instance as usize)
+    }
+}
+
+/// A truth value as compiled code expects it.
+fn success(result: Option<()>) -> u32 {
+    u32::from(result.is_some())
+}
+
+#[expect(clippy::cast_possible_wrap, reason = "sizes are far below the sign bit; -1 is failure")]
+fn old_size(result: Option<u64>) -> i64 {
+    result.map_or(-1, |size| size as i64)
+}
+
+unsafe extern "C" fn memory_grow(vmctx: *mut VmContext, memory: u32, delta: u64) -> i64 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let memory = store.instances[instance].memories[memory as usize];
+    old_size(store.grow_memory(memory, delta))
+}
+
+unsafe extern "C" fn memory_copy(
+    vmctx: *mut VmContext,
+    to_memory: u32,
+    from_memory: u32,
+    to: u64,
+    from: u64,
+    length: u64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let memories = &store.instances[instance].memories;
+    let (target, source) =
+        (memories[to_memory as usize] as usize, memories[from_memory as usize] as usize);
+    if target == source {
+        return success(store.memories[target].copy_within(to, from, length));
+    }
+    let Ok([target, source]) = store.memories.get_disjoint_mut([target, source]) else {
+        return 0;
+    };
+    success(target.init(to, source.bytes(), from, length))
+}
+
+unsafe extern "C" fn memory_fill(
+    vmctx: *mut VmContext,
+    memory: u32,
+    to: u64,
+    value: u32,
+    length: u64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let memory = store.instances[instance].memories[memory as usize] as usize;
+    success(store.memories[memory].fill(to, value.to_le_bytes()[0], length))
+}
+
+unsafe extern "C" fn memory_init(
+    vmctx: *mut VmContext,
+    memory: u32,
+    segment: u32,
+    to: u64,
+    from: u32,
+    length: u32,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let memory = store.instances[instance].memories[memory as usize];
+    success(store.init_memory(instance, memory, segment, to, from.into(), length.into()))
+}
+
+unsafe extern "C" fn data_drop(vmctx: *mut VmContext, segment: u32) {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    store.instances[instance].dropped_data[segment as usize] = true;
+}
+
+unsafe extern "C" fn table_grow(
+    vmctx: *mut VmContext,
+    table: u32,
+    delta: u64,
+    init: RawRef,
+) -> i64 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let table = store.instances[instance].tables[table as usize];
+    old_size(store.grow_table(table, delta, init))
+}
+
+unsafe extern "C" fn table_copy(
+    vmctx: *mut VmContext,
+    to_table: u32,
+    from_table: u32,
+    to: u64,
+    from: u64,
+    length: u64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let tables = &store.instances[instance].tables;
+    let (target, source) =
+        (tables[to_table as usize] as usize, tables[from_table as usize] as usize);
+    if target == source {
+        return success(store.tables[target].copy_within(to, from, length));
+    }
+    let Ok([target, source]) = store.tables.get_disjoint_mut([target, source]) else {
+        return 0;
+    };
+    let copied = source
+        .range(from, length)
+        .zip(target.range_mut(to, length))
+        .map(|(source, target)| target.copy_from_slice(source));
+    success(copied)
+}
+
+unsafe extern "C" fn table_fill(
+    vmctx: *mut VmContext,
+    table: u32,
+    to: u64,
+    value: RawRef,
+    length: u64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let table = store.instances[instance].tables[table as usize] as usize;
+    success(store.tables[table].fill(to, value, length))
+}
+
+unsafe extern "C" fn table_init(
+    vmctx: *mut VmContext,
+    table: u32,
+    segment: u32,
+    to: u64,
+    from: u32,
+    length: u32,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let table = store.instances[instance].tables[table as usize];
+    success(store.init_table(instance, table, segment, to, from.into(), length.into()))
+}
+
+unsafe extern "C" fn elem_drop(vmctx: *mut VmContext, segment: u32) {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    store.instances[instance].dropped_elements[segment as usize] = true;
+}
+
+/// The deadline is the store's word; a store without a way to move it stops.
+unsafe extern "C" fn new_epoch(_vmctx: *mut VmContext) -> u32 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_builtin_has_an_address() {
+        assert!(super::BUILTINS.0.iter().all(|address| !address.is_null()));
+    }
+}

@@ -1,0 +1,79 @@
+//! Host functions as compiled code sees them.
+//!
+//! Each import of a host function by an instance gets a host context of its
+//! own, so that the function knows which instance it serves without every call in the
+//! program having to say so. The context also stands behind the function's
+//! reference, which tables may hold.
+
+use std::ffi::c_void;
+use std::ptr;
+
+use cwasm_artifact::abi::vmctx::HOST_CONTEXT_MAGIC;
+
+use super::layout::{HostCall, VmContext, VmFuncRef, VmHostContext, VmStoreContext};
+use super::stable::Stable;
+
+/// A host context and the function reference that leads to it.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct VmHostFunc {
+    context: VmHostContext,
+    func_ref: VmFuncRef,
+}
+
+/// What a host function does, apart from who calls it.
+#[derive(Clone, Copy, Debug)]
+pub struct HostCode {
+    pub(crate) call: HostCall,
+    pub(crate) closure: *const c_void,
+    pub(crate) type_id: u32,
+}
+
+impl VmHostFunc {
+    /// `code` is the exit trampoline for the function's signature, or null if
+    /// there is none yet. `importer` is the vmctx of the importing instance, or null.
+    pub(crate) fn new(
+        store_context: *mut VmStoreContext,
+        host: HostCode,
+        code: *const c_void,
+        importer: *mut VmContext,
+    ) -> Stable<Self> {
+        let func = Stable::new(Self {
+            context: VmHostContext {
+                magic: HOST_CONTEXT_MAGIC,
+                _padding: 0,
+                store_context,
+                call: host.call,
+                closure: host.closure,
+                importer,
+            },
+            func_ref: VmFuncRef {
+                code,
+                vmctx: ptr::null_mut(),
+                type_id: host.type_id,
+                entry: None,
+            },
+        });
+        // SAFETY: the value is alive and not shared yet.
+        unsafe { (*func.as_ptr()).func_ref.vmctx = func.as_ptr().cast() };
+        func
+    }
+
+    /// The address of the function reference.
+    pub(crate) fn func_ref(this: &Stable<Self>) -> *mut VmFuncRef {
+        // SAFETY: only computes the address of a field of a live value.
+        unsafe { &raw mut (*this.as_ptr()).func_ref }
+    }
+
+    /// Provides the exit trampoline if it was missing.
+    pub(crate) fn fill_code(&mut self, type_id: u32, code: *const c_void) {
+        if self.func_ref.code.is_null() && self.func_ref.type_id == type_id {
+            self.func_ref.code = code;
+        }
+    }
+
+    /// Whether it still lacks an exit trampoline.
+    pub(crate) fn lacks_code(&self) -> bool {
+        self.func_ref.code.is_null()
+    }
+}

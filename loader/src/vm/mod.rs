@@ -1,0 +1,22 @@
+//! The machine's side: the structures that compiled code reads and writes, and
+//! the code that enters and leaves it. All of the crate's `unsafe` that is
+//! about compiled code is below this module.
+//!
+//! * [`layout`]: the structures of the ABI as `repr(C)` types;
+//! * [`stable`]: owners of values that raw pointers lead to;
+//! * [`memory`], [`table`]: linear memories and tables;
+//! * [`instance`]: the vmctx of an instance;
+//! * [`builtins`]: the functions that compiled code calls;
+//! * [`host_func`]: host functions as compiled code sees them;
+//! * [`activation`]: entering wasm, and leaving it by a trap;
+//! * [`backtrace`]: walking the frames of wasm.
+
+pub(crate) mod activation;
+pub(crate) mod backtrace;
+pub(crate) mod builtins;
+pub(crate) mod host_func;
+pub(crate) mod instance;
+pub(crate) mod layout;
+pub(crate) mod memory;
+pub(crate) mod stable;
+pub(crate) mod table;
