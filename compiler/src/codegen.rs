@@ -1,0 +1,399 @@
+//! From function bodies to machine code, on several threads.
+//!
+//! A thread takes a body, validates and translates it, and generates its code
+//! before it takes the next: only the functions in flight exist in intermediate
+//! form. Results go back to the order of the module, so that the output does not depend on the number
+//! of threads, and neither does the error, which is that of the first function that fails.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use cranelift_codegen::binemit::Reloc;
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::ir::ExternalName;
+use cranelift_codegen::isa::unwind::UnwindInfo;
+use cranelift_codegen::{CodegenError, Context, FinalizedRelocTarget};
+use cranelift_frontend::FunctionBuilderContext;
+use cwasm_artifact::abi::traps::Trap;
+use rayon::prelude::*;
+use wasmparser::FuncValidatorAllocations;
+
+use crate::error::CompileError;
+use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TypeIndex};
+use crate::trampoline::{self, Direction};
+use crate::translate::{self, BodyError, Environment, trap_code};
+
+/// Told how far a compilation is. Called from several threads.
+pub trait Progress: Sync {
+    /// Compilation begins, with this many bytes of function bodies.
+    fn start(&self, total: u64);
+    /// This many more bytes of them are compiled.
+    fn advance(&self, bytes: u64);
+}
+
+/// Progress that nobody wants to know.
+pub struct Silent;
+
+impl Progress for Silent {
+    fn start(&self, _total: u64) {}
+    fn advance(&self, _bytes: u64) {}
+}
+
+/// The stack of a compiler thread. Translation does not recurse with the depth of the
+/// wasm, but parts of the code generator recurse with that of expressions.
+const THREAD_STACK: usize = 16 << 20;
+
+/// A call whose displacement depends on where functions are placed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct CallRelocation {
+    /// Where in the caller.
+    pub(crate) offset: u32,
+    pub(crate) kind: Reloc,
+    pub(crate) target: FuncIndex,
+    pub(crate) addend: i64,
+}
+
+/// A place in the code that the loader must recognise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Site {
+    /// The offset in the code.
+    pub text: u32,
+    /// The offset in the wasm of the operator that it belongs to.
+    pub wasm: u32,
+    /// Why the instruction there traps; `None` for the return address of a call.
+    pub trap: Option<Trap>,
+}
+
+/// Machine code of a function or trampoline, not placed yet.
+#[derive(Debug)]
+pub(crate) struct Code {
+    pub(crate) bytes: Vec<u8>,
+    pub(crate) alignment: u32,
+    pub(crate) relocations: Vec<CallRelocation>,
+    /// Ordered by offset.
+    pub(crate) sites: Vec<Site>,
+    pub(crate) unwind: Option<UnwindInfo>,
+}
+
+/// Everything that was generated for a module.
+#[derive(Debug)]
+pub(crate) struct Generated {
+    /// The code of the defined functions, in order.
+    pub(crate) functions: Vec<Code>,
+    /// Trampolines, ordered by type and direction.
+    pub(crate) trampolines: Vec<(TypeIndex, Direction, Code)>,
+}
+
+/// Compiles all bodies of a module, and the trampolines that it needs.
+pub(crate) fn generate(
+    env: &Environment<'_>,
+    wasm: &[u8],
+    bodies: Vec<Body<'_>>,
+    jobs: usize,
+    progress: &dyn Progress,
+) -> Result<Generated, CompileError> {
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(jobs)
+        .stack_size(THREAD_STACK)
+        .thread_name(|number| format!("cwasm-compile-{number}"))
+        .build()
+        .map_err(|error| CompileError::Settings {
+            message: format!("cannot start the compiler's threads: {error}"),
+        })?;
+    pool.install(|| {
+        let workers = Workers::default();
+        let functions = functions(env, wasm, bodies, &workers, progress)?;
+        let trampolines = trampolines(env, &workers)?;
+        Ok(Generated { functions, trampolines })
+    })
+}
+
+/// Why a function has no code.
+enum Failure {
+    Body(BodyError),
+    Compile(CompileError),
+}
+
+fn functions(
+    env: &Environment<'_>,
+    wasm: &[u8],
+    bodies: Vec<Body<'_>>,
+    workers: &Workers,
+    progress: &dyn Progress,
+) -> Result<Vec<Code>, CompileError> {
+    let size = |body: &Body<'_>| {
+        let range = body.body.range();
+        range.end - range.start
+    };
+    progress.start(bodies.iter().map(size).sum());
+    let count = bodies.len();
+    // Large functions first, so that no thread is left with one at the end.
+    let mut queue: Vec<(usize, Body<'_>)> = bodies.into_iter().enumerate().collect();
+    queue.sort_by_key(|(index, body)| (std::cmp::Reverse(size(body)), *index));
+
+    // Functions behind the first one known to fail need not be compiled.
+    let first_failure = AtomicUsize::new(usize::MAX);
+    let results: Vec<(usize, Result<Code, Failure>)> = queue
+        .into_par_iter()
+        .with_max_len(1)
+        .filter_map(|(index, body)| {
+            if index > first_failure.load(Ordering::Relaxed) {
+                return None;
+            }
+            let bytes = size(&body);
+            let result = workers.function(env, index, body);
+            if result.is_err() {
+                first_failure.fetch_min(index, Ordering::Relaxed);
+            }
+            progress.advance(bytes);
+            Some((index, result))
+        })
+        .collect();
+
+    let mut ordered: Vec<Option<Code>> = Vec::new();
+    ordered.resize_with(count, || None);
+    let mut failure: Option<(usize, Failure)> = None;
+    for (index, result) in results {
+        match result {
+            Ok(code) => ordered[index] = Some(code),
+            Err(error) if failure.as_ref().is_none_or(|(first, _)| index < *first) => {
+                failure = Some((index, error));
+            }
+            Err(_) => {}
+        }
+    }
+    if let Some((index, failure)) = failure {
+        let function = func_index(env.module, index);
+        return Err(match failure {
+            Failure::Body(BodyError::Wasm(error)) => {
+                module::explain_in_body(wasm, function.as_u32(), &error)
+            }
+            Failure::Body(BodyError::Unsupported(feature, offset)) => {
+                CompileError::Unsupported { feature, offset, function: Some(function.as_u32()) }
+            }
+            Failure::Compile(error) => error,
+        });
+    }
+    Ok(ordered.into_iter().flatten().collect())
+}
+
+fn trampolines(
+    env: &Environment<'_>,
+    workers: &Workers,
+) -> Result<Vec<(TypeIndex, Direction, Code)>, CompileError> {
+    let module = env.module;
+    let mut entered: Vec<TypeIndex> = module
+        .func_refs
+        .values()
+        .map(|function| module.canonical_types[module.functions[*function].ty])
+        .collect();
+    entered.sort();
+    entered.dedup();
+    let wanted: Vec<(TypeIndex, Direction)> = entered
+        .into_iter()
+        .map(|ty| (ty, Direction::Entry))
+        .chain(module.distinct_types().map(|ty| (ty, Direction::Exit)))
+        .collect();
+    wanted
+        .into_par_iter()
+        .map(|(ty, direction)| Ok((ty, direction, workers.trampoline(env, ty, direction)?)))
+        .collect()
+}
+
+/// The index in the module of the function with this number among the defined ones.
+fn func_index(module: &Module<'_>, number: usize) -> FuncIndex {
+    // The parser bounds the number of functions.
+    module.func_index(DefinedFuncIndex::from_u32(u32::try_from(number).unwrap_or(u32::MAX)))
+}
+
+/// Memory that a thread uses again for each function.
+struct Worker {
+    context: Context,
+    builder: FunctionBuilderContext,
+    validator: FuncValidatorAllocations,
+}
+
+impl Worker {
+    fn new() -> Self {
+        Self {
+            context: Context::new(),
+            builder: FunctionBuilderContext::new(),
+            validator: FuncValidatorAllocations::default(),
+        }
+    }
+}
+
+/// Workers that no thread is using.
+#[derive(Default)]
+struct Workers(Mutex<Vec<Worker>>);
+
+impl Workers {
+    fn take(&self) -> Worker {
+        self.0.lock().ok().and_then(|mut idle| idle.pop()).unwrap_or_else(Worker::new)
+    }
+
+    /// Keeps a worker for the next function. After a failure, it is dropped instead.
+    fn give_back(&self, mut worker: Worker) {
+        worker.context.clear();
+        if let Ok(mut idle) = self.0.lock() {
+            idle.push(worker);
+        }
+    }
+
+    fn function(
+        &self,
+        env: &Environment<'_>,
+        number: usize,
+        Body { validate, body }: Body<'_>,
+    ) -> Result<Code, Failure> {
+        let mut worker = self.take();
+        let function = func_index(env.module, number);
+        let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
+        let mut validator = validate.into_validator(std::mem::take(&mut worker.validator));
+        translate::translate(
+            env,
+            defined,
+            &body,
+            &mut validator,
+            &mut worker.context.func,
+            &mut worker.builder,
+        )
+        .map_err(Failure::Body)?;
+        worker.validator = validator.into_allocations();
+        // Sites without an operator, such as the stack check, are at the start.
+        let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
+        let code = worker
+            .compile(env, start)
+            .map_err(|error| Failure::Compile(explain(env.module, function, &error)))?;
+        self.give_back(worker);
+        Ok(code)
+    }
+
+    fn trampoline(
+        &self,
+        env: &Environment<'_>,
+        ty: TypeIndex,
+        direction: Direction,
+    ) -> Result<Code, CompileError> {
+        let mut worker = self.take();
+        let func_type = &env.module.types[ty];
+        let Worker { context, builder, .. } = &mut worker;
+        trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
+        let code = worker.compile(env, 0).map_err(|error| CompileError::Codegen {
+            place: format!("the {direction:?} trampoline of type {}", ty.as_u32()),
+            message: error.to_string(),
+        })?;
+        self.give_back(worker);
+        Ok(code)
+    }
+}
+
+/// Why the code generator failed.
+#[derive(Debug, thiserror::Error)]
+enum Problem {
+    #[error("{}", code_generator_message(.0))]
+    Codegen(#[from] CodegenError),
+    #[error("the code calls {0}, which no loader provides")]
+    Symbol(String),
+    #[error("the code contains a trap with the unknown code {0}")]
+    Trap(u8),
+}
+
+fn explain(module: &Module<'_>, function: FuncIndex, problem: &Problem) -> CompileError {
+    let index = function.as_u32();
+    match problem {
+        Problem::Codegen(CodegenError::ImplLimitExceeded | CodegenError::CodeTooLarge) => {
+            CompileError::FunctionTooLarge {
+                function: index,
+                name: module.names.function(function).map(str::to_owned),
+            }
+        }
+        problem => CompileError::Codegen {
+            place: format!("function {index}"),
+            message: problem.to_string(),
+        },
+    }
+}
+
+/// The code generator's words, with the details that it keeps to itself.
+fn code_generator_message(error: &CodegenError) -> String {
+    match error {
+        CodegenError::Verifier(errors) => format!("{error}: {errors}"),
+        error => error.to_string(),
+    }
+}
+
+impl Worker {
+    /// Generates code for the function in the context.
+    fn compile(&mut self, env: &Environment<'_>, start: u32) -> Result<Code, Problem> {
+        self.context.compile(env.isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
+        let Some(code) = self.context.take_compiled_code() else {
+            return Err(CodegenError::CodeTooLarge.into());
+        };
+        let unwind = code.create_unwind_info(env.isa)?;
+        let buffer = &code.buffer;
+        let mut relocations = Vec::with_capacity(buffer.relocs().len());
+        for relocation in buffer.relocs() {
+            let target = match &relocation.target {
+                FinalizedRelocTarget::ExternalName(ExternalName::User(name)) => {
+                    let name = &self.context.func.params.user_named_funcs()[*name];
+                    FuncIndex::from_u32(name.index)
+                }
+                other => return Err(Problem::Symbol(other.display(None))),
+            };
+            relocations.push(CallRelocation {
+                offset: relocation.offset,
+                kind: relocation.kind,
+                target,
+                addend: relocation.addend,
+            });
+        }
+        Ok(Code {
+            bytes: buffer.data().to_vec(),
+            alignment: buffer.alignment,
+            relocations,
+            sites: sites(buffer, start)?,
+            unwind,
+        })
+    }
+}
+
+type Buffer = cranelift_codegen::MachBufferFinalized<cranelift_codegen::Final>;
+
+/// The sites of a function, with offsets from its start.
+fn sites(buffer: &Buffer, start: u32) -> Result<Vec<Site>, Problem> {
+    let mut sites = Vec::with_capacity(buffer.traps().len());
+    for trap in buffer.traps() {
+        let code = trap.code.as_raw().get();
+        let reason = Trap::ALL
+            .into_iter()
+            .find(|reason| trap_code(*reason).as_raw().get() == code)
+            .ok_or(Problem::Trap(code))?;
+        sites.push(Site { text: trap.offset, wasm: 0, trap: Some(reason) });
+    }
+    for call in buffer.call_sites() {
+        sites.push(Site { text: call.ret_addr, wasm: 0, trap: None });
+    }
+    // A return address may also be the address of an instruction that traps.
+    sites.sort_by_key(|site| (site.text, site.trap));
+
+    // The operator is that of the range which contains the instruction. For a
+    // call, the return address is the end of that range.
+    let mut ranges = buffer.get_srclocs_sorted().iter().peekable();
+    let mut found = Vec::with_capacity(sites.len());
+    for site in sites {
+        let inside = match site.trap {
+            Some(_) => site.text,
+            None => site.text - 1,
+        };
+        while ranges.peek().is_some_and(|range| range.end <= inside) {
+            ranges.next();
+        }
+        let wasm = ranges
+            .peek()
+            .filter(|range| range.start <= inside && !range.loc.is_default())
+            .map_or(start, |range| range.loc.bits());
+        found.push(Site { wasm, ..site });
+    }
+    Ok(found)
+}

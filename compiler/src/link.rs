@@ -1,0 +1,233 @@
+//! From the code of single functions to a text section, in which every
+//! reference is resolved: loading it changes no byte.
+
+use cranelift_codegen::binemit::Reloc;
+use cranelift_codegen::isa::unwind::UnwindInfo;
+use target_lexicon::{Architecture, Triple};
+
+use crate::codegen::{Code, Generated, Site};
+use crate::error::CompileError;
+use crate::module::{Module, TypeIndex};
+use crate::trampoline::Direction;
+
+/// Where a piece of code is in the text.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TextRange {
+    /// The offset of its first byte.
+    pub offset: u32,
+    /// Its length in bytes.
+    pub len: u32,
+}
+
+/// Trampolines of a type.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Trampolines {
+    /// From the host into functions of the type; only if such a function escapes.
+    pub entry: Option<TextRange>,
+    /// To host functions of the type.
+    pub exit: Option<TextRange>,
+}
+
+/// The linked code of a module.
+#[derive(Debug)]
+pub struct Text {
+    /// The bytes, to be placed at the start of a page.
+    pub bytes: Vec<u8>,
+    /// The defined functions, in order.
+    pub functions: Vec<TextRange>,
+    /// Trampolines, by the first type that is equal to theirs; ordered.
+    pub trampolines: Vec<(TypeIndex, Trampolines)>,
+    /// All sites, ordered by offset in the text.
+    pub sites: Vec<Site>,
+    /// How to unwind each piece of code, ordered by offset.
+    pub(crate) unwind: Vec<(TextRange, UnwindInfo)>,
+}
+
+/// The alignment of functions, unless the code generator asks for more.
+const ALIGNMENT: usize = 16;
+
+/// The most text that a call can reach across.
+fn text_limit(target: &Triple) -> usize {
+    match target.architecture {
+        Architecture::Aarch64(_) => (1 << 27) - 4,
+        _ => (1 << 31) - 1,
+    }
+}
+
+/// Places all code and resolves the calls in it.
+pub(crate) fn link(
+    module: &Module<'_>,
+    target: &Triple,
+    generated: Generated,
+) -> Result<Text, CompileError> {
+    let Generated { functions, trampolines } = generated;
+    let mut linker = Linker {
+        limit: text_limit(target),
+        filler: if target.architecture == Architecture::X86_64 { 0xcc } else { 0 },
+        bytes: Vec::new(),
+        sites: Vec::new(),
+        unwind: Vec::new(),
+    };
+    linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + ALIGNMENT).sum());
+
+    let mut ranges = Vec::with_capacity(functions.len());
+    let mut calls = Vec::with_capacity(functions.len());
+    for mut code in functions {
+        calls.push(std::mem::take(&mut code.relocations));
+        ranges.push(linker.place(code)?);
+    }
+    let mut placed: Vec<(TypeIndex, Trampolines)> = Vec::new();
+    for (ty, direction, code) in trampolines {
+        let range = Some(linker.place(code)?);
+        let position = match placed.binary_search_by_key(&ty, |(ty, _)| *ty) {
+            Ok(position) => position,
+            Err(position) => {
+                placed.insert(position, (ty, Trampolines::default()));
+                position
+            }
+        };
+        match direction {
+            Direction::Entry => placed[position].1.entry = range,
+            Direction::Exit => placed[position].1.exit = range,
+        }
+    }
+    for (caller, calls) in ranges.iter().zip(calls) {
+        for call in calls {
+            let callee =
+                module.defined_func(call.target).map(|callee| ranges[callee.as_u32() as usize]);
+            let Some(callee) = callee else {
+                return Err(assembly(format!(
+                    "a call to function {} was not resolved",
+                    call.target
+                )));
+            };
+            let place = caller.offset + call.offset;
+            let distance = i64::from(callee.offset) + call.addend - i64::from(place);
+            linker.patch(call.kind, place as usize, distance)?;
+        }
+    }
+    Ok(Text {
+        bytes: linker.bytes,
+        functions: ranges,
+        trampolines: placed,
+        sites: linker.sites,
+        unwind: linker.unwind,
+    })
+}
+
+fn assembly(message: String) -> CompileError {
+    CompileError::Assembly { message }
+}
+
+struct Linker {
+    limit: usize,
+    filler: u8,
+    bytes: Vec<u8>,
+    sites: Vec<Site>,
+    unwind: Vec<(TextRange, UnwindInfo)>,
+}
+
+impl Linker {
+    /// Appends a piece of code, and says where it is.
+    fn place(&mut self, code: Code) -> Result<TextRange, CompileError> {
+        let start = self.bytes.len().next_multiple_of(ALIGNMENT.max(code.alignment as usize));
+        let end = start + code.bytes.len();
+        if end > self.limit {
+            return Err(CompileError::limit(
+                "bytes of machine code",
+                self.limit as u64,
+                end as u64,
+            ));
+        }
+        self.bytes.resize(start, self.filler);
+        self.bytes.extend_from_slice(&code.bytes);
+        let narrow = |number: usize| {
+            // The limit is below 2^31.
+            u32::try_from(number).map_err(|_| assembly(format!("{number} is beyond the text")))
+        };
+        let range = TextRange { offset: narrow(start)?, len: narrow(code.bytes.len())? };
+        self.sites
+            .extend(code.sites.iter().map(|site| Site { text: site.text + range.offset, ..*site }));
+        self.unwind.extend(code.unwind.map(|unwind| (range, unwind)));
+        Ok(range)
+    }
+
+    /// Writes the distance to a callee into a call.
+    fn patch(&mut self, kind: Reloc, place: usize, distance: i64) -> Result<(), CompileError> {
+        let field: &mut [u8; 4] = self
+            .bytes
+            .get_mut(place..place + 4)
+            .and_then(|field| field.try_into().ok())
+            .ok_or_else(|| assembly(format!("a call at {place:#x} is outside the text")))?;
+        let unreachable =
+            || assembly(format!("a call at {place:#x} cannot reach across {distance} bytes"));
+        match kind {
+            Reloc::X86CallPCRel4 => {
+                *field = i32::try_from(distance).map_err(|_| unreachable())?.to_le_bytes();
+            }
+            Reloc::Arm64Call if distance % 4 == 0 && (-(1 << 27)..1 << 27).contains(&distance) => {
+                // The low 26 bits of the instruction count words.
+                let words = i32::try_from(distance / 4).map_err(|_| unreachable())?.cast_unsigned();
+                let opcode = u32::from_le_bytes(*field) & 0xfc00_0000;
+                *field = (opcode | words & 0x03ff_ffff).to_le_bytes();
+            }
+            Reloc::Arm64Call => return Err(unreachable()),
+            other => {
+                return Err(assembly(format!("cannot resolve a relocation of kind {other}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn linker(bytes: &[u8]) -> Linker {
+        Linker {
+            limit: 64,
+            filler: 0xcc,
+            bytes: bytes.to_vec(),
+            sites: Vec::new(),
+            unwind: Vec::new(),
+        }
+    }
+
+    fn code(len: usize, alignment: u32) -> Code {
+        Code {
+            bytes: vec![0x90; len],
+            alignment,
+            relocations: Vec::new(),
+            sites: vec![Site { text: 1, wasm: 7, trap: None }],
+            unwind: None,
+        }
+    }
+
+    #[test]
+    fn functions_are_aligned_and_the_gaps_trap() {
+        let mut linker = linker(&[]);
+        assert_eq!(linker.place(code(3, 1)).unwrap(), TextRange { offset: 0, len: 3 });
+        assert_eq!(linker.place(code(5, 32)).unwrap(), TextRange { offset: 32, len: 5 });
+        assert!(linker.bytes[3..32].iter().all(|byte| *byte == 0xcc));
+        assert_eq!(linker.sites[1].text, 33);
+        assert!(matches!(
+            linker.place(code(17, 1)),
+            Err(CompileError::Limit { limit: 64, found: 65, .. })
+        ));
+    }
+
+    #[test]
+    fn displacements_are_written_in_the_form_of_the_instruction() {
+        let mut linker = linker(&[0xe8, 0, 0, 0, 0, 0, 0, 0]);
+        linker.patch(Reloc::X86CallPCRel4, 1, -5).unwrap();
+        assert_eq!(linker.bytes[..5], [0xe8, 0xfb, 0xff, 0xff, 0xff]);
+        linker.bytes[..4].copy_from_slice(&0x9400_0000_u32.to_le_bytes());
+        linker.patch(Reloc::Arm64Call, 0, -8).unwrap();
+        assert_eq!(linker.bytes[..4], 0x97ff_fffe_u32.to_le_bytes());
+        assert!(linker.patch(Reloc::Arm64Call, 0, 1 << 27).is_err());
+        assert!(linker.patch(Reloc::X86CallPCRel4, 1, 1 << 31).is_err());
+        assert!(linker.patch(Reloc::Abs8, 0, 0).is_err());
+        assert!(linker.patch(Reloc::X86CallPCRel4, 6, 0).is_err());
+    }
+}

@@ -1,0 +1,63 @@
+//! Which proposals this version compiles, and what the others are called when
+//! a module needs one of them.
+
+use crate::error::CompileError;
+use wasmparser::{Validator, WasmFeatures};
+
+/// Wasm 2.0 without SIMD, and nothing else: what the specification declares
+/// invalid must be refused.
+pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2.difference(WasmFeatures::SIMD);
+
+/// Proposals by the names that people know them by. Where a proposal builds on
+/// another, the other comes first.
+const PROPOSALS: &[(WasmFeatures, &str)] = &[
+    (WasmFeatures::SIMD, "SIMD (128-bit vectors)"),
+    (WasmFeatures::RELAXED_SIMD, "relaxed SIMD"),
+    (WasmFeatures::THREADS, "threads (shared memories and atomics)"),
+    (WasmFeatures::SHARED_EVERYTHING_THREADS, "shared-everything threads"),
+    (WasmFeatures::TAIL_CALL, "tail calls"),
+    (WasmFeatures::MULTI_MEMORY, "multiple memories"),
+    (WasmFeatures::MEMORY64, "64-bit memories"),
+    (WasmFeatures::EXTENDED_CONST, "extended constant expressions"),
+    (WasmFeatures::FUNCTION_REFERENCES, "typed function references"),
+    (WasmFeatures::EXCEPTIONS, "exception handling"),
+    (WasmFeatures::LEGACY_EXCEPTIONS, "legacy exception handling"),
+    (WasmFeatures::GC, "garbage-collected types"),
+    (WasmFeatures::CUSTOM_PAGE_SIZES, "custom page sizes"),
+    (WasmFeatures::MEMORY_CONTROL, "memory control"),
+    (WasmFeatures::STACK_SWITCHING, "stack switching"),
+    (WasmFeatures::WIDE_ARITHMETIC, "128-bit arithmetic"),
+];
+
+/// Tells a module that breaks the rules from one that is valid with proposals
+/// which this version does not compile.
+pub(super) fn explain(wasm: &[u8], error: &wasmparser::Error) -> CompileError {
+    let offset = error.offset();
+    let valid_with =
+        |features: WasmFeatures| Validator::new_with_features(features).validate_all(wasm).is_ok();
+    let unsupported = |feature| CompileError::Unsupported { feature, offset, function: None };
+    if offset >= wasm.len() as u64 && error.message().starts_with("unexpected end") {
+        return CompileError::Truncated { offset: wasm.len() as u64 };
+    }
+    let all = WasmFeatures::all().difference(WasmFeatures::COMPONENT_MODEL);
+    if valid_with(all) {
+        if let Some(missing) = error.missing_wasm_feature()
+            && let Some((_, name)) = PROPOSALS.iter().find(|(flag, _)| missing.contains(*flag))
+        {
+            return unsupported(name);
+        }
+        let mut features = SUPPORTED;
+        for (flag, name) in PROPOSALS {
+            // Alone, or as the last of several that are needed together.
+            if valid_with(SUPPORTED | *flag) {
+                return unsupported(name);
+            }
+            features |= *flag;
+            if valid_with(features) {
+                return unsupported(name);
+            }
+        }
+        return unsupported("a proposal");
+    }
+    CompileError::Invalid { offset, function: None, message: error.message().to_owned() }
+}

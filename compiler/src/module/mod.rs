@@ -1,0 +1,203 @@
+//! A module as the compiler sees it: everything that the wasm declares, gathered
+//! in one pass, with function bodies left as ranges for the code generator's
+//! threads to validate and translate.
+
+mod constant;
+mod features;
+mod images;
+mod index;
+mod names;
+mod parse;
+mod types;
+
+use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};
+use cwasm_artifact::abi::vmctx::VmctxLayout;
+use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
+
+pub use constant::ConstExpr;
+pub use images::{Image, Images};
+pub use index::{
+    DefinedFuncIndex, DefinedGlobalIndex, FuncIndex, FuncRefIndex, GlobalIndex, MemoryIndex,
+    TableIndex, TypeIndex,
+};
+pub use names::Names;
+pub(crate) use parse::explain_in_body;
+pub use parse::parse;
+pub use types::{ExternType, FuncType, GlobalType, MemoryType, TableType, ValueType};
+
+/// Something that a module imports.
+#[derive(Clone, Copy, Debug)]
+pub struct Import<'wasm> {
+    /// The name of the module to import from.
+    pub module: &'wasm str,
+    /// The name within that module.
+    pub name: &'wasm str,
+    /// What it must be.
+    pub ty: ExternType,
+}
+
+/// Something that a module exports, by its index.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ExportItem {
+    /// A function.
+    Func(FuncIndex),
+    /// A table.
+    Table(TableIndex),
+    /// A memory.
+    Memory(MemoryIndex),
+    /// A global.
+    Global(GlobalIndex),
+}
+
+/// An export.
+#[derive(Clone, Copy, Debug)]
+pub struct Export<'wasm> {
+    /// The name it is exported under.
+    pub name: &'wasm str,
+    /// What is exported.
+    pub item: ExportItem,
+}
+
+/// A function of the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Function {
+    /// Its type.
+    pub ty: TypeIndex,
+    /// Its function reference in the vmctx, if it is a defined function that
+    /// can be reached other than by a direct call.
+    pub func_ref: Option<FuncRefIndex>,
+}
+
+/// A global of the module.
+#[derive(Clone, Copy, Debug)]
+pub struct Global {
+    /// Its type.
+    pub ty: GlobalType,
+    /// Its initial value; `None` if it is imported.
+    pub init: Option<ConstExpr>,
+}
+
+/// What happens to a segment at instantiation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SegmentMode<Target> {
+    /// It waits for `memory.init` or `table.init`.
+    Passive,
+    /// It is copied to this place and dropped.
+    Active {
+        /// The memory or table that it is copied to.
+        target: Target,
+        /// Where in the target it begins.
+        offset: ConstExpr,
+    },
+    /// It only declares function references, and is dropped.
+    Declared,
+}
+
+/// The elements of an element segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ElementItems {
+    /// References to these functions.
+    Funcs(Vec<FuncIndex>),
+    /// The values of these expressions.
+    Exprs(Vec<ConstExpr>),
+}
+
+/// An element segment.
+#[derive(Clone, Debug)]
+pub struct ElementSegment {
+    /// What happens to it at instantiation.
+    pub mode: SegmentMode<TableIndex>,
+    /// The type of its elements.
+    pub ty: ValueType,
+    /// Its elements.
+    pub items: ElementItems,
+}
+
+/// A data segment.
+#[derive(Clone, Copy, Debug)]
+pub struct DataSegment<'wasm> {
+    /// What happens to it at instantiation.
+    pub mode: SegmentMode<MemoryIndex>,
+    /// Its bytes.
+    pub bytes: &'wasm [u8],
+}
+
+/// The declarations of a module.
+#[derive(Debug)]
+pub struct Module<'wasm> {
+    /// The type section.
+    pub types: PrimaryMap<TypeIndex, FuncType>,
+    /// For each type, the first type that is equal to it.
+    pub canonical_types: SecondaryMap<TypeIndex, TypeIndex>,
+    /// Imports, in order.
+    pub imports: Vec<Import<'wasm>>,
+    /// Exports, in order.
+    pub exports: Vec<Export<'wasm>>,
+    /// Imported and defined functions.
+    pub functions: PrimaryMap<FuncIndex, Function>,
+    /// How many of the functions are imported.
+    pub imported_functions: u32,
+    /// The defined functions that have a function reference.
+    pub func_refs: PrimaryMap<FuncRefIndex, FuncIndex>,
+    /// Imported and defined tables.
+    pub tables: PrimaryMap<TableIndex, TableType>,
+    /// How many of the tables are imported.
+    pub imported_tables: u32,
+    /// Imported and defined memories.
+    pub memories: PrimaryMap<MemoryIndex, MemoryType>,
+    /// How many of the memories are imported.
+    pub imported_memories: u32,
+    /// Imported and defined globals.
+    pub globals: PrimaryMap<GlobalIndex, Global>,
+    /// How many of the globals are imported.
+    pub imported_globals: u32,
+    /// Element segments, in order.
+    pub elements: Vec<ElementSegment>,
+    /// Data segments, in order.
+    pub data: Vec<DataSegment<'wasm>>,
+    /// The start function.
+    pub start: Option<FuncIndex>,
+    /// Names for the people who read backtraces and symbol tables.
+    pub names: Names<'wasm>,
+    /// Where the instance's vmctx holds what the code needs.
+    pub vmctx: VmctxLayout,
+}
+
+impl Module<'_> {
+    /// The number of a function among the defined ones, or `None` if it is imported.
+    #[must_use]
+    pub fn defined_func(&self, index: FuncIndex) -> Option<DefinedFuncIndex> {
+        index.as_u32().checked_sub(self.imported_functions).map(DefinedFuncIndex::from_u32)
+    }
+
+    /// The index of a defined function in the module.
+    #[must_use]
+    pub fn func_index(&self, index: DefinedFuncIndex) -> FuncIndex {
+        FuncIndex::from_u32(self.imported_functions + index.as_u32())
+    }
+
+    /// The number of a global among the defined ones, or `None` if it is imported.
+    #[must_use]
+    pub fn defined_global(&self, index: GlobalIndex) -> Option<DefinedGlobalIndex> {
+        index.as_u32().checked_sub(self.imported_globals).map(DefinedGlobalIndex::from_u32)
+    }
+
+    /// The type of a function.
+    #[must_use]
+    pub fn func_type(&self, index: FuncIndex) -> &FuncType {
+        &self.types[self.functions[index].ty]
+    }
+
+    /// The types that stand for all types equal to them, in order.
+    pub fn distinct_types(&self) -> impl Iterator<Item = TypeIndex> + '_ {
+        self.types.keys().filter(|ty| self.canonical_types[*ty] == *ty)
+    }
+}
+
+/// A function body that is neither validated nor translated yet.
+pub struct Body<'wasm> {
+    /// Validates the body in the context of its module.
+    pub validate: FuncToValidate<ValidatorResources>,
+    /// The locals and operators.
+    pub body: FunctionBody<'wasm>,
+}

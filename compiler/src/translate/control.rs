@@ -1,0 +1,289 @@
+//! Structured control: blocks, branches, `return` and `unreachable`.
+//!
+//! A `block` costs nothing until something branches to its end, and an `if`
+//! passes its parameters without block arguments: both arms see the values that
+//! were on the stack. Where control does not reach, only nesting is followed.
+
+use cranelift_codegen::ir::{Block, BlockArg, InstBuilder as _, JumpTableData, Value};
+use cwasm_artifact::abi::traps::Trap;
+use wasmparser::{BlockType, Operator};
+
+use super::stack::{Frame, FrameKind};
+use super::{Translator, clif_type, trap_code};
+use crate::module::{TypeIndex, ValueType};
+
+impl Translator<'_, '_> {
+    /// Opens the frame of the function itself.
+    pub(super) fn enter_function(&mut self) {
+        self.load_fuel();
+        self.check_interrupts();
+        self.stack.frames.push(Frame {
+            kind: FrameKind::Block,
+            exit: None,
+            ty: BlockType::Empty,
+            height: 0,
+            saved: 0,
+        });
+    }
+
+    /// Translates the operator if it belongs to this family.
+    pub(super) fn control(&mut self, operator: &Operator<'_>) -> bool {
+        match operator {
+            Operator::Block { blockty } => {
+                self.open(FrameKind::Block, *blockty);
+            }
+            Operator::Loop { blockty } => self.open_loop(*blockty),
+            Operator::If { blockty } => self.open_if(*blockty),
+            Operator::Else => self.open_else(),
+            Operator::End => self.end(),
+            Operator::Br { relative_depth } => {
+                self.flush_fuel();
+                let (target, arity) = self.target(*relative_depth);
+                let arguments = self.arguments(arity);
+                self.builder.ins().jump(target, &arguments);
+                self.reachable = false;
+            }
+            Operator::BrIf { relative_depth } => {
+                let condition = self.stack.pop();
+                self.flush_fuel();
+                let (target, arity) = self.target(*relative_depth);
+                let arguments = self.arguments(arity);
+                let next = self.builder.create_block();
+                self.builder.ins().brif(condition, target, &arguments, next, &[]);
+                self.builder.switch_to_block(next);
+                self.builder.seal_block(next);
+            }
+            Operator::BrTable { targets } => self.branch_table(targets),
+            Operator::Return => {
+                self.return_from_function();
+                self.reachable = false;
+            }
+            Operator::Unreachable => {
+                self.save_fuel();
+                self.builder.ins().trap(trap_code(Trap::Unreachable));
+                self.reachable = false;
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// Follows the nesting of blocks where control does not reach.
+    pub(super) fn unreachable_operator(&mut self, operator: &Operator<'_>) {
+        match operator {
+            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+                self.stack.unreachable_depth += 1;
+            }
+            Operator::Else if self.stack.unreachable_depth == 0 => self.open_else(),
+            Operator::End if self.stack.unreachable_depth == 0 => self.end(),
+            Operator::End => self.stack.unreachable_depth -= 1,
+            _ => {}
+        }
+    }
+
+    fn open(&mut self, kind: FrameKind, ty: BlockType) {
+        let height = self.stack.values.len() - self.params(ty).len();
+        let saved = self.stack.saved.len();
+        self.stack.frames.push(Frame { kind, exit: None, ty, height, saved });
+    }
+
+    fn open_loop(&mut self, ty: BlockType) {
+        self.flush_fuel();
+        let params = self.params(ty).len();
+        let header = self.block_with_params(ty, true);
+        let arguments = self.arguments(params);
+        self.builder.ins().jump(header, &arguments);
+        self.open(FrameKind::Loop { header }, ty);
+        // The header is sealed at the loop's end, when all branches are known.
+        self.builder.switch_to_block(header);
+        self.stack.drop(params);
+        self.stack.values.extend_from_slice(self.builder.block_params(header));
+        self.check_interrupts();
+    }
+
+    fn open_if(&mut self, ty: BlockType) {
+        let condition = self.stack.pop();
+        self.flush_fuel();
+        let then = self.builder.create_block();
+        let otherwise = self.builder.create_block();
+        self.builder.ins().brif(condition, then, &[], otherwise, &[]);
+        self.builder.switch_to_block(then);
+        self.builder.seal_block(then);
+        self.builder.seal_block(otherwise);
+        self.open(FrameKind::If { otherwise }, ty);
+        let params = self.params(ty).len();
+        let (values, saved) = (&self.stack.values, &mut self.stack.saved);
+        saved.extend_from_slice(&values[values.len() - params..]);
+    }
+
+    fn open_else(&mut self) {
+        if self.reachable {
+            self.jump_to_exit();
+        }
+        let frame = self.stack.frame(0);
+        let FrameKind::If { otherwise } = frame.kind else {
+            unreachable!("validation checks that an else follows an if");
+        };
+        frame.kind = FrameKind::Block;
+        let (height, saved) = (frame.height, frame.saved);
+        self.stack.values.truncate(height);
+        let values = self.stack.saved.split_off(saved);
+        self.stack.values.extend(values);
+        self.builder.switch_to_block(otherwise);
+        self.reachable = true;
+    }
+
+    fn end(&mut self) {
+        if self.stack.frames.len() == 1 {
+            self.end_function();
+            return;
+        }
+        match self.stack.frame(0).kind {
+            FrameKind::If { otherwise } => {
+                // Without an else, a zero condition passes the parameters on.
+                if self.reachable {
+                    self.jump_to_exit();
+                }
+                let saved = self.stack.frame(0).saved;
+                let exit = self.exit(0);
+                self.builder.switch_to_block(otherwise);
+                let arguments: Vec<BlockArg> =
+                    self.stack.saved.drain(saved..).map(BlockArg::from).collect();
+                self.builder.ins().jump(exit, &arguments);
+                self.reachable = false;
+            }
+            FrameKind::Loop { header } => self.builder.seal_block(header),
+            FrameKind::Block => {}
+        }
+        if self.stack.frame(0).exit.is_some() && self.reachable {
+            self.jump_to_exit();
+        }
+        let Some(frame) = self.stack.frames.pop() else { return };
+        if let Some(exit) = frame.exit {
+            self.builder.switch_to_block(exit);
+            self.builder.seal_block(exit);
+            self.stack.values.truncate(frame.height);
+            self.stack.values.extend_from_slice(self.builder.block_params(exit));
+            self.reachable = true;
+        }
+        // Otherwise control falls out of the block, with the results on the
+        // stack, or is still unreachable.
+    }
+
+    fn end_function(&mut self) {
+        if let Some(exit) = self.stack.frame(0).exit {
+            if self.reachable {
+                self.jump_to_exit();
+            }
+            self.builder.switch_to_block(exit);
+            self.builder.seal_block(exit);
+            self.stack.values.clear();
+            self.stack.values.extend_from_slice(self.builder.block_params(exit));
+            self.reachable = true;
+        }
+        if self.reachable {
+            self.return_from_function();
+            self.reachable = false;
+        }
+        self.stack.frames.pop();
+    }
+
+    fn return_from_function(&mut self) {
+        self.save_fuel();
+        let results = self.stack.top(self.results.len()).to_vec();
+        self.builder.ins().return_(&results);
+    }
+
+    fn branch_table(&mut self, targets: &wasmparser::BrTable<'_>) {
+        let index = self.stack.pop();
+        self.flush_fuel();
+        let (default, arity) = self.target(targets.default());
+        let arguments = self.arguments(arity);
+        let pool =
+            |this: &mut Self, block: Block| this.builder.func.dfg.block_call(block, &arguments);
+        let default = pool(self, default);
+        let mut calls = Vec::with_capacity(targets.len() as usize);
+        // The targets were read once by the validator.
+        for depth in targets.targets().flatten() {
+            let (target, _) = self.target(depth);
+            calls.push(pool(self, target));
+        }
+        let table = self.builder.create_jump_table(JumpTableData::new(default, &calls));
+        self.builder.ins().br_table(index, table);
+        self.reachable = false;
+    }
+
+    /// Where a branch of this depth goes, and with how many operands.
+    fn target(&mut self, depth: u32) -> (Block, usize) {
+        let frame = self.stack.frame(depth);
+        if let FrameKind::Loop { header } = frame.kind {
+            let ty = frame.ty;
+            return (header, self.params(ty).len());
+        }
+        let exit = self.exit(depth);
+        (exit, self.builder.block_params(exit).len())
+    }
+
+    /// The block after the end of an open block, made when it is first needed.
+    fn exit(&mut self, depth: u32) -> Block {
+        if let Some(exit) = self.stack.frame(depth).exit {
+            return exit;
+        }
+        let outermost = depth as usize + 1 == self.stack.frames.len();
+        let exit = if outermost {
+            let exit = self.builder.create_block();
+            for ty in self.results {
+                self.builder.append_block_param(exit, clif_type(*ty));
+            }
+            exit
+        } else {
+            let ty = self.stack.frame(depth).ty;
+            self.block_with_params(ty, false)
+        };
+        self.stack.frame(depth).exit = Some(exit);
+        exit
+    }
+
+    /// Ends the innermost block with a jump to the code after it.
+    fn jump_to_exit(&mut self) {
+        self.flush_fuel();
+        let exit = self.exit(0);
+        let arity = self.builder.block_params(exit).len();
+        let arguments = self.arguments(arity);
+        self.builder.ins().jump(exit, &arguments);
+        self.reachable = false;
+    }
+
+    fn arguments(&self, count: usize) -> Vec<BlockArg> {
+        self.stack.top(count).iter().copied().map(Value::into).collect()
+    }
+
+    /// A block whose parameters are those of a block type, or its results.
+    fn block_with_params(&mut self, ty: BlockType, params: bool) -> Block {
+        let block = self.builder.create_block();
+        match ty {
+            BlockType::Empty => {}
+            BlockType::Type(ty) if !params => {
+                let ty = ValueType::of(ty).unwrap_or(ValueType::I64);
+                self.builder.append_block_param(block, clif_type(ty));
+            }
+            BlockType::Type(_) => {}
+            BlockType::FuncType(index) => {
+                let ty = &self.env.module.types[TypeIndex::from_u32(index)];
+                let types = if params { &ty.params } else { &ty.results };
+                for ty in types {
+                    self.builder.append_block_param(block, clif_type(*ty));
+                }
+            }
+        }
+        block
+    }
+
+    /// The types of a block's parameters.
+    fn params(&self, ty: BlockType) -> &[ValueType] {
+        match ty {
+            BlockType::Empty | BlockType::Type(_) => &[],
+            BlockType::FuncType(index) => &self.env.module.types[TypeIndex::from_u32(index)].params,
+        }
+    }
+}

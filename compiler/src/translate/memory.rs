@@ -1,0 +1,137 @@
+//! Linear memory: loads, stores, sizes and bulk operations.
+
+use cranelift_codegen::ir::{self, InstBuilder as _, MemFlagsData, Value, types};
+use cwasm_artifact::abi::builtins::Builtin;
+use cwasm_artifact::abi::traps::Trap;
+use wasmparser::{MemArg, Operator};
+
+use super::Translator;
+use super::bounds::Address;
+use crate::module::MemoryIndex;
+
+/// How a load widens what it reads.
+#[derive(Clone, Copy)]
+enum Widen {
+    Signed,
+    Unsigned,
+}
+
+impl Translator<'_, '_> {
+    /// Translates the operator if it belongs to this family.
+    pub(super) fn memory(&mut self, operator: &Operator<'_>) -> bool {
+        use Widen::{Signed, Unsigned};
+        match operator {
+            Operator::I32Load { memarg } => self.load(memarg, types::I32),
+            Operator::I64Load { memarg } => self.load(memarg, types::I64),
+            Operator::F32Load { memarg } => self.load(memarg, types::F32),
+            Operator::F64Load { memarg } => self.load(memarg, types::F64),
+            Operator::I32Load8S { memarg } => self.load_narrow(memarg, types::I32, 1, Signed),
+            Operator::I32Load8U { memarg } => self.load_narrow(memarg, types::I32, 1, Unsigned),
+            Operator::I32Load16S { memarg } => self.load_narrow(memarg, types::I32, 2, Signed),
+            Operator::I32Load16U { memarg } => self.load_narrow(memarg, types::I32, 2, Unsigned),
+            Operator::I64Load8S { memarg } => self.load_narrow(memarg, types::I64, 1, Signed),
+            Operator::I64Load8U { memarg } => self.load_narrow(memarg, types::I64, 1, Unsigned),
+            Operator::I64Load16S { memarg } => self.load_narrow(memarg, types::I64, 2, Signed),
+            Operator::I64Load16U { memarg } => self.load_narrow(memarg, types::I64, 2, Unsigned),
+            Operator::I64Load32S { memarg } => self.load_narrow(memarg, types::I64, 4, Signed),
+            Operator::I64Load32U { memarg } => self.load_narrow(memarg, types::I64, 4, Unsigned),
+            Operator::I32Store { memarg }
+            | Operator::F32Store { memarg }
+            | Operator::I64Store32 { memarg } => self.store(memarg, 4),
+            Operator::I64Store { memarg } | Operator::F64Store { memarg } => {
+                self.store(memarg, 8);
+            }
+            Operator::I32Store8 { memarg } | Operator::I64Store8 { memarg } => {
+                self.store(memarg, 1);
+            }
+            Operator::I32Store16 { memarg } | Operator::I64Store16 { memarg } => {
+                self.store(memarg, 2);
+            }
+            Operator::MemorySize { mem } => {
+                let length = self.memory_length(MemoryIndex::from_u32(*mem));
+                let pages = self.builder.ins().ushr_imm_u(length, 16);
+                let pages = self.builder.ins().ireduce(types::I32, pages);
+                self.stack.push(pages);
+            }
+            Operator::MemoryGrow { mem } => {
+                let delta = self.pop_u64();
+                let memory = self.u32_constant(*mem);
+                let old = self.builtin_value(Builtin::MemoryGrow, &[memory, delta]);
+                let old = self.builder.ins().ireduce(types::I32, old);
+                self.stack.push(old);
+            }
+            Operator::MemoryCopy { dst_mem, src_mem } => {
+                let (len, src, dst) = (self.pop_u64(), self.pop_u64(), self.pop_u64());
+                let (to, from) = (self.u32_constant(*dst_mem), self.u32_constant(*src_mem));
+                self.bulk(Builtin::MemoryCopy, &[to, from, dst, src, len]);
+            }
+            Operator::MemoryFill { mem } => {
+                let len = self.pop_u64();
+                let byte = self.stack.pop();
+                let dst = self.pop_u64();
+                let memory = self.u32_constant(*mem);
+                self.bulk(Builtin::MemoryFill, &[memory, dst, byte, len]);
+            }
+            Operator::MemoryInit { data_index, mem } => {
+                let (src, len) = self.stack.pop2();
+                let dst = self.pop_u64();
+                let (memory, data) = (self.u32_constant(*mem), self.u32_constant(*data_index));
+                self.bulk(Builtin::MemoryInit, &[memory, data, dst, src, len]);
+            }
+            Operator::DataDrop { data_index } => {
+                let data = self.u32_constant(*data_index);
+                self.builtin(Builtin::DataDrop, &[data]);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn bulk(&mut self, builtin: Builtin, arguments: &[Value]) {
+        self.builtin_or_trap(builtin, arguments, Trap::MemoryOutOfBounds);
+    }
+
+    /// Takes a 32-bit operand as an unsigned 64-bit number.
+    pub(super) fn pop_u64(&mut self) -> Value {
+        let value = self.stack.pop();
+        self.builder.ins().uextend(types::I64, value)
+    }
+
+    fn load(&mut self, memarg: &MemArg, ty: ir::Type) {
+        let (Address { base, offset }, flags) = self.access(memarg, ty.bytes());
+        let value = self.builder.ins().load(ty, flags, base, offset);
+        self.stack.push(value);
+    }
+
+    fn load_narrow(&mut self, memarg: &MemArg, ty: ir::Type, size: u32, widen: Widen) {
+        let (Address { base, offset }, flags) = self.access(memarg, size);
+        let ins = self.builder.ins();
+        let value = match (size, widen) {
+            (1, Widen::Signed) => ins.sload8(ty, flags, base, offset),
+            (1, Widen::Unsigned) => ins.uload8(ty, flags, base, offset),
+            (2, Widen::Signed) => ins.sload16(ty, flags, base, offset),
+            (2, Widen::Unsigned) => ins.uload16(ty, flags, base, offset),
+            (_, Widen::Signed) => ins.sload32(flags, base, offset),
+            (_, Widen::Unsigned) => ins.uload32(flags, base, offset),
+        };
+        self.stack.push(value);
+    }
+
+    fn store(&mut self, memarg: &MemArg, size: u32) {
+        let value = self.stack.pop();
+        let (Address { base, offset }, flags) = self.access(memarg, size);
+        let wide = self.builder.func.dfg.value_type(value).bytes() > size;
+        let ins = self.builder.ins();
+        match size {
+            1 => ins.istore8(flags, value, base, offset),
+            2 => ins.istore16(flags, value, base, offset),
+            4 if wide => ins.istore32(flags, value, base, offset),
+            _ => ins.store(flags, value, base, offset),
+        };
+    }
+
+    fn access(&mut self, memarg: &MemArg, size: u32) -> (Address, MemFlagsData) {
+        let index = self.stack.pop();
+        (self.address(memarg, index, size), self.heap_flags())
+    }
+}

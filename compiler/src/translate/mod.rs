@@ -1,0 +1,225 @@
+//! One function body from wasm to Cranelift's intermediate form.
+//!
+//! Each operator is read, validated and translated before the next is read. The
+//! operators are dispatched by family, a file per family:
+//!
+//! * [`control`]: blocks, branches, `return`, `unreachable`;
+//! * [`local`]: locals, constants, `drop` and `select`;
+//! * [`numeric`] and [`rounding`]: arithmetic, comparisons and conversions;
+//! * [`memory`]: loads, stores and bulk operations, whose addresses are
+//!   computed in [`bounds`] alone;
+//! * [`global`], [`table`], [`reference`], [`call`];
+//! * [`simd`]: refused by this version.
+//!
+//! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
+//! reaches the vmctx and the loader's builtins, and [`interrupt`] adds fuel and epochs.
+
+mod bounds;
+mod call;
+mod control;
+mod global;
+mod interrupt;
+mod local;
+mod memory;
+mod numeric;
+mod reference;
+mod rounding;
+mod runtime;
+mod simd;
+mod stack;
+mod table;
+
+use std::collections::HashMap;
+
+use cranelift_codegen::ir::{self, FuncRef, InstBuilder as _, SigRef, SourceLoc, Value, types};
+use cranelift_codegen::isa::{CallConv, TargetIsa};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+use cwasm_artifact::abi::builtins::Builtin;
+use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
+
+use crate::module::{DefinedFuncIndex, FuncIndex, FuncType, Module, TypeIndex, ValueType};
+use crate::settings::MemoryBounds;
+use runtime::Regions;
+pub(crate) use runtime::{stack_limit, trap_code};
+use stack::Stack;
+
+/// What all functions of a module are translated against.
+pub(crate) struct Environment<'a> {
+    /// The module that owns the functions.
+    pub(crate) module: &'a Module<'a>,
+    /// The target.
+    pub(crate) isa: &'a dyn TargetIsa,
+    /// How linear memories are bounded.
+    pub(crate) memory_bounds: MemoryBounds,
+    /// Whether fuel is counted.
+    pub(crate) fuel: bool,
+    /// Whether the epoch is watched.
+    pub(crate) epoch: bool,
+}
+
+/// Why a body was not translated.
+#[derive(Debug)]
+pub(crate) enum BodyError {
+    /// It is not valid.
+    Wasm(wasmparser::Error),
+    /// It uses a feature that is not compiled, at this offset.
+    Unsupported(&'static str, u64),
+}
+
+impl From<wasmparser::Error> for BodyError {
+    fn from(error: wasmparser::Error) -> Self {
+        Self::Wasm(error)
+    }
+}
+
+/// The representation of a wasm value in code.
+pub(crate) fn clif_type(ty: ValueType) -> ir::Type {
+    match ty {
+        ValueType::I32 => types::I32,
+        ValueType::F32 => types::F32,
+        ValueType::F64 => types::F64,
+        ValueType::I64 | ValueType::FuncRef | ValueType::ExternRef => types::I64,
+    }
+}
+
+/// The signature of wasm functions of a type.
+pub(crate) fn wasm_signature(ty: &FuncType) -> ir::Signature {
+    let mut signature = ir::Signature::new(CallConv::Tail);
+    signature.params.push(ir::AbiParam::special(types::I64, ir::ArgumentPurpose::VMContext));
+    signature.params.extend(ty.params.iter().map(|ty| ir::AbiParam::new(clif_type(*ty))));
+    signature.returns.extend(ty.results.iter().map(|ty| ir::AbiParam::new(clif_type(*ty))));
+    signature
+}
+
+/// Validates a body and translates it into `func`, which must be empty.
+pub(crate) fn translate(
+    env: &Environment<'_>,
+    index: DefinedFuncIndex,
+    body: &FunctionBody<'_>,
+    validator: &mut FuncValidator<ValidatorResources>,
+    func: &mut ir::Function,
+    context: &mut FunctionBuilderContext,
+) -> Result<(), BodyError> {
+    let mut reader = body.get_binary_reader();
+    validator.read_locals(&mut reader)?;
+
+    func.name = ir::UserFuncName::user(0, env.module.func_index(index).as_u32());
+    func.signature = wasm_signature(env.module.func_type(env.module.func_index(index)));
+    func.stack_limit = Some(stack_limit(func));
+    let mut translator = Translator::new(env, index, func, context);
+    let start = body.range().start;
+    translator.locate(start);
+    for local in body.get_locals_reader()? {
+        let (count, ty) = local?;
+        let ty = ValueType::of(ty).ok_or(BodyError::Unsupported(simd::NAME, start))?;
+        translator.declare_locals(count, ty);
+    }
+    translator.enter_function();
+
+    let mut operators = wasmparser::OperatorsReader::new(reader);
+    while !operators.eof() {
+        let (operator, offset) = operators.read_with_offset()?;
+        validator.op(offset, &operator)?;
+        translator.operator(&operator, offset)?;
+    }
+    operators.finish()?;
+    translator.builder.finalize(env.isa.frontend_config());
+    Ok(())
+}
+
+/// A function while it is translated.
+struct Translator<'a, 'f> {
+    env: &'a Environment<'a>,
+    builder: FunctionBuilder<'f>,
+    stack: Stack,
+    /// Whether control can reach the current operator. If not, nothing is emitted for it.
+    reachable: bool,
+    locals: Vec<Variable>,
+    results: &'a [ValueType],
+    vmctx: Value,
+    regions: Regions,
+    fuel: interrupt::Fuel,
+    callees: HashMap<FuncIndex, FuncRef>,
+    signatures: HashMap<TypeIndex, SigRef>,
+    builtins: HashMap<Builtin, SigRef>,
+}
+
+impl<'a, 'f> Translator<'a, 'f> {
+    fn new(
+        env: &'a Environment<'a>,
+        index: DefinedFuncIndex,
+        func: &'f mut ir::Function,
+        context: &'f mut FunctionBuilderContext,
+    ) -> Self {
+        let ty = env.module.func_type(env.module.func_index(index));
+        let mut builder = FunctionBuilder::new(func, context);
+        let entry = builder.create_block();
+        builder.append_block_params_for_function_params(entry);
+        builder.switch_to_block(entry);
+        builder.seal_block(entry);
+        let vmctx = builder.block_params(entry)[0];
+        let regions = Regions::declare(builder.func);
+        let mut locals = Vec::with_capacity(ty.params.len());
+        for (position, ty) in ty.params.iter().enumerate() {
+            let variable = builder.declare_var(clif_type(*ty));
+            let value = builder.block_params(entry)[position + 1];
+            builder.def_var(variable, value);
+            locals.push(variable);
+        }
+        Self {
+            env,
+            builder,
+            stack: Stack::default(),
+            reachable: true,
+            locals,
+            results: &ty.results,
+            vmctx,
+            regions,
+            fuel: interrupt::Fuel::default(),
+            callees: HashMap::new(),
+            signatures: HashMap::new(),
+            builtins: HashMap::new(),
+        }
+    }
+
+    /// Makes the following instructions come from this offset in the wasm.
+    fn locate(&mut self, offset: u64) {
+        // Larger modules are refused when they are parsed.
+        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
+        self.builder.set_srcloc(SourceLoc::new(offset));
+    }
+
+    /// Declares locals of a type, which are zero at first.
+    fn declare_locals(&mut self, count: u32, ty: ValueType) {
+        let zero = match ty {
+            ValueType::F32 => self.builder.ins().f32const(0.0),
+            ValueType::F64 => self.builder.ins().f64const(0.0),
+            _ => self.builder.ins().iconst(clif_type(ty), 0),
+        };
+        for _ in 0..count {
+            let variable = self.builder.declare_var(clif_type(ty));
+            self.builder.def_var(variable, zero);
+            self.locals.push(variable);
+        }
+    }
+
+    /// Translates one operator, which is valid.
+    fn operator(&mut self, operator: &Operator<'_>, offset: u64) -> Result<(), BodyError> {
+        if !self.reachable {
+            self.unreachable_operator(operator);
+            return Ok(());
+        }
+        self.locate(offset);
+        self.count_operator(operator);
+        let done = self.local(operator)
+            || self.numeric(operator)
+            || self.memory(operator)
+            || self.control(operator)
+            || self.call(operator)
+            || self.global(operator)
+            || self.rounding(operator)
+            || self.table(operator)
+            || self.reference(operator);
+        if done { Ok(()) } else { Err(simd::refuse(operator, offset)) }
+    }
+}

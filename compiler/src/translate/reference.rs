@@ -1,0 +1,46 @@
+//! References: null is zero, a function is the address of its `func_ref`.
+
+use cranelift_codegen::ir::{InstBuilder as _, Value, condcodes::IntCC, types};
+use cwasm_artifact::abi::vmctx::func_import;
+use wasmparser::Operator;
+
+use super::Translator;
+use crate::module::FuncIndex;
+
+impl Translator<'_, '_> {
+    /// Translates the operator if it belongs to this family.
+    pub(super) fn reference(&mut self, operator: &Operator<'_>) -> bool {
+        match *operator {
+            Operator::RefNull { .. } => {
+                let null = self.builder.ins().iconst(types::I64, 0);
+                self.stack.push(null);
+            }
+            Operator::RefIsNull => {
+                let reference = self.stack.pop();
+                let is_null = self.builder.ins().icmp_imm_u(IntCC::Equal, reference, 0);
+                let is_null = self.builder.ins().uextend(types::I32, is_null);
+                self.stack.push(is_null);
+            }
+            Operator::RefFunc { function_index } => {
+                let reference = self.func_ref(FuncIndex::from_u32(function_index));
+                self.stack.push(reference);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    /// A reference to a function of the module.
+    pub(super) fn func_ref(&mut self, function: FuncIndex) -> Value {
+        let module = self.env.module;
+        match module.functions[function].func_ref {
+            Some(number) => self.vmctx_address(module.vmctx.func_ref(number.as_u32())),
+            None => {
+                // Validation allows references only to functions that escape;
+                // those without a number are imported.
+                let slot = module.vmctx.imported_function(function.as_u32());
+                self.vmctx_field(types::I64, slot + func_import::FUNC_REF)
+            }
+        }
+    }
+}

@@ -1,0 +1,83 @@
+//! The operand stack and the stack of open blocks.
+
+use cranelift_codegen::ir::{Block, Value};
+
+/// What opened a block.
+pub(super) enum FrameKind {
+    /// `block`, or the function itself.
+    Block,
+    /// `loop`; branches go to its header.
+    Loop {
+        /// The block that begins each turn.
+        header: Block,
+    },
+    /// `if`, whose `else` has not been seen.
+    If {
+        /// Where control goes when the condition is zero.
+        otherwise: Block,
+    },
+}
+
+/// A block that is open.
+pub(super) struct Frame {
+    pub(super) kind: FrameKind,
+    /// Where code after the block's `end` begins. Made by the first branch there.
+    pub(super) exit: Option<Block>,
+    /// The types of the block.
+    pub(super) ty: wasmparser::BlockType,
+    /// The height of the operand stack below the block's parameters.
+    pub(super) height: usize,
+    /// The values that an `if` was entered with, in [`Stack::saved`] from here on.
+    pub(super) saved: usize,
+}
+
+/// Operands and open blocks.
+#[derive(Default)]
+pub(super) struct Stack {
+    pub(super) values: Vec<Value>,
+    pub(super) frames: Vec<Frame>,
+    /// Parameters of the open `if` blocks, for their `else`.
+    pub(super) saved: Vec<Value>,
+    /// Blocks that were opened where control does not reach.
+    pub(super) unreachable_depth: usize,
+}
+
+impl Stack {
+    pub(super) fn push(&mut self, value: Value) {
+        self.values.push(value);
+    }
+
+    /// Takes the top operand. Validation has shown that there is one.
+    pub(super) fn pop(&mut self) -> Value {
+        self.values.pop().expect("validation checks operands")
+    }
+
+    /// Takes the top two operands, the lower one first.
+    pub(super) fn pop2(&mut self) -> (Value, Value) {
+        let b = self.pop();
+        (self.pop(), b)
+    }
+
+    /// Takes the top three operands, the lowest first.
+    pub(super) fn pop3(&mut self) -> (Value, Value, Value) {
+        let c = self.pop();
+        let (a, b) = self.pop2();
+        (a, b, c)
+    }
+
+    /// The top `count` operands, the lowest first.
+    pub(super) fn top(&self, count: usize) -> &[Value] {
+        &self.values[self.values.len() - count..]
+    }
+
+    /// Drops the top `count` operands.
+    pub(super) fn drop(&mut self, count: usize) {
+        self.values.truncate(self.values.len() - count);
+    }
+
+    /// The block that a branch of this depth names.
+    pub(super) fn frame(&mut self, depth: u32) -> &mut Frame {
+        let index = self.frames.len() - 1 - depth as usize;
+        &mut self.frames[index]
+    }
+}

@@ -1,0 +1,113 @@
+//! Tables: elements, sizes and bulk operations.
+
+use cranelift_codegen::ir::{InstBuilder as _, MemFlagsData, Value, condcodes::IntCC, types};
+use cwasm_artifact::abi::builtins::Builtin;
+use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::abi::vmctx::table_definition;
+use wasmparser::Operator;
+
+use super::runtime::field;
+use super::{Translator, trap_code};
+use crate::module::TableIndex;
+
+impl Translator<'_, '_> {
+    /// Translates the operator if it belongs to this family.
+    pub(super) fn table(&mut self, operator: &Operator<'_>) -> bool {
+        match *operator {
+            Operator::TableGet { table } => {
+                let index = self.stack.pop();
+                let value = self.table_element(table, index, Trap::TableOutOfBounds);
+                self.stack.push(value);
+            }
+            Operator::TableSet { table } => {
+                let (index, value) = self.stack.pop2();
+                let address = self.element_address(table, index, Trap::TableOutOfBounds);
+                let flags = self.element_flags();
+                self.builder.ins().store(flags, value, address, 0);
+            }
+            Operator::TableSize { table } => {
+                let length = self.table_length(TableIndex::from_u32(table));
+                let length = self.builder.ins().ireduce(types::I32, length);
+                self.stack.push(length);
+            }
+            Operator::TableGrow { table } => {
+                let delta = self.pop_u64();
+                let value = self.stack.pop();
+                let table = self.u32_constant(table);
+                let old = self.builtin_value(Builtin::TableGrow, &[table, delta, value]);
+                let old = self.builder.ins().ireduce(types::I32, old);
+                self.stack.push(old);
+            }
+            Operator::TableCopy { dst_table, src_table } => {
+                let (len, src, dst) = (self.pop_u64(), self.pop_u64(), self.pop_u64());
+                let (to, from) = (self.u32_constant(dst_table), self.u32_constant(src_table));
+                self.table_bulk(Builtin::TableCopy, &[to, from, dst, src, len]);
+            }
+            Operator::TableFill { table } => {
+                let len = self.pop_u64();
+                let value = self.stack.pop();
+                let dst = self.pop_u64();
+                let table = self.u32_constant(table);
+                self.table_bulk(Builtin::TableFill, &[table, dst, value, len]);
+            }
+            Operator::TableInit { elem_index, table } => {
+                let (src, len) = self.stack.pop2();
+                let dst = self.pop_u64();
+                let (table, elem) = (self.u32_constant(table), self.u32_constant(elem_index));
+                self.table_bulk(Builtin::TableInit, &[table, elem, dst, src, len]);
+            }
+            Operator::ElemDrop { elem_index } => {
+                let elem = self.u32_constant(elem_index);
+                self.builtin(Builtin::ElemDrop, &[elem]);
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn table_bulk(&mut self, builtin: Builtin, arguments: &[Value]) {
+        self.builtin_or_trap(builtin, arguments, Trap::TableOutOfBounds);
+    }
+
+    /// Loads an element, or traps if there is none with this index.
+    pub(super) fn table_element(&mut self, table: u32, index: Value, trap: Trap) -> Value {
+        let address = self.element_address(table, index, trap);
+        let flags = self.element_flags();
+        self.builder.ins().load(types::I64, flags, address, 0)
+    }
+
+    fn element_flags(&self) -> MemFlagsData {
+        field().with_alias_region(Some(self.regions.elements))
+    }
+
+    /// The address of an element. SANDBOX-CRITICAL: `index < length` is
+    /// checked here and nowhere else, and an element has eight bytes.
+    fn element_address(&mut self, table: u32, index: Value, trap: Trap) -> Value {
+        let table = TableIndex::from_u32(table);
+        let index = self.builder.ins().uextend(types::I64, index);
+        let length = self.table_length(table);
+        let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, index, length);
+        self.builder.ins().trapnz(outside, trap_code(trap));
+        let definition = self.table_definition(table);
+        let elements = match self.env.module.tables[table].fixed_length() {
+            Some(_) => self.fixed_definition_field(definition, table_definition::ELEMENTS),
+            None => self.definition_field(definition, table_definition::ELEMENTS),
+        };
+        let offset = self.builder.ins().ishl_imm_u(index, 3);
+        self.builder.ins().iadd(elements, offset)
+    }
+
+    /// The current number of elements, in 64 bits.
+    fn table_length(&mut self, table: TableIndex) -> Value {
+        if let Some(length) = self.env.module.tables[table].fixed_length() {
+            return self.builder.ins().iconst(types::I64, i64::from(length));
+        }
+        let definition = self.table_definition(table);
+        self.definition_field(definition, table_definition::LENGTH)
+    }
+
+    fn table_definition(&mut self, table: TableIndex) -> Value {
+        let slot = self.env.module.vmctx.table(table.as_u32());
+        self.vmctx_field(types::I64, slot)
+    }
+}
