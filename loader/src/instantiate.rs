@@ -319,7 +319,7 @@ fn start_function<T>(
     let func = instance.function(start).ok_or(Error::WrongStore { what: "start function" })?;
     // SAFETY: the store is borrowed exclusively; the function belongs to it, and
     // takes and returns nothing (validation of the artifact checks its type).
-    unsafe { StoreCore::call(store.core_ptr(), func, ptr::null_mut()) }
+    unsafe { StoreCore::call(store.core_ptr(), func, [VmValue(0); 0].as_mut_ptr()) }
 }
 
 impl StoreCore<'_> {
