@@ -237,3 +237,30 @@ fn progress_adds_up() {
     let total = sum.total.into_inner();
     assert!(total > 0 && total == sum.done.into_inner());
 }
+
+/// Trap sites of a function that loads four bytes at a constant offset.
+fn memory_checks(offset: u64, memory_bounds: MemoryBounds) -> usize {
+    let module = wasm(&format!(
+        "(module (memory 1)
+            (func (export \"f\") (param i32) (result i32) (i32.load offset={offset} (local.get 0))))"
+    ));
+    let artifact = compile(&module, &Settings { memory_bounds, ..x86() }).unwrap();
+    read(&artifact, |view, _| {
+        let out_of_bounds = Trap::MemoryOutOfBounds.code();
+        view.sites().iter().filter(|site| site.trap == out_of_bounds).count()
+    })
+}
+
+#[test]
+fn what_the_guard_does_not_cover_is_compared() {
+    use cwasm_artifact::abi::vmctx::GUARD_SIZE;
+    // One site is the access, the other the comparison's.
+    for offset in [0, 4096, GUARD_SIZE - 4] {
+        assert_eq!(memory_checks(offset, MemoryBounds::Guarded), 1, "{offset:#x}");
+        assert_eq!(memory_checks(offset, MemoryBounds::Explicit), 2, "{offset:#x}");
+    }
+    for offset in [GUARD_SIZE - 3, GUARD_SIZE, 1 << 31, u64::from(u32::MAX)] {
+        assert_eq!(memory_checks(offset, MemoryBounds::Guarded), 2, "{offset:#x}");
+        assert_eq!(memory_checks(offset, MemoryBounds::Explicit), 2, "{offset:#x}");
+    }
+}
