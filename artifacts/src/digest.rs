@@ -18,12 +18,23 @@ use core::str::FromStr;
 
 use sha2::{Digest as _, Sha256};
 
-use crate::header::{CHUNK_SIZE, ELF_HEADER_SIZE, HEADER_OFFSET, HEADER_SIZE};
+use crate::header::{CHUNK_SIZE, ELF_HEADER_SIZE, HEADER_OFFSET, HEADER_SIZE, Header, MAGIC};
 use crate::hex::{Hex, parse_digest};
 
 /// The root digest of an artifact: its name, whatever its file is called.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Digest(pub [u8; 32]);
+
+impl Digest {
+    /// The root that an artifact's header states; `None` if it is no artifact.
+    ///
+    /// Only as good as the file: use it for artifacts that you have just made.
+    #[must_use]
+    pub fn stated_in(file: &[u8]) -> Option<Self> {
+        let header = Header::of(file)?;
+        (header.prefix.magic == MAGIC).then_some(Self(header.root))
+    }
+}
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

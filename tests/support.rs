@@ -1,0 +1,33 @@
+//! What the tests share: from text to an artifact that is loaded.
+
+use cwasm_compiler::Settings;
+use cwasm_loader::{Artifact, Digest, Trust};
+
+/// Compiles a module in the text format.
+///
+/// # Panics
+/// If it does not compile; so for the other functions.
+#[must_use]
+pub fn compile(text: &str) -> Vec<u8> {
+    compile_with(text, &Settings::default())
+}
+
+/// Compiles a module in the text format with settings.
+#[must_use]
+pub fn compile_with(text: &str, settings: &Settings) -> Vec<u8> {
+    let wasm = wat::parse_str(text).expect("the text of a test is well-formed");
+    cwasm_compiler::compile(&wasm, settings).expect("the module of a test compiles")
+}
+
+/// Loads what was just compiled.
+#[must_use]
+pub fn load(bytes: &[u8]) -> Artifact {
+    let digest = Digest::stated_in(bytes).expect("the compiler writes artifacts");
+    Artifact::from_bytes(bytes, &Trust::digest(digest)).expect("what was compiled here loads here")
+}
+
+/// Compiles and loads a module in the text format.
+#[must_use]
+pub fn artifact(text: &str) -> Artifact {
+    load(&compile(text))
+}

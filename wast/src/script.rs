@@ -1,0 +1,347 @@
+//! Running a script, directive by directive.
+
+use std::collections::HashMap;
+
+use cwasm_compiler::{CompileError, Settings};
+use cwasm_loader::{
+    Artifact, Config, Digest, Engine, Error, ExternRef, Instance, LinkError, Linker, Store, Trust,
+    Val,
+};
+use elsa::FrozenVec;
+use wast::core::{AbstractHeapType, HeapType, WastArgCore};
+use wast::lexer::Lexer;
+use wast::parser::{ParseBuffer, parse};
+use wast::token::{Id, Span};
+use wast::{QuoteWat, Wast, WastArg, WastDirective, WastExecute, WastInvoke, Wat};
+
+use crate::{expect, spectest};
+
+/// A directive that did not hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    /// Name of the script.
+    pub script: String,
+    /// Line, from 1.
+    pub line: usize,
+    /// What was wrong.
+    pub message: String,
+}
+
+impl std::fmt::Display for Failure {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}:{}: {}", self.script, self.line, self.message)
+    }
+}
+
+/// The outcome of a script.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Summary {
+    /// How many assertions held.
+    pub passed: usize,
+    /// What did not hold: assertions, and other directives.
+    pub failures: Vec<Failure>,
+}
+
+/// Why a directive failed.
+#[derive(Debug, thiserror::Error)]
+enum Wrong {
+    #[error(transparent)]
+    Text(#[from] wast::Error),
+    #[error("it does not compile: {0}")]
+    Compile(#[from] CompileError),
+    #[error("it does not load: {0}")]
+    Load(#[from] cwasm_loader::LoadError),
+    #[error(transparent)]
+    Run(#[from] Error),
+    #[error("{0}")]
+    Expectation(String),
+}
+
+fn wrong(message: impl Into<String>) -> Wrong {
+    Wrong::Expectation(message.into())
+}
+
+/// Runs a script. `name` is for messages.
+///
+/// Every directive is executed, also after one that failed.
+#[must_use]
+pub fn run_script(name: &str, source: &str) -> Summary {
+    let mut summary = Summary::default();
+    let mut fail = |line: usize, message: String| {
+        summary.failures.push(Failure { script: name.to_owned(), line, message });
+    };
+    let line = |span: Span| span.linecol_in(source).0 + 1;
+    let mut lexer = Lexer::new(source);
+    lexer.allow_confusing_unicode(true);
+    let buffer = match ParseBuffer::new_with_lexer(lexer) {
+        Ok(buffer) => buffer,
+        Err(error) => {
+            fail(line(error.span()), error.message());
+            return summary;
+        }
+    };
+    let script = match parse::<Wast<'_>>(&buffer) {
+        Ok(script) => script,
+        Err(error) => {
+            fail(line(error.span()), error.message());
+            return summary;
+        }
+    };
+    let artifacts = FrozenVec::new();
+    let mut runner = match Runner::new(&artifacts) {
+        Ok(runner) => runner,
+        Err(error) => {
+            fail(0, error.to_string());
+            return summary;
+        }
+    };
+    let mut passed = 0;
+    for directive in script.directives {
+        let span = directive.span();
+        match runner.directive(directive) {
+            Ok(is_assertion) => passed += usize::from(is_assertion),
+            Err(error) => {
+                summary.failures.push(Failure {
+                    script: name.to_owned(),
+                    line: line(span),
+                    message: error.to_string(),
+                });
+            }
+        }
+    }
+    summary.passed = passed;
+    summary
+}
+
+struct Runner<'code> {
+    artifacts: &'code FrozenVec<Box<Artifact>>,
+    linker: Linker<'code, ()>,
+    store: Store<'code, ()>,
+    settings: Settings,
+    definitions: HashMap<String, &'code Artifact>,
+    last_definition: Option<&'code Artifact>,
+    instances: HashMap<String, Instance<'code>>,
+    current: Option<Instance<'code>>,
+    host_values: HashMap<u32, ExternRef>,
+}
+
+impl<'code> Runner<'code> {
+    fn new(artifacts: &'code FrozenVec<Box<Artifact>>) -> Result<Self, Error> {
+        // Scripts exhaust the stack on purpose; a small one is soon exhausted.
+        let mut config = Config::default();
+        config.max_wasm_stack = 512 << 10;
+        let engine = Engine::new(config);
+        let mut store = Store::new(&engine, ());
+        let mut linker = Linker::new(&engine);
+        linker.allow_shadowing(true);
+        spectest::define(&mut linker, &mut store)?;
+        Ok(Self {
+            artifacts,
+            linker,
+            store,
+            settings: Settings { jobs: 1, ..Settings::default() },
+            definitions: HashMap::new(),
+            last_definition: None,
+            instances: HashMap::new(),
+            current: None,
+            host_values: HashMap::new(),
+        })
+    }
+
+    /// Executes a directive; returns whether it is an assertion.
+    fn directive(&mut self, directive: WastDirective<'_>) -> Result<bool, Wrong> {
+        match directive {
+            WastDirective::Module(mut module) => {
+                self.current = None;
+                let artifact = self.define(&mut module)?;
+                self.instantiate(artifact, module.name())?;
+                Ok(false)
+            }
+            WastDirective::ModuleDefinition(mut module) => {
+                self.define(&mut module)?;
+                Ok(false)
+            }
+            WastDirective::ModuleInstance { instance, module, .. } => {
+                let artifact = match module {
+                    Some(id) => self.definitions.get(id.name()).copied(),
+                    None => self.last_definition,
+                };
+                let artifact = artifact.ok_or_else(|| wrong("there is no such definition"))?;
+                self.instantiate(artifact, instance)?;
+                Ok(false)
+            }
+            WastDirective::Register { name, module, .. } => {
+                let instance = self.instance(module)?;
+                self.linker.instance(&self.store, name, instance)?;
+                Ok(false)
+            }
+            WastDirective::Invoke(invoke) => {
+                self.invoke(&invoke)?;
+                Ok(false)
+            }
+            WastDirective::AssertReturn { exec, results, .. } => {
+                let found = self.execute(exec)?;
+                let holds = found.len() == results.len()
+                    && found
+                        .iter()
+                        .zip(&results)
+                        .all(|(found, wanted)| expect::matches(&self.store, found, wanted));
+                if holds {
+                    Ok(true)
+                } else {
+                    Err(wrong(format!("it returned {found:?}, and {results:?} was asserted")))
+                }
+            }
+            WastDirective::AssertTrap { exec, message, .. } => {
+                let result = self.execute(exec);
+                trapped(result, message)
+            }
+            WastDirective::AssertExhaustion { call, message, .. } => {
+                let result = self.invoke(&call);
+                trapped(result, message)
+            }
+            WastDirective::AssertInvalid { module, message, .. }
+            | WastDirective::AssertMalformed { module, message, .. } => rejected(module, message),
+            WastDirective::AssertUnlinkable { module, message, .. } => {
+                self.unlinkable(module, message)
+            }
+            WastDirective::AssertMalformedCustom { module, .. }
+            | WastDirective::AssertInvalidCustom { module, .. } => {
+                // Custom sections do not make a module malformed (specification, 5.5.3), and
+                // assertions about them are optional.
+                self.compile(QuoteWat::encode(&mut { module })?)?;
+                Ok(true)
+            }
+            WastDirective::AssertException { .. } => {
+                Err(wrong("assert_exception: exceptions are not supported by this version"))
+            }
+            WastDirective::AssertSuspension { .. } => {
+                Err(wrong("assert_suspension: stack switching is not supported by this version"))
+            }
+            WastDirective::Thread(_) | WastDirective::Wait { .. } => {
+                Err(wrong("thread: threads are not supported by this version"))
+            }
+        }
+    }
+
+    fn compile(&self, wasm: Vec<u8>) -> Result<&'code Artifact, Wrong> {
+        let bytes = cwasm_compiler::compile(&wasm, &self.settings)?;
+        // It was compiled a moment ago, by us.
+        let digest = Digest::stated_in(&bytes).ok_or_else(|| wrong("it is no artifact"))?;
+        let artifact = Artifact::from_bytes(&bytes, &Trust::digest(digest))?;
+        Ok(self.artifacts.push_get(Box::new(artifact)))
+    }
+
+    fn define(&mut self, module: &mut QuoteWat<'_>) -> Result<&'code Artifact, Wrong> {
+        let artifact = self.compile(module.encode()?)?;
+        self.last_definition = Some(artifact);
+        if let Some(id) = module.name() {
+            self.definitions.insert(id.name().to_owned(), artifact);
+        }
+        Ok(artifact)
+    }
+
+    fn instantiate(
+        &mut self,
+        artifact: &'code Artifact,
+        name: Option<Id<'_>>,
+    ) -> Result<(), Wrong> {
+        let instance = self.linker.instantiate(&mut self.store, artifact)?;
+        self.current = Some(instance);
+        if let Some(id) = name {
+            self.instances.insert(id.name().to_owned(), instance);
+        }
+        Ok(())
+    }
+
+    fn instance(&self, module: Option<Id<'_>>) -> Result<Instance<'code>, Wrong> {
+        match module {
+            Some(id) => self.instances.get(id.name()).copied(),
+            None => self.current,
+        }
+        .ok_or_else(|| wrong("there is no such instance"))
+    }
+
+    fn execute(&mut self, exec: WastExecute<'_>) -> Result<Vec<Val<'code>>, Wrong> {
+        match exec {
+            WastExecute::Invoke(invoke) => self.invoke(&invoke),
+            WastExecute::Wat(mut module) => {
+                let artifact = self.compile(module.encode()?)?;
+                self.linker.instantiate(&mut self.store, artifact)?;
+                Ok(Vec::new())
+            }
+            WastExecute::Get { module, global, .. } => {
+                let global = self.instance(module)?.global(&self.store, global)?;
+                Ok(vec![global.get(&self.store)?])
+            }
+        }
+    }
+
+    fn invoke(&mut self, invoke: &WastInvoke<'_>) -> Result<Vec<Val<'code>>, Wrong> {
+        let func = self.instance(invoke.module)?.func(&self.store, invoke.name)?;
+        let args = invoke.args.iter().map(|arg| self.argument(arg)).collect::<Result<Vec<_>, _>>()?;
+        Ok(func.call(&mut self.store, &args)?)
+    }
+
+    fn argument(&mut self, arg: &WastArg<'_>) -> Result<Val<'code>, Wrong> {
+        let WastArg::Core(arg) = arg else {
+            return Err(wrong("an argument is not one of core wasm"));
+        };
+        Ok(match arg {
+            WastArgCore::I32(value) => Val::I32(*value),
+            WastArgCore::I64(value) => Val::I64(*value),
+            WastArgCore::F32(value) => Val::F32(value.bits),
+            WastArgCore::F64(value) => Val::F64(value.bits),
+            WastArgCore::RefNull(HeapType::Abstract { ty: AbstractHeapType::Func, .. }) => {
+                Val::FuncRef(None)
+            }
+            WastArgCore::RefNull(HeapType::Abstract { ty: AbstractHeapType::Extern, .. }) => {
+                Val::ExternRef(None)
+            }
+            WastArgCore::RefExtern(number) => {
+                let store = &mut self.store;
+                let make = || ExternRef::new(store, *number);
+                Val::ExternRef(Some(*self.host_values.entry(*number).or_insert_with(make)))
+            }
+            other => return Err(wrong(format!("arguments like {other:?} are not supported"))),
+        })
+    }
+
+    fn unlinkable(&mut self, mut module: Wat<'_>, message: &str) -> Result<bool, Wrong> {
+        let artifact = self.compile(module.encode()?)?;
+        match self.linker.instantiate(&mut self.store, artifact) {
+            Err(Error::Link(error)) if link_error_matches(&error, message) => Ok(true),
+            Err(error) => Err(wrong(format!("it failed with `{error}`, not `{message}`"))),
+            Ok(_) => Err(wrong(format!("it was instantiated, and `{message}` was asserted"))),
+        }
+    }
+}
+
+fn link_error_matches(error: &LinkError, message: &str) -> bool {
+    error.to_string().starts_with(message)
+}
+
+/// Whether an execution ended in the asserted trap.
+fn trapped(result: Result<Vec<Val<'_>>, Wrong>, message: &str) -> Result<bool, Wrong> {
+    match result {
+        Err(Wrong::Run(Error::Trap(trap))) if expect::trap_matches(&trap, message) => Ok(true),
+        Err(error) => Err(wrong(format!("it failed with `{error}`, not `{message}`"))),
+        Ok(values) => {
+            Err(wrong(format!("it returned {values:?}, and the trap `{message}` was asserted")))
+        }
+    }
+}
+
+/// Whether a module is rejected because of what it is, and not because of a
+/// limit or a defect of the compiler.
+fn rejected(mut module: QuoteWat<'_>, message: &str) -> Result<bool, Wrong> {
+    let Ok(wasm) = module.encode() else { return Ok(true) };
+    let settings = Settings { jobs: 1, ..Settings::default() };
+    match cwasm_compiler::compile(&wasm, &settings) {
+        Err(error @ (CompileError::Limit { .. } | CompileError::Codegen { .. })) => {
+            Err(wrong(format!("it failed with `{error}`, and `{message}` was asserted")))
+        }
+        Err(_) => Ok(true),
+        Ok(_) => Err(wrong(format!("it compiled, and `{message}` was asserted"))),
+    }
+}
