@@ -2,8 +2,9 @@
 //!
 //! A thread takes a body, validates and translates it, and generates its code
 //! before it takes the next: only the functions in flight exist in intermediate
-//! form. Results go back to the order of the module, so that the output does not depend on the number
-//! of threads, and neither does the error, which is that of the first function that fails.
+//! form. Results go back to the order of the module, so that the output does
+//! not depend on the number of threads, and neither does the error, which is
+//! that of the first function that fails.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};

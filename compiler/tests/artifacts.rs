@@ -1,0 +1,266 @@
+//! What is in an artifact, read back with the reader that the loader uses.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::check::{Host, check};
+use cwasm_artifact::header::{Section, padded_text, settings};
+use cwasm_artifact::module::{Module, View};
+use cwasm_artifact::records::NONE;
+use cwasm_compiler::{
+    CpuLevel, MemoryBounds, OptLevel, Progress, Settings, compile, compile_with_progress,
+    parse_text,
+};
+
+fn wasm(text: &str) -> Vec<u8> {
+    parse_text(text.as_bytes(), Path::new("test.wat")).unwrap().into_owned()
+}
+
+fn x86() -> Settings {
+    Settings { target: "x86_64-unknown-linux-gnu".parse().unwrap(), ..Settings::default() }
+}
+
+fn read<R>(artifact: &[u8], with: impl FnOnce(View<'_>, &Module) -> R) -> R {
+    let module = Module::new(&check(artifact, None).unwrap()).unwrap();
+    with(module.view(artifact), &module)
+}
+
+const PROGRAM: &str = r#"(module $demo
+    (import "host" "log" (func $log (param i32)))
+    (type $binary (func (param i32 i32) (result i32)))
+    (type $same (func (param i32 i32) (result i32)))
+    (memory (export "memory") 2) (table 4 4 funcref) (global $g (mut i64) (i64.const 7))
+    (elem (i32.const 1) $add) (data (i32.const 16) "hello")
+    (func $add (type $same) (i32.add (local.get 0) (local.get 1)))
+    (func $hidden (param i32) (result i32) (i32.load (local.get 0)))
+    (func (export "run") (param i32) (result i32)
+        (call $log (local.get 0))
+        (i32.div_u (call $hidden (local.get 0)) (local.get 0)))
+    (func (export "floor") (param f64) (result f64) (f64.floor (local.get 0))))"#;
+
+#[test]
+fn output_is_the_same_for_every_number_of_threads() {
+    let functions: String = (0..200)
+        .map(|n| {
+            let next = (n + 1) % 200;
+            format!(
+                r#"(func $f{n} (export "f{n}") (param i32 f64) (result i32)
+                    (i32.add (i32.const {n}) (call $f{next} (local.get 0) (local.get 1))))"#
+            )
+        })
+        .collect();
+    let module = wasm(&format!("(module {functions})"));
+    let with = |jobs| compile(&module, &Settings { jobs, ..Settings::default() }).unwrap();
+    let first = with(1);
+    for jobs in [0, 1, 2, 4] {
+        assert!(with(jobs) == first, "-j {jobs}");
+    }
+}
+
+#[test]
+fn settings_that_change_code_change_the_artifact() {
+    let module = wasm(PROGRAM);
+    let default = compile(&module, &x86()).unwrap();
+    for (settings, bits) in [
+        (Settings { fuel: true, ..x86() }, settings::FUEL),
+        (Settings { epoch: true, ..x86() }, settings::EPOCH),
+        (Settings { memory_bounds: MemoryBounds::Explicit, ..x86() }, settings::EXPLICIT_CHECKS),
+        (Settings { opt_level: OptLevel::SpeedAndSize, ..x86() }, 0),
+        (Settings { opt_level: OptLevel::None, ..x86() }, 0),
+        (Settings { cpu: CpuLevel::X86_64V2, ..x86() }, 0),
+    ] {
+        let artifact = compile(&module, &settings).unwrap();
+        assert_ne!(artifact, default, "{settings:?}");
+        let checked = check(&artifact, None).unwrap();
+        assert_eq!(checked.header().settings.get(), bits);
+        assert_eq!(padded_text(&checked.header().opt_level), settings.opt_level.name());
+    }
+}
+
+#[test]
+fn the_records_describe_the_module() {
+    let module = wasm(PROGRAM);
+    let artifact = compile(&module, &x86()).unwrap();
+    read(&artifact, |view, module| {
+        assert_eq!(view.text(view.record().name), "demo");
+        assert_eq!(module.counts().imported_functions, 1);
+        let functions = view.functions();
+        let names: Vec<&str> = functions.iter().map(|f| view.text(f.name)).collect();
+        assert_eq!(names, ["add", "hidden", "", ""]);
+        // Only what can be reached other than by a call has a reference.
+        let refs: Vec<u32> = functions.iter().map(|f| f.func_ref.get()).collect();
+        assert_eq!(refs, [0, NONE, 1, 2]);
+        let types = view.types();
+        // Equal types share their trampolines; every type can go to the host.
+        let trampolines = |ty: usize| (types[ty].entry.get(), types[ty].exit.get());
+        assert_eq!(trampolines(0), trampolines(1));
+        assert!(types.iter().all(|ty| ty.exit.get() != NONE));
+        // No function of the type of `log` can be called by the host.
+        assert_eq!(types[2].entry.get(), NONE);
+        assert_ne!(types[0].entry.get(), NONE);
+        // The data are in an image, and nowhere else.
+        assert_eq!(view.bytes(Section::Data).len(), 0);
+        assert_eq!(&view.bytes(Section::ImageBytes)[16..21], b"hello");
+        assert_eq!(view.images().len(), 1);
+    });
+}
+
+#[test]
+fn sites_lead_from_code_to_the_operators() {
+    let module = wasm(PROGRAM);
+    let artifact = compile(&module, &x86()).unwrap();
+    read(&artifact, |view, _| {
+        let sites = view.sites();
+        assert!(sites.windows(2).all(|pair| pair[0].text <= pair[1].text));
+        let within = |name: &str| {
+            let function = view.functions().iter().find(|f| view.text(f.name) == name).unwrap();
+            let range = function.text.get()..function.text.get() + function.length.get();
+            sites.iter().filter(move |site| range.contains(&site.text.get()))
+        };
+        // The load of `hidden`: its only trap, at the opcode 0x28.
+        let load: Vec<_> = within("hidden").collect();
+        assert_eq!(load.len(), 1);
+        assert_eq!(Trap::from_code(load[0].trap), Some(Trap::MemoryOutOfBounds));
+        assert_eq!(module[load[0].wasm.get() as usize], 0x28);
+        // Calls are 0x10, the division 0x6e.
+        let run = &view.functions()[2];
+        let range = run.text.get()..run.text.get() + run.length.get();
+        let of_run: Vec<_> = sites.iter().filter(|site| range.contains(&site.text.get())).collect();
+        let returns: Vec<_> = of_run.iter().filter(|site| site.trap == 0).collect();
+        assert_eq!(returns.len(), 2);
+        assert!(returns.iter().all(|site| module[site.wasm.get() as usize] == 0x10));
+        let division = of_run
+            .iter()
+            .find(|site| Trap::from_code(site.trap) == Some(Trap::IntegerDivisionByZero))
+            .unwrap();
+        assert_eq!(module[division.wasm.get() as usize], 0x6e);
+        assert!(of_run.iter().any(|site| Trap::from_code(site.trap) == Some(Trap::StackOverflow)));
+    });
+}
+
+#[test]
+fn only_features_that_code_uses_are_recorded() {
+    let features = |text: &str, cpu| {
+        let artifact = compile(&wasm(text), &Settings { cpu, ..x86() }).unwrap();
+        check(&artifact, None).unwrap().header().cpu_features.get()
+    };
+    let plain = "(module (func (export \"f\") (param i32) (result i32) (local.get 0)))";
+    assert_eq!(features(PROGRAM, CpuLevel::Baseline), 0);
+    assert_eq!(features(plain, CpuLevel::X86_64V3), 0);
+    let v2 = features(PROGRAM, CpuLevel::X86_64V2);
+    assert_eq!(v2, cwasm_artifact::cpu::CpuFeatures::SSE41.bits());
+    // And so it loads on a host that has nothing more.
+    let artifact = compile(&wasm(PROGRAM), &Settings { cpu: CpuLevel::X86_64V2, ..x86() }).unwrap();
+    let mut host = Host::this();
+    host.target = "x86_64-unknown-linux-gnu".to_owned();
+    host.cpu_features = cwasm_artifact::cpu::CpuFeatures::SSE41;
+    check(&artifact, Some(&host)).unwrap();
+}
+
+#[test]
+fn code_has_pages_of_its_own() {
+    for target in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"] {
+        let settings = Settings { target: target.parse().unwrap(), ..Settings::default() };
+        let artifact = compile(&wasm(PROGRAM), &settings).unwrap();
+        let page = settings.page_size() as usize;
+        read(&artifact, |_, module| {
+            let text = module.range(Section::Text);
+            assert_eq!(text.start % page, 0);
+            let end = text.end.next_multiple_of(page);
+            assert!(end <= artifact.len(), "the last page of the code is not whole");
+            for section in Section::ALL.into_iter().filter(|s| *s != Section::Text) {
+                let range = module.range(section);
+                assert!(range.is_empty() || range.start >= end || range.end <= text.start);
+            }
+            assert_eq!(module.range(Section::ImageBytes).start % page, 0);
+        });
+    }
+}
+
+#[test]
+fn modules_without_code_or_names_are_artifacts_too() {
+    for text in [
+        "(module)",
+        "(module (memory 1))",
+        "(module (type (func (param i32 i64 f32 f64 funcref externref))))",
+        r#"(module (import "a" "" (func)) (export "x" (func 0)) (export "" (func 0)))"#,
+        r#"(module (func) (func (export "a\00b")) (func $dup (export "function[0]")))"#,
+    ] {
+        compile(&wasm(text), &Settings::default()).unwrap();
+    }
+}
+
+#[test]
+fn deep_nesting_and_long_signatures_compile() {
+    let depth = 20_000;
+    let nested = format!(
+        "(module (func (param i32) {} {}))",
+        "block local.get 0 if loop ".repeat(depth / 3),
+        "end end end ".repeat(depth / 3)
+    );
+    compile(&wasm(&nested), &Settings::default()).unwrap();
+    let sum = format!(
+        "(module (func (result i32) {} {}))",
+        "i32.const 1 ".repeat(depth),
+        "i32.add ".repeat(depth - 1)
+    );
+    compile(&wasm(&sum), &Settings::default()).unwrap();
+    let many = "i64 ".repeat(1000);
+    let wide = format!(
+        r#"(module (import "a" "b" (func $f (param {many}) (result {many})))
+            (func (export "g") (param {many}) (result {many}) {} call $f)
+            (func (export "h") (param {many}) (result {many}) {} call 1))"#,
+        (0..1000).map(|n| format!("local.get {n} ")).collect::<String>(),
+        (0..1000).map(|n| format!("local.get {n} ")).collect::<String>(),
+    );
+    compile(&wasm(&wide), &Settings::default()).unwrap();
+}
+
+#[test]
+fn progress_adds_up() {
+    #[derive(Default)]
+    struct Sum {
+        total: AtomicU64,
+        done: AtomicU64,
+    }
+    impl Progress for Sum {
+        fn start(&self, total: u64) {
+            self.total.store(total, Ordering::Relaxed);
+        }
+        fn advance(&self, bytes: u64) {
+            self.done.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+    let sum = Sum::default();
+    compile_with_progress(&wasm(PROGRAM), &Settings::default(), &sum).unwrap();
+    let total = sum.total.into_inner();
+    assert!(total > 0 && total == sum.done.into_inner());
+}
+
+/// Trap sites of a function that loads four bytes at a constant offset.
+fn memory_checks(offset: u64, memory_bounds: MemoryBounds) -> usize {
+    let module = wasm(&format!(
+        "(module (memory 1)
+            (func (export \"f\") (param i32) (result i32) (i32.load offset={offset} (local.get 0))))"
+    ));
+    let artifact = compile(&module, &Settings { memory_bounds, ..x86() }).unwrap();
+    read(&artifact, |view, _| {
+        let out_of_bounds = Trap::MemoryOutOfBounds.code();
+        view.sites().iter().filter(|site| site.trap == out_of_bounds).count()
+    })
+}
+
+#[test]
+fn what_the_guard_does_not_cover_is_compared() {
+    use cwasm_artifact::abi::vmctx::GUARD_SIZE;
+    // One site is the access, the other the comparison's.
+    for offset in [0, 4096, GUARD_SIZE - 4] {
+        assert_eq!(memory_checks(offset, MemoryBounds::Guarded), 1, "{offset:#x}");
+        assert_eq!(memory_checks(offset, MemoryBounds::Explicit), 2, "{offset:#x}");
+    }
+    for offset in [GUARD_SIZE - 3, GUARD_SIZE, 1 << 31, u64::from(u32::MAX)] {
+        assert_eq!(memory_checks(offset, MemoryBounds::Guarded), 2, "{offset:#x}");
+        assert_eq!(memory_checks(offset, MemoryBounds::Explicit), 2, "{offset:#x}");
+    }
+}
