@@ -236,6 +236,23 @@ fn reference_artifacts_of_every_version_load_or_are_refused_by_name() {
 }
 
 #[test]
+fn the_artifact_of_the_lifetime_programs_has_this_abi() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("lifetimes");
+    let path = folder.join("fixture.cwasm");
+    let current = fs::read(&path).is_ok_and(|file| {
+        Header::of(&file).is_some_and(|header| header.prefix.abi == fingerprint().0)
+    });
+    if blessing() && !current {
+        let file = compile(EVERYTHING);
+        fs::write(&path, &file).unwrap();
+        let digest = Digest::stated_in(&file).unwrap();
+        fs::write(folder.join("fixture.digest"), format!("{digest}\n")).unwrap();
+    } else {
+        assert!(current, "the ABI changed: run `make bless`");
+    }
+}
+
+#[test]
 fn what_was_just_compiled_works_like_the_reference() {
     run_everything(&load(&compile(EVERYTHING)));
 }
