@@ -565,3 +565,28 @@ fn the_stack_for_wasm_is_what_the_engine_allows() {
     };
     assert!(depth_of(64 << 10) < depth_of(1 << 20));
 }
+
+#[test]
+fn large_images_are_private_to_each_instance() {
+    // More than is copied, with an end that is not at a page boundary.
+    let bytes = "ab".repeat(150_001);
+    let code = artifact(&format!(
+        r#"(module (memory (export "m") 6) (data (i32.const 8192) "{bytes}")
+            (func (export "poke") (i32.store8 (i32.const 8192) (i32.const 120))))"#
+    ));
+    let mut one = store();
+    let mut two = store();
+    let first = instantiate(&mut one, &code);
+    let second = instantiate(&mut two, &code);
+    first.typed_func::<(), ()>(&one, "poke").unwrap().call(&mut one, ()).unwrap();
+    let memory = |instance: Instance<'_>, store: &Store<'_, ()>| {
+        instance.memory(store, "m").unwrap().data(store).unwrap()[8190..8196].to_vec()
+    };
+    assert_eq!(memory(first, &one), b"\0\0xbab");
+    assert_eq!(memory(second, &two), b"\0\0abab");
+    let third = instantiate(&mut two, &code);
+    assert_eq!(memory(third, &two), b"\0\0abab");
+    let all = third.memory(&two, "m").unwrap().data(&two).unwrap();
+    assert_eq!(all.iter().filter(|byte| **byte != 0).count(), bytes.len());
+    assert!(all[8192 + bytes.len()..].iter().all(|byte| *byte == 0));
+}
