@@ -590,3 +590,40 @@ fn large_images_are_private_to_each_instance() {
     assert_eq!(all.iter().filter(|byte| **byte != 0).count(), bytes.len());
     assert!(all[8192 + bytes.len()..].iter().all(|byte| *byte == 0));
 }
+
+/// Whether a thing can be sent to other threads, and used by several at once.
+fn assert_send_and_sync<T: Send + Sync>() {}
+
+#[test]
+fn thread_claims_hold() {
+    assert_send_and_sync::<Artifact>();
+    assert_send_and_sync::<Engine>();
+    assert_send_and_sync::<Store<'_, Vec<String>>>();
+    assert_send_and_sync::<Linker<'_, std::rc::Rc<()>>>();
+    assert_send_and_sync::<Instance<'_>>();
+    assert_send_and_sync::<Func<'_>>();
+    assert_send_and_sync::<Memory<'_>>();
+    assert_send_and_sync::<Table<'_>>();
+    assert_send_and_sync::<Global<'_>>();
+    assert_send_and_sync::<ExternRef>();
+    assert_send_and_sync::<Error>();
+}
+
+#[test]
+fn a_store_keeps_shared_artifacts_until_it_is_dropped() {
+    let code = Arc::new(artifact(r#"(module (func (export "f") (result i32) (i32.const 7)))"#));
+    let engine = Engine::default();
+    let linker = Linker::<'static, ()>::new(&engine);
+    let mut store: Store<'static, ()> = Store::new(&engine, ());
+    let instance = linker.instantiate_shared(&mut store, &code).unwrap();
+    linker.instantiate_shared(&mut store, &code).unwrap();
+    assert_eq!(Arc::strong_count(&code), 2, "one share, however many instances");
+    let shares = Arc::downgrade(&code);
+    drop(code);
+    let f = instance.typed_func::<(), i32>(&store, "f").unwrap();
+    assert_eq!(f.call(&mut store, ()).unwrap(), 7);
+    assert_eq!(shares.strong_count(), 1, "a call touches no reference count");
+    drop(store);
+    assert_eq!(shares.strong_count(), 0);
+    assert!(matches!(f.call(&mut Store::new(&engine, ()), ()), Err(Error::WrongStore { .. })));
+}

@@ -96,6 +96,9 @@ pub(crate) struct StoreCore<'code> {
     externs: Vec<Box<dyn Any + Send + Sync>>,
     pub(crate) pending: Option<Pending>,
     trap_frames: Box<Frames>,
+    /// Artifacts that the store owns a share of. Last, to be dropped after
+    /// everything that refers to them.
+    shared: Vec<Arc<Artifact>>,
 }
 
 // SAFETY: the raw pointers in a store lead to the store's own parts, to code of
@@ -134,6 +137,7 @@ impl<'code> StoreCore<'code> {
             externs: Vec::new(),
             pending: None,
             trap_frames: Box::new(Frames::new()),
+            shared: Vec::new(),
         }
     }
 
@@ -176,6 +180,21 @@ impl<'code> StoreCore<'code> {
         // SAFETY: the store borrows the artifact.
         let artifact = unsafe { &*range.artifact };
         Some((artifact, u32::try_from(pc - range.start).ok()?))
+    }
+
+    /// Keeps a share of an artifact until the store is dropped, and gives out
+    /// the artifact as if it were borrowed.
+    ///
+    /// # Safety
+    /// The reference must not be used after the store, whatever its lifetime says: it
+    /// may go into the store, and nothing that leaves the store may hold it.
+    pub(crate) unsafe fn share(&mut self, artifact: &Arc<Artifact>) -> &'code Artifact {
+        if !self.shared.iter().any(|known| Arc::ptr_eq(known, artifact)) {
+            self.shared.push(Arc::clone(artifact));
+        }
+        // SAFETY: the store holds a share, never gives it up before it is
+        // dropped, and the contents of an `Arc` do not move.
+        unsafe { &*Arc::as_ptr(artifact) }
     }
 
     /// Adds an artifact to those whose code may run in this store.
