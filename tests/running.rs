@@ -627,3 +627,11 @@ fn a_store_keeps_shared_artifacts_until_it_is_dropped() {
     assert_eq!(shares.strong_count(), 0);
     assert!(matches!(f.call(&mut Store::new(&engine, ()), ()), Err(Error::WrongStore { .. })));
 }
+
+#[test]
+fn a_table_that_is_too_large_compiles_and_fails_to_instantiate() {
+    let code = artifact("(module (table 4000000000 funcref))");
+    let mut store = store();
+    let result = Linker::new(&Engine::default()).instantiate(&mut store, &code);
+    assert!(matches!(result, Err(Error::TableLimit { elements: 4_000_000_000 })));
+}
