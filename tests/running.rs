@@ -565,3 +565,73 @@ fn the_stack_for_wasm_is_what_the_engine_allows() {
     };
     assert!(depth_of(64 << 10) < depth_of(1 << 20));
 }
+
+#[test]
+fn large_images_are_private_to_each_instance() {
+    // More than is copied, with an end that is not at a page boundary.
+    let bytes = "ab".repeat(150_001);
+    let code = artifact(&format!(
+        r#"(module (memory (export "m") 6) (data (i32.const 8192) "{bytes}")
+            (func (export "poke") (i32.store8 (i32.const 8192) (i32.const 120))))"#
+    ));
+    let mut one = store();
+    let mut two = store();
+    let first = instantiate(&mut one, &code);
+    let second = instantiate(&mut two, &code);
+    first.typed_func::<(), ()>(&one, "poke").unwrap().call(&mut one, ()).unwrap();
+    let memory = |instance: Instance<'_>, store: &Store<'_, ()>| {
+        instance.memory(store, "m").unwrap().data(store).unwrap()[8190..8196].to_vec()
+    };
+    assert_eq!(memory(first, &one), b"\0\0xbab");
+    assert_eq!(memory(second, &two), b"\0\0abab");
+    let third = instantiate(&mut two, &code);
+    assert_eq!(memory(third, &two), b"\0\0abab");
+    let all = third.memory(&two, "m").unwrap().data(&two).unwrap();
+    assert_eq!(all.iter().filter(|byte| **byte != 0).count(), bytes.len());
+    assert!(all[8192 + bytes.len()..].iter().all(|byte| *byte == 0));
+}
+
+/// Whether a thing can be sent to other threads, and used by several at once.
+fn assert_send_and_sync<T: Send + Sync>() {}
+
+#[test]
+fn thread_claims_hold() {
+    assert_send_and_sync::<Artifact>();
+    assert_send_and_sync::<Engine>();
+    assert_send_and_sync::<Store<'_, Vec<String>>>();
+    assert_send_and_sync::<Linker<'_, std::rc::Rc<()>>>();
+    assert_send_and_sync::<Instance<'_>>();
+    assert_send_and_sync::<Func<'_>>();
+    assert_send_and_sync::<Memory<'_>>();
+    assert_send_and_sync::<Table<'_>>();
+    assert_send_and_sync::<Global<'_>>();
+    assert_send_and_sync::<ExternRef>();
+    assert_send_and_sync::<Error>();
+}
+
+#[test]
+fn a_store_keeps_shared_artifacts_until_it_is_dropped() {
+    let code = Arc::new(artifact(r#"(module (func (export "f") (result i32) (i32.const 7)))"#));
+    let engine = Engine::default();
+    let linker = Linker::<'static, ()>::new(&engine);
+    let mut store: Store<'static, ()> = Store::new(&engine, ());
+    let instance = linker.instantiate_shared(&mut store, &code).unwrap();
+    linker.instantiate_shared(&mut store, &code).unwrap();
+    assert_eq!(Arc::strong_count(&code), 2, "one share, however many instances");
+    let shares = Arc::downgrade(&code);
+    drop(code);
+    let f = instance.typed_func::<(), i32>(&store, "f").unwrap();
+    assert_eq!(f.call(&mut store, ()).unwrap(), 7);
+    assert_eq!(shares.strong_count(), 1, "a call touches no reference count");
+    drop(store);
+    assert_eq!(shares.strong_count(), 0);
+    assert!(matches!(f.call(&mut Store::new(&engine, ()), ()), Err(Error::WrongStore { .. })));
+}
+
+#[test]
+fn a_table_that_is_too_large_compiles_and_fails_to_instantiate() {
+    let code = artifact("(module (table 4000000000 funcref))");
+    let mut store = store();
+    let result = Linker::new(&Engine::default()).instantiate(&mut store, &code);
+    assert!(matches!(result, Err(Error::TableLimit { elements: 4_000_000_000 })));
+}

@@ -265,6 +265,59 @@ impl Header {
     }
 }
 
+/// The layout of the file as text, one fact per line, from the definitions
+/// that the code uses.
+///
+/// The text of each format version is kept in `golden/`, and a test compares
+/// them, so that the layout cannot change under an old version number.
+#[must_use]
+pub fn describe() -> String {
+    use core::fmt::Write as _;
+    use core::mem::offset_of;
+    let mut text = format!("format {FORMAT_VERSION}\n");
+    let mut fact = |name: &str, value: usize| {
+        let _ = writeln!(text, "{name} = {value}");
+    };
+    fact("header offset", HEADER_OFFSET);
+    fact("header size", HEADER_SIZE);
+    fact("signatures offset", SIGNATURES_OFFSET);
+    fact("signatures size", SIGNATURES_SIZE);
+    fact("leaves offset", LEAVES_OFFSET);
+    fact("chunk size", CHUNK_SIZE);
+    fact("prefix.format_version", offset_of!(Prefix, format_version));
+    fact("prefix.header_size", offset_of!(Prefix, header_size));
+    fact("prefix.abi", offset_of!(Prefix, abi));
+    fact("prefix.compiler", offset_of!(Prefix, compiler));
+    fact("prefix.target", offset_of!(Prefix, target));
+    fact("prefix size", size_of::<Prefix>());
+    fact("header.cpu_features", offset_of!(Header, cpu_features));
+    fact("header.cpu_level", offset_of!(Header, cpu_level));
+    fact("header.settings", offset_of!(Header, settings));
+    fact("header.opt_level", offset_of!(Header, opt_level));
+    fact("header.source_length", offset_of!(Header, source_length));
+    fact("header.source_sha256", offset_of!(Header, source_sha256));
+    fact("header.file_length", offset_of!(Header, file_length));
+    fact("header.leaf_count", offset_of!(Header, leaf_count));
+    fact("header.leaf_capacity", offset_of!(Header, leaf_capacity));
+    fact("header.sections", offset_of!(Header, sections));
+    fact("header.reserved", offset_of!(Header, reserved));
+    fact("header.root", offset_of!(Header, root));
+    for section in Section::ALL {
+        fact(&format!("section {}", section.name()), section as usize);
+    }
+    let settings = [
+        ("fuel", settings::FUEL),
+        ("epoch", settings::EPOCH),
+        ("explicit checks", settings::EXPLICIT_CHECKS),
+    ];
+    for (name, bit) in settings {
+        let _ = writeln!(text, "setting {name} = {bit:#x}");
+    }
+    let _ = writeln!(text, "features {}", crate::cpu::CpuFeatures::from_bits(u64::MAX));
+    crate::records::describe(&mut text);
+    text
+}
+
 /// The text of a field that is padded with zeros; bytes that are not ASCII
 /// graphics are replaced.
 #[must_use]

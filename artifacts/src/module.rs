@@ -29,6 +29,8 @@ pub struct Module {
     sections: [Range<usize>; Section::ALL.len()],
     counts: Counts,
     layout: VmctxLayout,
+    /// Positions in the import section, by kind.
+    imported: [Vec<u32>; 4],
 }
 
 /// How many of each importable thing a module has.
@@ -73,8 +75,17 @@ impl Module {
             layout: VmctxLayout::new(VmctxCounts::default()).ok_or_else(|| {
                 Report::from(invalid(Section::Module, 0, "the vmctx layout is impossible"))
             })?,
+            imported: <[Vec<u32>; 4]>::default(),
         };
         module.counts = crate::validate::counts(&module.view(file))?;
+        let mut imported = <[Vec<u32>; 4]>::default();
+        for (position, import) in (0..).zip(module.view(file).imports()) {
+            // `counts` has refused any other kind.
+            if let Some(positions) = imported.get_mut(import.ty.kind.get() as usize) {
+                positions.push(position);
+            }
+        }
+        module.imported = imported;
         let func_refs = module.view(file).record().func_refs.get();
         let view = module.view(file);
         module.layout = crate::validate::layout(&view, &module.counts, func_refs)?;
@@ -347,7 +358,8 @@ impl<'a> View<'a> {
     /// The import that stands at `index` in the index space of its kind.
     #[must_use]
     pub fn imported(&self, kind: u32, index: u32) -> Option<&'a ImportRecord> {
-        self.imports().iter().filter(|import| import.ty.kind.get() == kind).nth(index as usize)
+        let position = *self.module.imported.get(kind as usize)?.get(index as usize)?;
+        self.imports().get(position as usize)
     }
 
     /// The type that an import or definition has.

@@ -18,7 +18,18 @@ macro_rules! records {
         #[derive(FromBytes, IntoBytes, KnownLayout, Immutable, Unaligned)]
         #[repr(C)]
         pub struct $name { $( $(#[$field_doc])* pub $field: $ty, )* }
-    )* };
+    )*
+
+        /// Writes down where each field of each record is, a line per record.
+        pub(crate) fn describe(text: &mut String) {
+            use core::fmt::Write as _;
+            $(
+                let _ = write!(text, "{} has {} bytes:", stringify!($name), size_of::<$name>());
+                $( let _ = write!(text, " {} {}", core::mem::offset_of!($name, $field), stringify!($field)); )*
+                text.push('\n');
+            )*
+        }
+    };
 }
 
 records! {

@@ -17,10 +17,6 @@ use crate::records::{
 use crate::report::{Problem, Report};
 use crate::types::{MemoryType, ValType};
 
-/// The largest number of elements that a table may begin with: the limit of
-/// the JavaScript API, which toolchains already observe.
-pub(crate) const MAX_TABLE_SIZE: u64 = 10_000_000;
-
 type Check = Result<(), Problem>;
 
 /// Counts imports and definitions.
@@ -287,9 +283,6 @@ impl Validator<'_, '_> {
                 match kind {
                     extern_kind::MEMORY => {}
                     extern_kind::TABLE => {
-                        if record.ty.min.get() > MAX_TABLE_SIZE {
-                            return Err(invalid(section, index, "the table is too large"));
-                        }
                         if record.init.count.get() != 0 {
                             self.const_expr(section, index, record.init, ty, self.counts.globals)?;
                         }

@@ -1,6 +1,7 @@
 //! Artifacts: checked, mapped, and ready to be instantiated.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
 use cwasm_artifact::check::{Host, check};
 use cwasm_artifact::digest::Digest;
@@ -10,6 +11,7 @@ use cwasm_artifact::types::ExternType;
 
 use crate::error::LoadError;
 use crate::snapshot::Snapshot;
+use crate::sys::ImageFile;
 use crate::trust::Trust;
 use crate::type_registry::Registration;
 
@@ -37,7 +39,14 @@ pub struct Artifact {
     digest: Digest,
     settings: u64,
     types: Registration,
+    /// The images of memories, made when they are first needed. `None` if the
+    /// system has no such files, or there are too few bytes to make one.
+    images: OnceLock<Option<ImageFile>>,
 }
+
+/// Images with fewer bytes are copied: that is faster than mapping them and taking the
+/// faults.
+const MIN_MAPPED_IMAGES: usize = 128 << 10;
 
 /// What an artifact imports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -122,7 +131,14 @@ impl Artifact {
             .filter_map(|index| u32::try_from(index).ok())
             .map(|index| view.func_type(index))
             .collect();
-        Ok(Self { module, digest, settings, types: Registration::new(types), snapshot })
+        Ok(Self {
+            module,
+            digest,
+            settings,
+            types: Registration::new(types),
+            images: OnceLock::new(),
+            snapshot,
+        })
     }
 
     /// The root digest: pin it with [`Trust::digest`] to load the same artifact again.
@@ -180,6 +196,16 @@ impl Artifact {
 
     pub(crate) fn text(&self) -> &[u8] {
         self.view().bytes(Section::Text)
+    }
+
+    /// A file of the bytes of the image section, for mapping.
+    pub(crate) fn images(&self) -> Option<&ImageFile> {
+        self.images
+            .get_or_init(|| {
+                let bytes = self.view().bytes(Section::ImageBytes);
+                (bytes.len() >= MIN_MAPPED_IMAGES).then(|| ImageFile::new(bytes).ok()).flatten()
+            })
+            .as_ref()
     }
 
     pub(crate) fn types(&self) -> &Registration {

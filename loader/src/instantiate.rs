@@ -265,10 +265,17 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
     }
     for image in view.images() {
         let memory = core.instances[position].memories[image.memory.get() as usize] as usize;
+        let memory = &mut core.memories[memory];
         let bytes = view.image_bytes(image);
-        core.memories[memory]
-            .init(image.address.get(), bytes, 0, bytes.len() as u64)
-            .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
+        let mapped = artifact.images().and_then(|file| {
+            let start = usize::try_from(image.bytes.get()).ok()?;
+            memory.map_image(image.address.get(), file, start..start + bytes.len())
+        });
+        if mapped.is_none() {
+            memory
+                .init(image.address.get(), bytes, 0, bytes.len() as u64)
+                .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
+        }
     }
     for (index, segment) in (0..).zip(view.data_segments()) {
         if segment.mode.get() != segment_mode::ACTIVE {

@@ -161,6 +161,38 @@ impl<'code, T: 'static> Linker<'code, T> {
         store: &mut impl AsStoreMut<'code, Data = T>,
         artifact: &'code Artifact,
     ) -> Result<Instance<'code>, Error> {
+        let imports = self.imports(artifact)?;
+        instantiate(store.as_store_mut(), artifact, &imports)
+    }
+
+    /// Instantiates an artifact that the store keeps a share of, for
+    /// applications that load and unload by name, where no scope can hold a borrow.
+    ///
+    /// The store may have any `'code`, also `'static`. The artifact is unmapped when
+    /// its last share is dropped: those of the application, and those of stores
+    /// that instantiated it, which each let go when they are dropped. The
+    /// cost is one reference count up at the first instantiation of an artifact in a
+    /// store, and one down when the store is dropped; calls cost the same as
+    /// with [`Linker::instantiate`].
+    ///
+    /// # Errors
+    /// As for [`Linker::instantiate`].
+    pub fn instantiate_shared(
+        &self,
+        store: &mut impl AsStoreMut<'code, Data = T>,
+        artifact: &Arc<Artifact>,
+    ) -> Result<Instance<'code>, Error> {
+        let imports = self.imports(artifact)?;
+        let mut store = store.as_store_mut();
+        // SAFETY: `instantiate` puts the reference into the store. The instance that
+        // it returns is a handle, which reaches the artifact only through the
+        // store; errors hold copies.
+        let artifact = unsafe { store.core_mut().share(artifact) };
+        instantiate(store, artifact, &imports)
+    }
+
+    /// What the imports of an artifact are resolved to, in their order.
+    fn imports(&self, artifact: &Artifact) -> Result<Vec<Import<'code>>, Error> {
         let mut imports = Vec::with_capacity(artifact.imports().len());
         for import in artifact.imports() {
             let found = self.definitions.get(import.module).and_then(|m| m.get(import.name));
@@ -176,7 +208,7 @@ impl<'code, T: 'static> Linker<'code, T> {
                 }
             });
         }
-        instantiate(store.as_store_mut(), artifact, &imports)
+        Ok(imports)
     }
 
     /// The imports of an artifact that nothing is defined for.

@@ -79,10 +79,10 @@ pub(crate) struct StoreCore<'code> {
     pub(crate) engine: Engine,
     pub(crate) limits: StoreLimits,
     pub(crate) artifacts: Vec<&'code Artifact>,
-    /// The published list of code, which a signal handler may read at any
-    /// time. Lists that it replaced are kept, since one may be being read.
+    /// The published list of code: `code_owner`, or null. A signal handler of the
+    /// thread that uses the store reads it, between any two instructions.
     code: AtomicPtr<Vec<CodeRange>>,
-    retired_code: Vec<Stable<Vec<CodeRange>>>,
+    code_owner: Stable<Vec<CodeRange>>,
     pub(crate) instances: Vec<VmInstance<'code>>,
     pub(crate) memories: Vec<Stable<VmMemory>>,
     pub(crate) tables: Vec<Stable<VmTable>>,
@@ -96,6 +96,9 @@ pub(crate) struct StoreCore<'code> {
     externs: Vec<Box<dyn Any + Send + Sync>>,
     pub(crate) pending: Option<Pending>,
     trap_frames: Box<Frames>,
+    /// Artifacts that the store owns a share of. Last, to be dropped after
+    /// everything that refers to them.
+    shared: Vec<Arc<Artifact>>,
 }
 
 // SAFETY: the raw pointers in a store lead to the store's own parts, to code of
@@ -123,7 +126,7 @@ impl<'code> StoreCore<'code> {
             limits: StoreLimits::default(),
             artifacts: Vec::new(),
             code: AtomicPtr::new(ptr::null_mut()),
-            retired_code: Vec::new(),
+            code_owner: Stable::new(Vec::new()),
             instances: Vec::new(),
             memories: Vec::new(),
             tables: Vec::new(),
@@ -134,6 +137,7 @@ impl<'code> StoreCore<'code> {
             externs: Vec::new(),
             pending: None,
             trap_frames: Box::new(Frames::new()),
+            shared: Vec::new(),
         }
     }
 
@@ -165,8 +169,8 @@ impl<'code> StoreCore<'code> {
         this: NonNull<Self>,
         pc: usize,
     ) -> Option<(&'a Artifact, u32)> {
-        // SAFETY: the store is alive, and the list is published atomically and
-        // complete, and kept as long as the store.
+        // SAFETY: the store is alive, and the list was complete when it was
+        // published, and is freed by this same thread after it is replaced.
         let ranges = unsafe { (*this.as_ptr()).code.load(Ordering::Acquire).as_ref() }?;
         let after = ranges.partition_point(|range| range.start <= pc);
         let range = ranges.get(after.checked_sub(1)?)?;
@@ -176,6 +180,21 @@ impl<'code> StoreCore<'code> {
         // SAFETY: the store borrows the artifact.
         let artifact = unsafe { &*range.artifact };
         Some((artifact, u32::try_from(pc - range.start).ok()?))
+    }
+
+    /// Keeps a share of an artifact until the store is dropped, and gives out
+    /// the artifact as if it were borrowed.
+    ///
+    /// # Safety
+    /// The reference must not be used after the store, whatever its lifetime says: it
+    /// may go into the store, and nothing that leaves the store may hold it.
+    pub(crate) unsafe fn share(&mut self, artifact: &Arc<Artifact>) -> &'code Artifact {
+        if !self.shared.iter().any(|known| Arc::ptr_eq(known, artifact)) {
+            self.shared.push(Arc::clone(artifact));
+        }
+        // SAFETY: the store holds a share, never gives it up before it is
+        // dropped, and the contents of an `Arc` do not move.
+        unsafe { &*Arc::as_ptr(artifact) }
     }
 
     /// Adds an artifact to those whose code may run in this store.
@@ -198,8 +217,10 @@ impl<'code> StoreCore<'code> {
             .collect();
         ranges.sort_by_key(|range| range.start);
         let ranges = Stable::new(ranges);
+        // The handler runs on this thread, so it is not in the middle of reading
+        // the old list, which is freed only when the new one is published.
         self.code.store(ranges.as_ptr(), Ordering::Release);
-        self.retired_code.push(ranges);
+        self.code_owner = ranges;
         // Host functions that waited for an exit trampoline may find one here.
         for func in self.host_funcs.iter_mut().filter(|func| func.lacks_code()) {
             for (record, id) in artifact.view().types().iter().zip(artifact.types().ids()) {

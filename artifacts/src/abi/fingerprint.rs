@@ -7,6 +7,7 @@
 //! express is said in words in `CONVENTIONS`; change the words with the meaning.
 
 use std::fmt::Write as _;
+use std::sync::OnceLock;
 
 use sha2::{Digest as _, Sha256};
 
@@ -47,7 +48,8 @@ impl core::fmt::Debug for Fingerprint {
 /// The fingerprint of the ABI in this module.
 #[must_use]
 pub fn fingerprint() -> Fingerprint {
-    Fingerprint(Sha256::digest(describe().as_bytes()).into())
+    static FINGERPRINT: OnceLock<Fingerprint> = OnceLock::new();
+    *FINGERPRINT.get_or_init(|| Fingerprint(Sha256::digest(describe().as_bytes()).into()))
 }
 
 /// The ABI as text, one fact per line.

@@ -54,26 +54,38 @@ impl Translator<'_, '_> {
             }
             MemoryBounds::Guarded => {
                 // The guard is too small for this offset: compare, as below.
-                self.check(memory, index, reach);
+                let outside = self.check(memory, index, reach);
                 let base = self.guarded_base(memory);
-                self.place(base, index, memarg.offset)
+                self.checked_place(outside, base, index, memarg.offset)
             }
             MemoryBounds::Explicit => {
-                self.check(memory, index, reach);
+                let outside = self.check(memory, index, reach);
                 let definition = self.memory_definition(memory);
                 let base = self.definition_field(definition, memory_definition::BASE);
-                self.place(base, index, memarg.offset)
+                self.checked_place(outside, base, index, memarg.offset)
             }
         }
     }
 
-    /// Traps unless `index + reach <= length`.
-    fn check(&mut self, memory: MemoryIndex, index: Value, reach: u64) {
+    /// Traps unless `index + reach <= length`. Returns whether it is outside, for
+    /// [`Translator::checked_place`].
+    fn check(&mut self, memory: MemoryIndex, index: Value, reach: u64) -> Value {
         // index < 2^32 and reach < 2^33, so the sum does not overflow.
         let end = self.builder.ins().iadd_imm_u(index, reach.cast_signed());
         let length = self.memory_length(memory);
         let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length);
         self.builder.ins().trapnz(outside, trap_code(Trap::MemoryOutOfBounds));
+        outside
+    }
+
+    /// An address after a check. A processor that guesses the check right of a
+    /// wrong index gets null, which nothing can be loaded from.
+    fn checked_place(&mut self, outside: Value, base: Value, index: Value, offset: u64) -> Address {
+        let base = self.builder.ins().iadd(base, index);
+        let address = self.builder.ins().iadd_imm_u(base, offset.cast_signed());
+        let null = self.builder.ins().iconst(types::I64, 0);
+        let base = self.builder.ins().select_spectre_guard(outside, null, address);
+        Address { base, offset: 0 }
     }
 
     /// Adds up an address. A constant that the instruction cannot hold (31 bits) is added before.

@@ -82,6 +82,7 @@ impl Translator<'_, '_> {
 
     /// The address of an element. SANDBOX-CRITICAL: `index < length` is
     /// checked here and nowhere else, and an element has eight bytes.
+    /// Speculation past the check does not get an address outside either.
     fn element_address(&mut self, table: u32, index: Value, trap: Trap) -> Value {
         let table = TableIndex::from_u32(table);
         let index = self.builder.ins().uextend(types::I64, index);
@@ -94,7 +95,11 @@ impl Translator<'_, '_> {
             None => self.definition_field(definition, table_definition::ELEMENTS),
         };
         let offset = self.builder.ins().ishl_imm_u(index, 3);
-        self.builder.ins().iadd(elements, offset)
+        let address = self.builder.ins().iadd(elements, offset);
+        // A processor that guesses the check right of a wrong index would load
+        // whatever is there, and might even call it. It gets null instead.
+        let null = self.builder.ins().iconst(types::I64, 0);
+        self.builder.ins().select_spectre_guard(outside, null, address)
     }
 
     /// The number of elements, if it can never change. A table that is imported

@@ -8,6 +8,8 @@ use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
+use rustix::fd::OwnedFd;
+use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 /// The size of a page of memory in bytes.
@@ -71,6 +73,71 @@ impl Reservation {
             )
         }?;
         Ok(())
+    }
+
+    /// Makes a part of an image appear at `at`, readable and writable. Pages
+    /// are shared with the image until they are written to. All
+    /// numbers are multiples of the page size.
+    pub(crate) fn map_image(
+        &mut self,
+        at: usize,
+        image: &ImageFile,
+        range: Range<usize>,
+    ) -> io::Result<()> {
+        let pages = at | range.start | range.end;
+        let end = at.checked_add(range.len());
+        if range.is_empty()
+            || !pages.is_multiple_of(page_size())
+            || range.end > image.length
+            || end.is_none_or(|end| end > self.length)
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        // SAFETY: the target range lies in this reservation (checked above), which
+        // is exclusively borrowed, so replacing what is mapped there
+        // affects nobody else. The file cannot shrink (it is sealed).
+        unsafe {
+            rustix::mm::mmap(
+                self.start.as_ptr().add(at).cast(),
+                range.len(),
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE | MapFlags::FIXED,
+                &image.file,
+                range.start as u64,
+            )
+        }?;
+        Ok(())
+    }
+}
+
+/// Bytes that memories can begin as, without a copy: an anonymous file that
+/// nobody can change any more.
+#[derive(Debug)]
+pub(crate) struct ImageFile {
+    file: OwnedFd,
+    /// In bytes; whole pages.
+    length: usize,
+}
+
+impl ImageFile {
+    /// A file with these bytes, filled up with zeros to whole pages.
+    pub(crate) fn new(bytes: &[u8]) -> io::Result<Self> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(c"cwasm-images", flags)?;
+        let length = bytes.len().next_multiple_of(page_size());
+        rustix::fs::ftruncate(&file, length as u64)?;
+        let mut written = 0;
+        while written < bytes.len() {
+            match rustix::io::pwrite(&file, &bytes[written..], written as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => written += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals)?;
+        Ok(Self { file, length })
     }
 }
 

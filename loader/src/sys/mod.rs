@@ -2,15 +2,15 @@
 //! platform: address space, page protection, faults as signals, and the bounds
 //! of a thread's stack.
 //!
-//! A platform module offers [`page_size`], [`Reservation`], [`protect_code`],
+//! A platform module offers [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`],
 //! [`install_fault_handler`], [`Fault`] and [`stack_lowest_address`].
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Fault, Reservation, ensure_signal_stack, install_fault_handler, page_size, protect_code,
-    stack_lowest_address,
+    Fault, ImageFile, Reservation, ensure_signal_stack, install_fault_handler, page_size,
+    protect_code, stack_lowest_address,
 };
 
 #[cfg(not(target_os = "linux"))]

@@ -13,7 +13,7 @@ use cwasm_artifact::types::{Limits, MemoryType};
 
 use super::layout::VmMemoryDefinition;
 use crate::error::Error;
-use crate::sys::{self, Reservation};
+use crate::sys::{self, ImageFile, Reservation};
 
 const PAGE: u64 = MemoryType::PAGE_SIZE;
 
@@ -163,6 +163,25 @@ impl VmMemory {
         let target = range_within(start, length, self.bytes().len())?;
         self.bytes_mut()[target].copy_from_slice(&data[source]);
         Some(())
+    }
+
+    /// Lets the memory begin as a part of an image at `start`, copy-on-write.
+    /// `None` if that is impossible, and the bytes must be copied.
+    ///
+    /// Only for a memory that nothing was written to yet: what is in the last
+    /// page behind the image becomes zero.
+    pub(crate) fn map_image(
+        &mut self,
+        start: u64,
+        image: &ImageFile,
+        range: Range<usize>,
+    ) -> Option<()> {
+        let start = usize::try_from(start).ok()?;
+        let pages = range.start..range.end.next_multiple_of(sys::page_size());
+        if start.checked_add(pages.len())? > self.committed {
+            return None;
+        }
+        self.reservation.map_image(start, image, pages).ok()
     }
 
     /// `memory.copy` within this memory. `None` if it is out of bounds.

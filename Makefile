@@ -1,0 +1,42 @@
+# Short names for the common jobs. `make help` lists them.
+
+.DEFAULT_GOAL := help
+.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless clean
+
+help: ## List the jobs
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+build: ## Build the cwasm command with all optimisations
+	cargo build --release --locked -p cwasm-cli
+
+test: loader-alone ## Run every test that takes seconds (under ten minutes)
+	cargo test --locked --workspace
+
+lint: ## Check formatting, and clippy with warnings as errors
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+
+fmt: ## Format the code
+	cargo fmt --all
+
+doc: ## Build the documentation of the crates
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+deny: ## Check licences, sources and banned crates
+	cargo deny --locked check licenses bans sources
+
+deny-advisories: ## Check for known vulnerabilities (fetches the advisory database)
+	cargo deny --locked check advisories
+
+loader-alone: ## Check that the loader builds alone, without a compiler in its dependencies
+	cargo check --locked -p cwasm-loader
+	@! cargo tree --locked -p cwasm-loader -e normal --prefix none \
+	  | grep -E '^(cranelift|wasmparser|wasm-encoder|wat|wast|object|cwasm-compiler|regalloc2)' \
+	  || { echo 'the loader must not depend on a compiler' >&2; exit 1; }
+
+bless: ## Write reference files that are missing, and compiler messages again
+	CWASM_BLESS=1 cargo test --locked -p cwasm-tests --test format
+	TRYBUILD=overwrite cargo test --locked -p cwasm-lifetimes
+
+clean: ## Remove everything that was built
+	cargo clean

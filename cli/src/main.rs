@@ -1,0 +1,109 @@
+//! The `cwasm` command: compiles, runs, inspects and verifies WebAssembly artifacts.
+//!
+//! A file per subcommand. Each takes its parsed arguments and returns an
+//! [`Outcome`] or an error; this file turns those into messages and exit codes.
+//! Results go to stdout, everything else to stderr.
+
+use std::io::Write as _;
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod compile;
+mod input;
+mod inspect;
+mod outcome;
+mod progress;
+mod publish;
+mod run;
+mod values;
+mod verify;
+mod wast;
+mod watchdog;
+
+use outcome::Outcome;
+
+/// Compiles WebAssembly ahead of time to artifacts that are safe to load, and
+/// runs them.
+#[derive(Debug, Parser)]
+#[command(name = "cwasm", version, max_term_width = 100, after_help = HELP)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const HELP: &str = "\
+Examples:
+  cwasm run app.wasm                            compile in memory and run
+  cwasm compile app.wasm                        write app.cwasm, print its digest
+  cwasm run app.cwasm --digest DIGEST           run exactly what was compiled
+
+Exit codes: 0 done, 1 an error in what was given, 2 usage, 134 a trap,
+and for `run` that of the program.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Compile(compile::Compile),
+    Run(run::Run),
+    Inspect(inspect::Inspect),
+    Verify(verify::Verify),
+    Wast(wast::Wast),
+}
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Compile(command) => command.execute(),
+        Command::Run(command) => command.execute(),
+        Command::Inspect(command) => command.execute(),
+        Command::Verify(command) => command.execute(),
+        Command::Wast(command) => command.execute(),
+    };
+    match result {
+        Ok(outcome) => outcome.exit_code(),
+        // Whoever read our output has seen enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            // If stderr is closed, the exit code has to suffice.
+            let _ = writeln!(std::io::stderr(), "cwasm: error: {error:#}");
+            Outcome::Failed.exit_code()
+        }
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error
+        .downcast_ref::<std::io::Error>()
+        .is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_help_fits_one_screen_and_ends_with_examples_and_exit_codes() {
+        let mut cli = Cli::command();
+        cli.build();
+        let subcommands: Vec<String> = cli
+            .get_subcommands()
+            .map(|command| command.get_name().to_owned())
+            .filter(|name| name != "help")
+            .collect();
+        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "wast"]);
+        for name in subcommands {
+            let command = cli.find_subcommand_mut(&name).unwrap();
+            let help = command.render_help().to_string();
+            assert!(help.lines().count() <= 50, "{name} has {} lines", help.lines().count());
+            assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
+            assert!(help.contains(&format!("\n  cwasm {name} ")), "{help}");
+            let last = help.trim_end().rsplit("\n\n").next().unwrap();
+            assert!(last.starts_with("Exit codes:"), "{help}");
+        }
+    }
+}

@@ -1,0 +1,50 @@
+//! How a command ended, and the exit code that says so.
+
+use std::process::ExitCode;
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    /// It did what was asked for.
+    Done,
+    /// Something that was given is wrong; the user has been told what.
+    Failed,
+    /// The program that was run ended itself with a status.
+    Exited(u32),
+    /// The program that was run trapped; the user has been told where.
+    Trapped,
+}
+
+/// The exit code of a trap: that of a process which is ended by `SIGABRT`.
+pub(crate) const TRAPPED: u8 = 134;
+
+impl Outcome {
+    /// The exit code of this process.
+    pub(crate) fn exit_code(self) -> ExitCode {
+        match self {
+            Self::Done => ExitCode::SUCCESS,
+            Self::Failed => ExitCode::FAILURE,
+            // A parent sees eight bits. A failure must not look like a success in them.
+            Self::Exited(status) => match u8::try_from(status & 0xff) {
+                Ok(0) if status != 0 => ExitCode::FAILURE,
+                Ok(status) => ExitCode::from(status),
+                Err(_) => ExitCode::FAILURE,
+            },
+            Self::Trapped => ExitCode::from(TRAPPED),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_never_looks_like_a_success() {
+        let code = |status| format!("{:?}", Outcome::Exited(status).exit_code());
+        assert_eq!(code(0), format!("{:?}", ExitCode::from(0)));
+        assert_eq!(code(7), format!("{:?}", ExitCode::from(7)));
+        assert_eq!(code(0x107), format!("{:?}", ExitCode::from(7)));
+        assert_eq!(code(256), format!("{:?}", ExitCode::from(1)));
+    }
+}

@@ -1,0 +1,48 @@
+//! A progress bar on a terminal, and nothing in a pipe.
+
+use std::io::IsTerminal as _;
+use std::time::Duration;
+
+use cwasm_compiler::Progress;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Shows how far a compilation is.
+pub(crate) struct Bar {
+    bar: ProgressBar,
+}
+
+impl Bar {
+    /// A bar on stderr, if that is a terminal.
+    pub(crate) fn new() -> Self {
+        let bar = ProgressBar::no_length();
+        if std::io::stderr().is_terminal() {
+            // Short compilations end before anything is drawn twice a second.
+            bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(10));
+            if let Ok(style) = ProgressStyle::with_template(
+                "compiling {bar:40} {bytes} of {total_bytes} of functions, {eta} left",
+            ) {
+                bar.set_style(style);
+            }
+            bar.enable_steady_tick(Duration::from_millis(500));
+        } else {
+            bar.set_draw_target(ProgressDrawTarget::hidden());
+        }
+        Self { bar }
+    }
+}
+
+impl Progress for Bar {
+    fn start(&self, total: u64) {
+        self.bar.set_length(total);
+    }
+
+    fn advance(&self, bytes: u64) {
+        self.bar.inc(bytes);
+    }
+}
+
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,157 @@
+//! `cwasm verify`: is an artifact intact, the one that is meant, or the one
+//! that a module compiles to?
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, anyhow, bail};
+use clap::Args;
+use cwasm_artifact::check::{Checked, Host, check};
+use cwasm_artifact::header::{Section, padded_text, settings};
+use cwasm_artifact::hex::Hex;
+use cwasm_artifact::module::Module;
+use cwasm_artifact::report::Report;
+use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
+use cwasm_loader::Digest;
+use sha2::{Digest as _, Sha256};
+
+use crate::compile::compile_file;
+use crate::input;
+use crate::outcome::Outcome;
+
+/// Check that an artifact is intact, and is what it should be
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Prints `ok` and the digest, or everything that is wrong with what to do about it. Without
+options: is the file intact, and could this machine load it? That does not say who made it:
+whoever can write the file can write the digest in it. `--digest` and `--against` do.
+
+Examples:
+  cwasm verify app.cwasm
+  cwasm verify app.cwasm --digest 3f2c...        is it the one that I know?
+  cwasm verify app.cwasm --against app.wasm      does this module compile to it?
+
+Exit codes: 0 it is, 1 it is not or cannot be read, 2 usage")]
+pub(crate) struct Verify {
+    /// The artifact
+    #[arg(value_name = "FILE.cwasm")]
+    file: PathBuf,
+    /// The digest that it must have
+    #[arg(long, value_name = "HEX")]
+    digest: Option<Digest>,
+    /// The module that must compile to the same bytes, for any machine
+    #[arg(long, value_name = "IN.wasm", conflicts_with = "digest")]
+    against: Option<PathBuf>,
+}
+
+impl Verify {
+    pub(crate) fn execute(&self) -> anyhow::Result<Outcome> {
+        let bytes = input::artifact(&self.file)?;
+        // Compiling again needs no machine that could run the result.
+        let host = self.against.is_none().then(Host::this);
+        let digest = self
+            .check(&bytes, host.as_ref())
+            .with_context(|| format!("{} is refused", self.file.display()))?;
+        if let Some(module) = &self.against {
+            self.compare(&bytes, module)?;
+        }
+        writeln!(std::io::stdout(), "ok {digest}")?;
+        Ok(Outcome::Done)
+    }
+
+    /// Everything that is wrong with the file.
+    fn check(&self, bytes: &[u8], host: Option<&Host>) -> Result<Digest, Report> {
+        let checked = check(bytes, host)?;
+        Module::new(&checked)?;
+        match self.digest {
+            Some(wanted) if wanted != checked.digest() => {
+                Err(Report::untrusted(checked.digest(), wanted))
+            }
+            _ => Ok(checked.digest()),
+        }
+    }
+
+    /// Compiles `module` as the artifact was compiled, and compares.
+    fn compare(&self, bytes: &[u8], module: &Path) -> anyhow::Result<()> {
+        let checked = check(bytes, None)?;
+        let (file, source) = (self.file.display(), module.display());
+        let compiler = padded_text(&checked.header().prefix.compiler);
+        if compiler != env!("CARGO_PKG_VERSION") {
+            bail!(
+                "{file} was compiled by cwasm {compiler}, and this is cwasm {}: only the same \
+                 version gives the same bytes",
+                env!("CARGO_PKG_VERSION")
+            );
+        }
+        let input = input::read(module)?;
+        let wasm = input::module(module, &input)?;
+        let found: [u8; 32] = Sha256::digest(&wasm).into();
+        if found != checked.header().source_sha256 {
+            bail!(
+                "{file} was compiled from another module: from one with the SHA-256 {}, and {source} has {}",
+                Hex(&checked.header().source_sha256),
+                Hex(&found)
+            );
+        }
+        let settings = recorded_settings(&checked)
+            .with_context(|| format!("{file} records settings that cannot be used"))?;
+        let compiled = compile_file(module, &wasm, &settings)?;
+        if compiled == bytes {
+            return Ok(());
+        }
+        let place = first_difference(&checked, &compiled);
+        bail!(
+            "{file} is not what {source} compiles to: they differ from byte {place:#x} on{}; \
+             do not run it before you know why",
+            section_at(&checked, place)
+        );
+    }
+}
+
+/// The settings that an artifact says it was compiled with.
+fn recorded_settings(checked: &Checked<'_>) -> anyhow::Result<Settings> {
+    let header = checked.header();
+    let has = |bit| header.settings.get() & bit != 0;
+    let target = padded_text(&header.prefix.target);
+    let cpu = padded_text(&header.cpu_level);
+    let opt_level = padded_text(&header.opt_level);
+    Ok(Settings {
+        target: target.parse().map_err(|_| anyhow!("the target {target:?} is unknown"))?,
+        cpu: CpuLevel::by_name(&cpu)
+            .with_context(|| format!("the CPU level {cpu:?} is unknown"))?,
+        opt_level: OptLevel::by_name(&opt_level)
+            .with_context(|| format!("the optimisation level {opt_level:?} is unknown"))?,
+        jobs: 0,
+        fuel: has(settings::FUEL),
+        epoch: has(settings::EPOCH),
+        memory_bounds: if has(settings::EXPLICIT_CHECKS) {
+            MemoryBounds::Explicit
+        } else {
+            MemoryBounds::Guarded
+        },
+    })
+}
+
+/// The first byte of the body that differs: what is before the body differs whenever
+/// the body does. If it does not, the first byte that differs at all.
+fn first_difference(checked: &Checked<'_>, compiled: &[u8]) -> usize {
+    let file = checked.file();
+    let body = usize::try_from(checked.header().body_offset()).unwrap_or(usize::MAX);
+    let from = |start: usize| {
+        let pairs = file.iter().zip(compiled).enumerate().skip(start);
+        pairs.into_iter().find(|(_, (a, b))| a != b).map(|(at, _)| at)
+    };
+    from(body).or_else(|| from(0)).unwrap_or(file.len().min(compiled.len()))
+}
+
+fn section_at(checked: &Checked<'_>, place: usize) -> String {
+    let place = place as u64;
+    Section::ALL
+        .into_iter()
+        .find(|section| {
+            let range = checked.header().section(*section);
+            let start = range.offset.get();
+            (start..start.saturating_add(range.length.get())).contains(&place)
+        })
+        .map_or_else(String::new, |section| format!(" (in {})", section.name()))
+}

@@ -1,0 +1,19 @@
+//! The table would keep the function when its code is gone.
+
+use cwasm_lifetimes::{artifact, linker};
+use cwasm_loader::{Engine, Func, Ref, Store, Table};
+
+fn main() {
+    fn put<'code>(store: &mut Store<'code, ()>, item: Table<'code>, func: Func<'code>) {
+        item.set(store, 0, Ref::Func(Some(func))).unwrap();
+    }
+    let short = artifact();
+    let code = artifact();
+    let engine = Engine::default();
+    let mut store = Store::new(&engine, ());
+    let instance = linker(&engine).instantiate(&mut store, &code).unwrap();
+    let item = instance.table(&store, "table").unwrap();
+    let guest = linker(&engine).instantiate(&mut store, &short).unwrap();
+    let func = guest.func(&store, "sum").unwrap();
+    put(&mut store, item, func);
+}
