@@ -125,6 +125,10 @@ impl ImageFile {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create(c"cwasm-images", flags)?;
         let length = bytes.len().next_multiple_of(page_size());
+        // To exceed the limit is a signal that ends the process, and no error.
+        if length as u64 > file_size_limit() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
         rustix::fs::ftruncate(&file, length as u64)?;
         let mut written = 0;
         while written < bytes.len() {
@@ -139,6 +143,16 @@ impl ImageFile {
         rustix::fs::fcntl_add_seals(&file, seals)?;
         Ok(Self { file, length })
     }
+}
+
+/// How large this process may make a file, in bytes.
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is valid during the call.
+    if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) } != 0 {
+        return 0;
+    }
+    limit.rlim_cur
 }
 
 impl Drop for Reservation {
