@@ -1,5 +1,7 @@
 //! What the tests share: from text to an artifact that is loaded.
 
+pub mod fault;
+
 use cwasm_compiler::Settings;
 use cwasm_loader::{Artifact, Digest, Trust};
 

@@ -482,7 +482,8 @@ impl Validator<'_, '_> {
                 .checked_sub(self.counts.imported_memories)
                 .and_then(|defined| self.view.memories().get(defined as usize));
             let Some(memory) = defined else { return bad("its memory is not defined here") };
-            let size = memory.ty.min.get() * MemoryType::PAGE_SIZE;
+            // Whether the minimum is possible is checked elsewhere.
+            let size = memory.ty.min.get().saturating_mul(MemoryType::PAGE_SIZE);
             let length = image.length.get();
             if length > GUARDED_SPACE
                 || image.address.get().checked_add(length).is_none_or(|end| end > size)

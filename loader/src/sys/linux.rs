@@ -6,7 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::OnceLock;
+use std::sync::{Once, OnceLock};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
@@ -237,24 +237,29 @@ static HANDLER: OnceLock<fn(&mut Fault<'_>) -> bool> = OnceLock::new();
 /// `handler` runs as a signal handler: it must not allocate, lock or panic.
 pub(crate) fn install_fault_handler(handler: fn(&mut Fault<'_>) -> bool) {
     HANDLER.get_or_init(|| handler);
-    PREVIOUS.get_or_init(|| {
-        SIGNALS.map(|signal| {
-            // SAFETY: `sigaction` is a plain structure for which zero is a
-            // valid value.
-            let mut action: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-            action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
-            action.sa_sigaction = on_signal as *const () as usize;
-            // SAFETY: as above.
+    static INSTALL: Once = Once::new();
+    INSTALL.call_once(|| {
+        // The previous actions are known before the first signal can need them.
+        let _ = PREVIOUS.set(SIGNALS.map(|signal| {
+            // SAFETY: `sigaction` is a plain structure for which zero is a valid value.
             let mut previous: libc::sigaction = unsafe { MaybeUninit::zeroed().assume_init() };
-            // SAFETY: both pointers are to valid structures. `on_signal` has the
-            // signature that SA_SIGINFO asks for and is safe to run at any point.
-            // The call cannot fail for these signals.
-            unsafe {
-                libc::sigemptyset(&mut action.sa_mask);
-                libc::sigaction(signal, &action, &mut previous);
-            }
+            // SAFETY: a null new action only asks for the current one, which is
+            // written to valid memory.
+            unsafe { libc::sigaction(signal, ptr::null(), &mut previous) };
             previous
-        })
+        }));
+        for signal in SIGNALS {
+            // SAFETY: zero is a valid value, as above; the pointer is to a valid
+            // structure. `on_signal` has the signature that SA_SIGINFO asks for and is
+            // safe to run at any point. The calls cannot fail for these signals.
+            unsafe {
+                let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                action.sa_sigaction = on_signal as *const () as usize;
+                libc::sigemptyset(&mut action.sa_mask);
+                libc::sigaction(signal, &action, ptr::null_mut());
+            }
+        }
     });
 }
 
@@ -267,15 +272,20 @@ unsafe extern "C" fn on_signal(
     info: *mut libc::siginfo_t,
     context: *mut c_void,
 ) {
-    let ours = HANDLER.get().is_some_and(|handler| {
-        // SAFETY: for SA_SIGINFO handlers the kernel passes a `ucontext_t`,
-        // which belongs to this invocation of the handler alone.
-        let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
-        handler(&mut Fault { context })
-    });
+    // A signal that was sent arrives at any instruction, also at one that may trap.
+    //
+    // SAFETY: for SA_SIGINFO handlers the kernel passes a valid structure.
+    let sent = unsafe { (*info).si_code } <= 0;
+    let ours = !sent
+        && HANDLER.get().is_some_and(|handler| {
+            // SAFETY: for SA_SIGINFO handlers the kernel passes a `ucontext_t`,
+            // which belongs to this invocation of the handler alone.
+            let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
+            handler(&mut Fault { context })
+        });
     if !ours {
         // SAFETY: these are the arguments that the kernel passed.
-        unsafe { forward(signal, info, context) };
+        unsafe { forward(signal, info, context, sent) };
     }
 }
 
@@ -283,7 +293,12 @@ unsafe extern "C" fn on_signal(
 ///
 /// # Safety
 /// The arguments must be those of the kernel's call of a signal handler.
-unsafe fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
+unsafe fn forward(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut c_void,
+    sent: bool,
+) {
     let previous = PREVIOUS
         .get()
         .and_then(|all| Some(&all[SIGNALS.iter().position(|known| *known == signal)?]));
@@ -307,15 +322,20 @@ unsafe fn forward(signal: libc::c_int, info: *mut libc::siginfo_t, context: *mut
                 function(signal);
             }
         }
+        // Only a signal that was sent can be ignored; a fault ends the process anyway.
+        Some(action) if action.sa_sigaction == libc::SIG_IGN && sent => {}
         _ => {
             // The default action of these signals ends the process. Restore it
-            // and return: the instruction faults again.
+            // and return: the instruction faults again. What was sent must be sent again.
             //
             // SAFETY: as in `install_fault_handler`; SIG_DFL is always valid.
             unsafe {
                 let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
                 action.sa_sigaction = libc::SIG_DFL;
                 libc::sigaction(signal, &action, ptr::null_mut());
+                if sent {
+                    libc::raise(signal);
+                }
             }
         }
     }
@@ -349,7 +369,7 @@ impl Drop for SignalStack {
 thread_local! {
     static SIGNAL_STACK: Cell<Option<SignalStack>> = const { Cell::new(None) };
     static HAS_SIGNAL_STACK: Cell<bool> = const { Cell::new(false) };
-    static STACK_LOWEST: Cell<usize> = const { Cell::new(0) };
+    static STACK: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
 }
 
 /// Makes sure that the current thread has an alternate stack for signal
@@ -389,12 +409,12 @@ pub(crate) fn ensure_signal_stack() -> io::Result<()> {
     Ok(())
 }
 
-/// The lowest address of the current thread's stack that may be touched, or
-/// zero if it cannot be found out.
-pub(crate) fn stack_lowest_address() -> usize {
-    let known = STACK_LOWEST.get();
-    if known != 0 {
-        return known;
+/// The addresses of the current thread's stack that may be touched. Empty if
+/// they cannot be found out.
+pub(crate) fn thread_stack() -> Range<usize> {
+    let (start, end) = STACK.get();
+    if end != 0 {
+        return start..end;
     }
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut start = ptr::null_mut();
@@ -404,14 +424,14 @@ pub(crate) fn stack_lowest_address() -> usize {
     // zero; the getters write to valid memory; the attributes are destroyed once.
     unsafe {
         if libc::pthread_getattr_np(libc::pthread_self(), attributes.as_mut_ptr()) != 0 {
-            return 0;
+            return 0..0;
         }
         libc::pthread_attr_getstack(attributes.as_ptr(), &mut start, &mut size);
         libc::pthread_attr_getguardsize(attributes.as_ptr(), &mut guard);
         libc::pthread_attr_destroy(attributes.as_mut_ptr());
     }
     // Some C libraries count the guard as a part of the stack.
-    let lowest = start as usize + guard;
-    STACK_LOWEST.set(lowest);
-    lowest
+    let stack = start as usize + guard..start as usize + size.max(guard);
+    STACK.set((stack.start, stack.end));
+    stack
 }

@@ -3,14 +3,14 @@
 //! of a thread's stack.
 //!
 //! A platform module offers [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`],
-//! [`install_fault_handler`], [`Fault`] and [`stack_lowest_address`].
+//! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     Fault, ImageFile, Reservation, ensure_signal_stack, install_fault_handler, page_size,
-    protect_code, stack_lowest_address,
+    protect_code, thread_stack,
 };
 
 #[cfg(not(target_os = "linux"))]

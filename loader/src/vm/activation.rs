@@ -14,12 +14,14 @@ use std::ptr::{self, NonNull};
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
 
+use super::backtrace::Frames;
 use super::layout::{VmFuncRef, VmHostContext, VmStoreContext, VmValue};
 use crate::store::StoreCore;
 use crate::sys::{self, Fault};
 
 /// How far above the end of the thread's stack wasm must stop, so that host
-/// functions and the signal-free part of the runtime have room.
+/// functions and the signal-free part of the runtime have room. On a small stack,
+/// half of it.
 const HOST_STACK_RESERVE: usize = 128 << 10;
 
 /// A stay of this thread in the wasm of a store.
@@ -64,20 +66,27 @@ pub(crate) unsafe fn enter(
 ) -> Result<(), Unwound> {
     // SAFETY: a function of the store lives as long as the store.
     let VmFuncRef { code, vmctx, entry, .. } = unsafe { func.read() };
+    let store = store.cast::<StoreCore<'static>>();
     let Some(entry) = entry else {
-        // A host function: no wasm to enter.
+        // A host function: no wasm to enter, and none that would check the stack
+        // if host functions call each other without end.
+        if stack_pointer() < lowest_for_wasm() {
+            // SAFETY: the store is alive, and not otherwise used.
+            unsafe { note_host_overflow(store) };
+            return Err(Unwound::Trap(TrapKind::StackOverflow));
+        }
         let context = vmctx.cast::<VmHostContext>();
         // SAFETY: a function reference without an entry trampoline has a host
         // context for its vmctx; the values are as it expects them.
         let returned = unsafe { ((*context).call)(context, values) };
         return if returned == 0 { Err(Unwound::Host) } else { Ok(()) };
     };
-    let store = store.cast::<StoreCore<'static>>();
     let context = StoreCore::context(store);
     // SAFETY: the context is a part of the live store. No reference to it
     // exists, so that compiled code may write to it.
     let saved = unsafe { context.read() };
-    if saved.entry_fp == 0 {
+    // A host function may lend its store to another thread, which has another stack.
+    if saved.entry_fp == 0 || innermost_of(store).is_none() {
         // SAFETY: as above.
         unsafe { (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store)) };
     }
@@ -101,6 +110,7 @@ pub(crate) unsafe fn enter(
         (*context).entry_sp = saved.entry_sp;
         (*context).entry_handler = saved.entry_handler;
         (*context).exit_fp = saved.exit_fp;
+        (*context).stack_limit = saved.stack_limit;
     }
     if returned != 0 {
         return Ok(());
@@ -113,10 +123,39 @@ pub(crate) unsafe fn enter(
 
 /// The stack limit for wasm that is entered here.
 fn stack_limit(max_wasm_stack: usize) -> usize {
+    stack_pointer().saturating_sub(max_wasm_stack).max(lowest_for_wasm())
+}
+
+/// About where the stack ends now.
+fn stack_pointer() -> usize {
     let here = 0_u8;
-    let here = (&raw const here).addr();
-    let lowest = sys::stack_lowest_address().saturating_add(HOST_STACK_RESERVE);
-    here.saturating_sub(max_wasm_stack).max(lowest)
+    (&raw const here).addr()
+}
+
+/// The lowest address of this thread's stack that wasm may use.
+fn lowest_for_wasm() -> usize {
+    let stack = sys::thread_stack();
+    stack.start.saturating_add(HOST_STACK_RESERVE.min(stack.len() / 2))
+}
+
+/// Notes the wasm that is running as the frames of a trap of the host.
+///
+/// # Safety
+/// The store is alive, and nobody else uses its frame buffer.
+#[cold]
+unsafe fn note_host_overflow(store: NonNull<StoreCore<'static>>) {
+    let context = StoreCore::context(store);
+    // SAFETY: both are parts of the live store. If it has an entry, wasm of it
+    // runs below that and has left by the exit frame.
+    unsafe {
+        let frames = &mut *StoreCore::trap_frames(store);
+        frames.clear();
+        let VmStoreContext { entry_fp, exit_fp, .. } = *context;
+        if entry_fp != 0 {
+            frames.walk(exit_fp, entry_fp);
+        }
+        walk_outer(frames, innermost_of(store));
+    }
 }
 
 /// Prepares this process and thread for traps. Cheap after the first time.
@@ -156,16 +195,7 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
         frames.clear();
         frames.push(fault.pc());
         frames.walk(fault.fp(), (*context).entry_fp);
-        let mut outer = activation;
-        loop {
-            if outer.outer_entry_fp != 0 {
-                frames.walk(outer.outer_exit_fp, outer.outer_entry_fp);
-            }
-            match next_of_same_store(outer) {
-                Some(next) => outer = next,
-                None => break,
-            }
-        }
+        walk_outer(frames, Some(activation));
         activation.trap.set(Some(trap));
         let VmStoreContext { entry_handler, entry_sp, entry_fp, .. } = *context;
         fault.resume_at(entry_handler, entry_sp, entry_fp);
@@ -173,17 +203,39 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
     true
 }
 
-/// The next outer activation of the same store.
-fn next_of_same_store(activation: &Activation) -> Option<&Activation> {
-    let mut next = activation.previous;
+/// Adds the frames of the wasm outside of an activation, of the same store.
+///
+/// # Safety
+/// The activation is on the list of this thread.
+unsafe fn walk_outer(frames: &mut Frames, mut activation: Option<&Activation>) {
+    while let Some(inner) = activation {
+        if inner.outer_entry_fp != 0 {
+            // SAFETY: these were the frame pointers of the store when the
+            // activation began; whoever they belong to waits for its end.
+            unsafe { frames.walk(inner.outer_exit_fp, inner.outer_entry_fp) };
+        }
+        activation = find(inner.previous, inner.store);
+    }
+}
+
+/// The innermost activation of a store on this thread.
+fn innermost_of<'a>(store: NonNull<StoreCore<'static>>) -> Option<&'a Activation> {
+    find(CURRENT.get(), store)
+}
+
+/// The first activation of a store, from `next` outwards.
+fn find<'a>(
+    mut next: *const Activation,
+    store: NonNull<StoreCore<'static>>,
+) -> Option<&'a Activation> {
     while !next.is_null() {
         // SAFETY: activations on the list are alive, and outer ones outlive
-        // inner ones.
-        let outer = unsafe { &*next };
-        if outer.store == activation.store {
-            return Some(outer);
+        // inner ones. Callers keep the result no longer than its activation.
+        let activation = unsafe { &*next };
+        if activation.store == store {
+            return Some(activation);
         }
-        next = outer.previous;
+        next = activation.previous;
     }
     None
 }

@@ -1,0 +1,33 @@
+//! What this process holds, from `/proc`.
+
+/// How many mappings the process has.
+///
+/// # Panics
+/// If `/proc` cannot be read; so for the other functions.
+#[must_use]
+pub fn mappings() -> usize {
+    std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted").lines().count()
+}
+
+/// How much memory of the process is resident, in KiB.
+#[must_use]
+pub fn resident_kib() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").expect("/proc is mounted");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let number = line.and_then(|rest| rest.split_whitespace().next());
+    number.and_then(|number| number.parse().ok()).expect("a process has resident memory")
+}
+
+/// How many mappings are executable and belong to no file: code that the loader mapped.
+#[must_use]
+pub fn anonymous_code_mappings() -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    maps.lines()
+        .filter(|line| {
+            let mut fields = line.split_whitespace();
+            let executable = fields.nth(1).is_some_and(|rights| rights.contains('x'));
+            // Address and rights are followed by offset, device, inode and name.
+            executable && fields.nth(3).is_none()
+        })
+        .count()
+}
