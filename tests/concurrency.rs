@@ -155,7 +155,7 @@ fn ten_thousand_loads_and_drops_leave_nothing_behind() {
         let bytes: Vec<_> = texts.iter().map(|text| compile(text)).collect();
         let cycle = |number: usize| {
             let code = load(&bytes[number % bytes.len()]);
-            if number % 4 == 0 {
+            if number.is_multiple_of(4) {
                 let engine = Engine::default();
                 let mut store = Store::new(&engine, ());
                 let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
