@@ -199,7 +199,7 @@ fn a_file_without_permission_is_a_read_error() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("secret.cwasm");
     fs::write(&path, &*ARTIFACT).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
     if File::open(&path).is_ok() {
         eprintln!("skipped: this user may read everything");
         return;
