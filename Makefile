@@ -1,6 +1,13 @@
 # Short names for the common jobs. `make help` lists them.
 
 .DEFAULT_GOAL := help
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+
+# Adds up the summaries of the test runner, one of which closes each test binary.
+COUNT = awk '{ print } \
+  /^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
+  END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
 .PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless clean
 
 help: ## List the jobs
@@ -10,7 +17,7 @@ build: ## Build the cwasm command with all optimisations
 	cargo build --release --locked -p cwasm-cli
 
 test: loader-alone ## Run every test that takes seconds (under ten minutes)
-	cargo test --locked --workspace
+	@cargo test --locked --workspace --no-fail-fast | $(COUNT)
 
 lint: ## Check formatting, and clippy with warnings as errors
 	cargo fmt --all --check
