@@ -117,7 +117,7 @@ pub(crate) fn compile_file(
 ) -> anyhow::Result<Vec<u8>> {
     let wasm = input::module(path, bytes)?;
     compile_with_progress(&wasm, settings, &Bar::new())
-        .map_err(|error| input::cannot_compile(path, error))
+        .map_err(|error| input::cannot_compile(path, bytes, error))
 }
 
 /// Refuses to write the artifact over its own source.

@@ -10,10 +10,9 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
-use cwasm_artifact::check::claimed_length;
 use cwasm_artifact::header::{HEADER_OFFSET, LEAVES_OFFSET, MAGIC};
 use cwasm_artifact::report::Resemblance;
-use cwasm_compiler::{CompileError, parse_text};
+use cwasm_compiler::{CompileError, explain, parse_text};
 
 /// What a file that is to be run holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,11 +71,14 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A whole file that is said to be an artifact. Of any other file, only the
-/// front is read.
+/// A whole file that is said to be an artifact. Of what is no object file, only
+/// the front is read.
 pub(crate) fn artifact(path: &Path) -> anyhow::Result<Vec<u8>> {
     let front = front(path)?;
-    if claimed_length(&front).is_err() { Ok(front) } else { read(path) }
+    match Resemblance::of(&front) {
+        Resemblance::Elf | Resemblance::Wasmtime => read(path),
+        _ => Ok(front),
+    }
 }
 
 /// The wasm binary that a file's bytes stand for; text is assembled.
@@ -96,11 +98,13 @@ pub(crate) fn module<'a>(path: &Path, bytes: &'a [u8]) -> anyhow::Result<Cow<'a,
         }
         _ => {}
     }
-    parse_text(bytes, path).map_err(|error| cannot_compile(path, error))
+    parse_text(bytes, path).map_err(|error| cannot_compile(path, bytes, error))
 }
 
-/// The refusal of a module, with the module's path.
-pub(crate) fn cannot_compile(path: &Path, error: CompileError) -> anyhow::Error {
+/// The refusal of a module, with the module's path. `source` is what the file
+/// holds, text or binary.
+pub(crate) fn cannot_compile(path: &Path, source: &[u8], error: CompileError) -> anyhow::Error {
+    let error = if source.starts_with(b"\0asm") { error } else { explain(error, source, path) };
     // Errors in text name the file themselves, with line and column.
     let named = matches!(error, CompileError::Text { .. });
     let error = anyhow::Error::new(error);

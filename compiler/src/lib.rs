@@ -4,7 +4,7 @@
 //! compiles, and contains no `unsafe`. Its modules, in the order in which data flows:
 //!
 //! * [`settings`]: what the caller decides; [`error`]: why nothing came of it;
-//! * [`input`]: text to binary;
+//! * [`input`]: text to binary; [`locate`]: from an error in the binary back to the text;
 //! * [`module`]: the declarations of a module, validated;
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * [`codegen`]: that to machine code, on several threads;
@@ -21,6 +21,7 @@ pub mod error;
 pub mod input;
 mod instructions;
 pub mod link;
+pub mod locate;
 pub mod module;
 mod object;
 pub mod settings;
@@ -33,6 +34,7 @@ pub use codegen::{Progress, Silent};
 pub use cwasm_artifact::cpu::CpuLevel;
 pub use error::CompileError;
 pub use input::parse_text;
+pub use locate::explain;
 pub use settings::{MemoryBounds, OptLevel, Settings};
 
 use cranelift_codegen::isa::TargetIsa;

@@ -1,8 +1,5 @@
-//! Modules that other people wrote: everything in the specification's test
-//! suite that is valid compiles, everything that it calls invalid is refused, and real
-//! programs compile.
-
-use std::path::Path;
+//! The modules of the specification's test suite: what is valid compiles, for
+//! both architectures, and what it calls invalid is refused.
 
 use cwasm_compiler::{CompileError, MemoryBounds, OptLevel, Settings};
 use wast::parser::{self, ParseBuffer};
@@ -63,39 +60,4 @@ fn the_specification_suite_compiles_or_is_refused() {
         }
     }
     assert!(valid > 800 && invalid > 1000, "{valid} valid, {invalid} invalid");
-}
-
-/// Programs to compile, if there are any on this machine.
-fn programs() -> Vec<std::path::PathBuf> {
-    fn collect(folder: &Path, into: &mut Vec<std::path::PathBuf>) {
-        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            if path.is_dir() {
-                collect(&path, into);
-            } else if path.extension().is_some_and(|ending| ending == "wasm") {
-                into.push(path);
-            }
-        }
-    }
-    let mut paths = Vec::new();
-    if let Some(folder) = std::env::var_os("CWASM_CORPUS") {
-        collect(Path::new(&folder), &mut paths);
-    }
-    paths.sort();
-    paths
-}
-
-#[test]
-fn real_programs_compile() {
-    for path in programs() {
-        let wasm = std::fs::read(&path).unwrap();
-        let start = std::time::Instant::now();
-        match compile(&wasm, &Settings::default()) {
-            Ok(()) => println!("{}: {:?}", path.display(), start.elapsed()),
-            Err(CompileError::Unsupported { feature, .. }) => {
-                println!("{}: {feature}", path.display());
-            }
-            Err(error) => panic!("{}: {error}", path.display()),
-        }
-    }
 }

@@ -7,6 +7,7 @@ use cwasm_artifact::check::{Host, check};
 use cwasm_artifact::digest::Digest;
 use cwasm_artifact::header::{Section, settings};
 use cwasm_artifact::module::{Module, View};
+use cwasm_artifact::report::{Problem, Report};
 use cwasm_artifact::types::ExternType;
 
 use crate::error::LoadError;
@@ -47,6 +48,17 @@ pub struct Artifact {
 /// Images with fewer bytes are copied: that is faster than mapping them and taking the
 /// faults.
 const MIN_MAPPED_IMAGES: usize = 128 << 10;
+
+/// The report about a file that goes on behind its end.
+fn trailing(report: Option<Report>, length: u64, wanted: u64) -> Report {
+    let problem = Problem::TrailingBytes { length, wanted };
+    let is_artifact = |report: &Report| !matches!(report.problems(), [Problem::NotAnArtifact(_)]);
+    match report {
+        None => problem.into(),
+        Some(report) if is_artifact(&report) => report.with(problem),
+        Some(report) => report,
+    }
+}
 
 /// What an artifact imports.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +130,15 @@ impl Artifact {
     }
 
     fn from_snapshot(snapshot: Snapshot, trust: Option<&Trust>) -> Result<Self, LoadError> {
-        let checked = check(snapshot.bytes(), Some(&Host::this()))?;
+        let checked = check(snapshot.bytes(), Some(&Host::this()));
+        let checked = match (checked, snapshot.longer_source()) {
+            (Ok(checked), None) => checked,
+            (Err(report), None) => return Err(report.into()),
+            (result, Some(length)) => {
+                let wanted = snapshot.bytes().len() as u64;
+                return Err(LoadError::Refused(trailing(result.err(), length, wanted)));
+            }
+        };
         let digest = checked.digest();
         if let Some(trust) = trust {
             trust.check(digest)?;

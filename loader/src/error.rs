@@ -39,6 +39,14 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
+    /// The artifact is larger than any that this loader reads.
+    #[error("the artifact has {bytes} bytes, and a loader reads at most {limit}")]
+    TooLarge {
+        /// How large it is.
+        bytes: u64,
+        /// How large it may be.
+        limit: u64,
+    },
     /// There is no memory for the artifact.
     #[error("cannot map {bytes} bytes for the artifact")]
     Map {

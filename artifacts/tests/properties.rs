@@ -1,0 +1,88 @@
+//! Properties of checking: no bytes make it panic, and nothing but the sealed
+//! bytes passes.
+
+use cwasm_artifact::abi::fingerprint;
+use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, reseal, seal};
+use cwasm_artifact::check::{Host, check, claimed_length};
+use cwasm_artifact::cpu::{CpuFeatures, host_triple};
+use cwasm_artifact::header::{HEADER_OFFSET, LEAVES_OFFSET, Section, SectionRange};
+use cwasm_artifact::module::Module;
+use proptest::prelude::*;
+
+/// The smallest artifact: an ELF header, the front, and empty metadata with
+/// this much padding behind it.
+fn artifact(padding: usize) -> Vec<u8> {
+    let module = Tables::default()
+        .sections()
+        .into_iter()
+        .find(|(section, _)| *section == Section::Module)
+        .map(|(_, mut bytes)| {
+            // No start function.
+            bytes[8..12].fill(0xff);
+            bytes
+        })
+        .unwrap();
+    let capacity = leaf_capacity(LEAVES_OFFSET + module.len() + padding);
+    let start = LEAVES_OFFSET + capacity * 32;
+    let mut file = vec![0; start];
+    file[..4].copy_from_slice(b"\x7fELF");
+    let range = SectionRange::new(start as u64, module.len() as u64);
+    file.extend_from_slice(&module);
+    file.extend((0..padding).map(|i| i.to_le_bytes()[0]));
+    let provenance = Provenance {
+        abi: fingerprint(),
+        compiler: "0.0.0",
+        target: &host_triple(),
+        cpu_features: CpuFeatures::NONE,
+        cpu_level: "x86-64-v1",
+        settings: 0,
+        opt_level: "2",
+        source: b"",
+    };
+    seal(&mut file, &provenance, &[(Section::Module, range)], capacity).unwrap();
+    file
+}
+
+#[test]
+fn the_smallest_artifact_is_accepted() {
+    for padding in [0, 1, 65_536, 200_000] {
+        let file = artifact(padding);
+        let checked = check(&file, Some(&Host::this())).unwrap();
+        let module = Module::new(&checked).unwrap();
+        assert_eq!(module.counts().functions, 0);
+        assert_eq!(claimed_length(&file), Ok(file.len() as u64));
+    }
+}
+
+proptest! {
+    #[test]
+    fn any_bytes_are_refused_without_a_panic(bytes in proptest::collection::vec(any::<u8>(), 0..3000)) {
+        prop_assert!(check(&bytes, Some(&Host::this())).is_err());
+        // And with the front of an artifact before them.
+        let mut file = artifact(0);
+        file.truncate(LEAVES_OFFSET);
+        file.extend_from_slice(&bytes);
+        prop_assert!(check(&file, None).is_err());
+    }
+
+    #[test]
+    fn changed_bytes_are_refused(padding in 0_usize..100_000, place in any::<prop::sample::Index>(), bits in 1_u8..) {
+        let mut file = artifact(padding);
+        let place = place.index(file.len());
+        file[place] ^= bits;
+        prop_assert!(check(&file, Some(&Host::this())).is_err(), "byte {place:#x}");
+    }
+
+    #[test]
+    fn a_front_that_was_sealed_again_never_panics(
+        place in HEADER_OFFSET..LEAVES_OFFSET,
+        bytes in proptest::collection::vec(any::<u8>(), 1..64),
+    ) {
+        let mut file = artifact(100);
+        let end = (place + bytes.len()).min(LEAVES_OFFSET);
+        file[place..end].copy_from_slice(&bytes[..end - place]);
+        if reseal(&mut file).is_ok() && let Ok(checked) = check(&file, None) {
+            let _ = Module::new(&checked);
+        }
+    }
+}
