@@ -4,11 +4,14 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -eu -o pipefail -c
 
+SOAK_SECONDS ?= 300
+FUZZ_SECONDS ?= 3600
+
 # Adds up the summaries of the test runner, one of which closes each test binary.
 COUNT = awk '{ print } \
   /^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
-.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless clean
+.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless soak fuzz clean
 
 help: ## List the jobs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -46,6 +49,15 @@ loader-alone: ## Check that the loader builds alone, without a compiler in its d
 bless: ## Write reference files that are missing, and compiler messages again
 	CWASM_BLESS=1 cargo test --locked -p cwasm-tests --test format
 	TRYBUILD=overwrite cargo test --locked -p cwasm-lifetimes
+
+soak: ## Run the tests that try to break loading for as long as SOAK_SECONDS says (300)
+	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release -p cwasm-tests \
+	  --test corruption --test concurrency
+
+fuzz: ## Fuzz the loader for FUZZ_SECONDS (3600); needs nightly Rust and cargo-fuzz
+	mkdir -p fuzz/corpus/raw_bytes && cp tests/lifetimes/fixture.cwasm fuzz/corpus/raw_bytes/
+	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
+	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
 
 clean: ## Remove everything that was built
 	cargo clean

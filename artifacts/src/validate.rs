@@ -172,8 +172,15 @@ impl Validator<'_, '_> {
                 return Err(invalid(Section::ValTypes, index, "the value type is unknown"));
             }
         }
+        // Each type has value types of its own, so that together they are no
+        // larger than the file.
+        let mut next = 0;
         for (index, ty) in self.view.types().iter().enumerate() {
             self.span(Section::Types, index, ty.types, codes.len() / 4)?;
+            if u64::from(ty.types.start.get()) != next {
+                return Err(invalid(Section::Types, index, "the value types are not in order"));
+            }
+            next += u64::from(ty.types.count.get());
             if ty.params > ty.types.count || ty.types.count.get() > 10_000 {
                 return Err(invalid(Section::Types, index, "the type has too many values"));
             }
