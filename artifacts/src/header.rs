@@ -24,7 +24,7 @@ pub const CHUNK_SIZE: usize = 65536;
 /// The first eight bytes of the header.
 pub const MAGIC: [u8; 8] = *b"\x7fCWASM\r\n";
 /// The version of the file format that this crate writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The settings that an artifact was built with and that its loader must
 /// know. Bits of [`Header::settings`].
@@ -83,11 +83,15 @@ pub enum Section {
     Sites = 17,
     /// Text that other sections refer to.
     Strings = 18,
+    /// Defined tags.
+    Tags = 19,
+    /// Handlers of exceptions.
+    Handlers = 20,
 }
 
 impl Section {
     /// Every section, in the order of the header's directory.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Text,
         Self::Module,
         Self::Types,
@@ -107,6 +111,8 @@ impl Section {
         Self::ImageBytes,
         Self::Sites,
         Self::Strings,
+        Self::Tags,
+        Self::Handlers,
     ];
 
     /// The name of the ELF section.
@@ -132,6 +138,8 @@ impl Section {
             Self::ImageBytes => ".cwasm.imagebytes",
             Self::Sites => ".cwasm.sites",
             Self::Strings => ".cwasm.strings",
+            Self::Tags => ".cwasm.tags",
+            Self::Handlers => ".cwasm.handlers",
         }
     }
 

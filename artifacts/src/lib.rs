@@ -23,6 +23,7 @@ pub mod header;
 pub mod hex;
 pub mod module;
 pub mod records;
+pub mod reference;
 pub mod report;
 pub mod types;
 mod validate;

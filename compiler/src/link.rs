@@ -5,7 +5,7 @@ use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::isa::unwind::UnwindInfo;
 use target_lexicon::{Architecture, Triple};
 
-use crate::codegen::{Code, Generated, Site};
+use crate::codegen::{Code, Generated, Handler, Site};
 use crate::error::CompileError;
 use crate::module::{Module, TypeIndex};
 use crate::trampoline::Direction;
@@ -39,6 +39,8 @@ pub struct Text {
     pub trampolines: Vec<(TypeIndex, Trampolines)>,
     /// All sites, ordered by offset in the text.
     pub sites: Vec<Site>,
+    /// All handlers of exceptions, ordered by the offset of their call.
+    pub handlers: Vec<Handler>,
     /// The byte between functions. Running into it traps.
     pub filler: u8,
     /// How to unwind each piece of code, ordered by offset.
@@ -68,6 +70,7 @@ pub(crate) fn link(
         filler: if target.architecture == Architecture::X86_64 { 0xcc } else { 0 },
         bytes: Vec::new(),
         sites: Vec::new(),
+        handlers: Vec::new(),
         unwind: Vec::new(),
     };
     linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + ALIGNMENT).sum());
@@ -114,6 +117,7 @@ pub(crate) fn link(
         functions: ranges,
         trampolines: placed,
         sites: linker.sites,
+        handlers: linker.handlers,
         unwind: linker.unwind,
     })
 }
@@ -127,6 +131,7 @@ struct Linker {
     filler: u8,
     bytes: Vec<u8>,
     sites: Vec<Site>,
+    handlers: Vec<Handler>,
     unwind: Vec<(TextRange, UnwindInfo)>,
 }
 
@@ -151,6 +156,11 @@ impl Linker {
         let range = TextRange { offset: narrow(start)?, len: narrow(code.bytes.len())? };
         self.sites
             .extend(code.sites.iter().map(|site| Site { text: site.text + range.offset, ..*site }));
+        self.handlers.extend(code.handlers.iter().map(|handler| Handler {
+            call: handler.call + range.offset,
+            handler: handler.handler + range.offset,
+            ..*handler
+        }));
         self.unwind.extend(code.unwind.map(|unwind| (range, unwind)));
         Ok(range)
     }
@@ -193,6 +203,7 @@ mod tests {
             filler: 0xcc,
             bytes: bytes.to_vec(),
             sites: Vec::new(),
+            handlers: Vec::new(),
             unwind: Vec::new(),
         }
     }
@@ -203,6 +214,7 @@ mod tests {
             alignment,
             relocations: Vec::new(),
             sites: vec![Site { text: 1, wasm: 7, trap: None }],
+            handlers: Vec::new(),
             unwind: None,
         }
     }

@@ -4,9 +4,13 @@
 use crate::error::CompileError;
 use wasmparser::{Validator, WasmFeatures};
 
-/// Wasm 2.0 without SIMD, and nothing else: what the specification declares
-/// invalid must be refused.
-pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2.difference(WasmFeatures::SIMD);
+/// Wasm 2.0 without SIMD, with typed function references, tail calls and exceptions, and nothing
+/// else: what the specification declares invalid must be refused.
+pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
+    .difference(WasmFeatures::SIMD)
+    .union(WasmFeatures::FUNCTION_REFERENCES)
+    .union(WasmFeatures::TAIL_CALL)
+    .union(WasmFeatures::EXCEPTIONS);
 
 /// Proposals by the names that people know them by. Where a proposal builds on
 /// another, the other comes first.
@@ -21,7 +25,10 @@ const PROPOSALS: &[(WasmFeatures, &str)] = &[
     (WasmFeatures::EXTENDED_CONST, "extended constant expressions"),
     (WasmFeatures::FUNCTION_REFERENCES, "typed function references"),
     (WasmFeatures::EXCEPTIONS, "exception handling"),
-    (WasmFeatures::LEGACY_EXCEPTIONS, "legacy exception handling"),
+    (
+        WasmFeatures::LEGACY_EXCEPTIONS,
+        "the legacy encoding of exceptions (convert it with `wasm-opt --translate-to-exnref`)",
+    ),
     (WasmFeatures::GC, "garbage-collected types"),
     (WasmFeatures::CUSTOM_PAGE_SIZES, "custom page sizes"),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),

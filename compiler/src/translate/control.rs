@@ -72,7 +72,10 @@ impl Translator<'_, '_> {
     /// Follows the nesting of blocks where control does not reach.
     pub(super) fn unreachable_operator(&mut self, operator: &Operator<'_>) {
         match operator {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+            Operator::Block { .. }
+            | Operator::Loop { .. }
+            | Operator::If { .. }
+            | Operator::TryTable { .. } => {
                 self.stack.unreachable_depth += 1;
             }
             Operator::Else if self.stack.unreachable_depth == 0 => self.open_else(),
@@ -82,7 +85,7 @@ impl Translator<'_, '_> {
         }
     }
 
-    fn open(&mut self, kind: FrameKind, ty: BlockType) {
+    pub(super) fn open(&mut self, kind: FrameKind, ty: BlockType) {
         let height = self.stack.values.len() - self.params(ty).len();
         let saved = self.stack.saved.len();
         self.stack.frames.push(Frame { kind, exit: None, ty, height, saved });
@@ -154,6 +157,7 @@ impl Translator<'_, '_> {
                 self.reachable = false;
             }
             FrameKind::Loop { header } => self.builder.seal_block(header),
+            FrameKind::Try { handlers } => self.close_handlers(handlers),
             FrameKind::Block => {}
         }
         if self.stack.frame(0).exit.is_some() && self.reachable {
@@ -215,7 +219,7 @@ impl Translator<'_, '_> {
     }
 
     /// Where a branch of this depth goes, and with how many operands.
-    fn target(&mut self, depth: u32) -> (Block, usize) {
+    pub(super) fn target(&mut self, depth: u32) -> (Block, usize) {
         let frame = self.stack.frame(depth);
         if let FrameKind::Loop { header } = frame.kind {
             let ty = frame.ty;
@@ -255,7 +259,7 @@ impl Translator<'_, '_> {
         self.reachable = false;
     }
 
-    fn arguments(&self, count: usize) -> Vec<BlockArg> {
+    pub(super) fn arguments(&self, count: usize) -> Vec<BlockArg> {
         self.stack.top(count).iter().copied().map(Value::into).collect()
     }
 

@@ -9,6 +9,7 @@
 //! * [`memory`]: loads, stores and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
 //! * [`global`], [`table`], [`reference`], [`call`];
+//! * [`exception`]: throwing, catching, and which handlers a call has;
 //! * [`simd`]: refused by this version.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
@@ -17,6 +18,7 @@
 mod bounds;
 mod call;
 mod control;
+mod exception;
 mod global;
 mod interrupt;
 mod local;
@@ -41,7 +43,7 @@ use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 use crate::module::{DefinedFuncIndex, FuncIndex, Module, TypeIndex, val_type};
 use crate::settings::MemoryBounds;
 use runtime::Regions;
-pub(crate) use runtime::{stack_limit, trap_code};
+pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
 use stack::Stack;
 
 /// What all functions of a module are translated against.
@@ -194,7 +196,8 @@ impl<'a, 'f> Translator<'a, 'f> {
         self.builder.set_srcloc(SourceLoc::new(offset));
     }
 
-    /// Declares locals of a type, which are zero at first.
+    /// Declares locals of a type, which are zero at first. Those that cannot be null are too, and
+    /// validation makes sure that nobody reads them then.
     fn declare_locals(&mut self, count: u32, ty: ValType) {
         let zero = match ty {
             ValType::F32 => self.builder.ins().f32const(0.0),
@@ -221,6 +224,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.memory(operator)
             || self.control(operator)
             || self.call(operator)
+            || self.exception(operator)
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)

@@ -16,6 +16,20 @@ pub(super) enum FrameKind {
         /// Where control goes when the condition is zero.
         otherwise: Block,
     },
+    /// `try_table`.
+    Try {
+        /// Its handlers are those in [`Stack::handlers`] from here on.
+        handlers: usize,
+    },
+}
+
+/// A catch clause of an open `try_table`.
+#[derive(Clone, Copy)]
+pub(super) struct Handler {
+    /// The tag that it catches; `None` for all.
+    pub(super) tag: Option<u32>,
+    /// The block that a caught exception goes on at.
+    pub(super) pad: Block,
 }
 
 /// A block that is open.
@@ -38,6 +52,8 @@ pub(super) struct Stack {
     pub(super) frames: Vec<Frame>,
     /// Parameters of the open `if` blocks, for their `else`.
     pub(super) saved: Vec<Value>,
+    /// Catch clauses of the open `try_table` blocks; the last is tried first.
+    pub(super) handlers: Vec<Handler>,
     /// Blocks that were opened where control does not reach.
     pub(super) unreachable_depth: usize,
 }
