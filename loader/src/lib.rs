@@ -17,13 +17,14 @@
 //! The modules, in the order in which an artifact passes through them:
 //! `snapshot` reads a file into private memory, `artifact` checks and maps it
 //! for a `trust`, `linker` and `instantiate` make instances of it in a
-//! `store`, and the handles `func`, `memory`, `table` and `global` use
+//! `store`, and the handles `func`, `memory`, `table`, `global`, `tag` and `exception` use
 //! them. `vm` holds what compiled code touches, `sys` what the operating system provides.
 //! All `unsafe` is in these two, and where handles meet them.
 
 mod artifact;
 mod engine;
 mod error;
+mod exception;
 mod external;
 mod func;
 mod global;
@@ -36,6 +37,7 @@ mod snapshot;
 mod store;
 mod sys;
 mod table;
+mod tag;
 mod trust;
 mod type_registry;
 mod value;
@@ -46,10 +48,12 @@ pub use cwasm_artifact::abi::traps::Trap as TrapKind;
 pub use cwasm_artifact::digest::Digest;
 pub use cwasm_artifact::report::{Problem, Report};
 pub use cwasm_artifact::types::{
-    ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType,
+    ExternType, FuncType, GlobalType, HeapType, Limits, MemoryType, RefType, TableType, TagType,
+    TypeRef, ValType,
 };
 pub use engine::{Config, Engine};
 pub use error::{Error, Frame, HostError, LinkError, LoadError, Trap};
+pub use exception::{Exception, ExnRef};
 pub use external::Extern;
 pub use func::{Caller, Func, HostResult, IntoHostFunc, TypedFunc};
 pub use global::Global;
@@ -59,5 +63,6 @@ pub use linker::Linker;
 pub use memory::Memory;
 pub use store::{AsStore, AsStoreMut, Store, StoreMut, StoreRef};
 pub use table::Table;
+pub use tag::Tag;
 pub use trust::Trust;
 pub use value::{ExternRef, Ref, Val, WasmTy, WasmTyList};

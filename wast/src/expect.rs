@@ -26,8 +26,11 @@ fn matches_core<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRetC
             NanPattern::ArithmeticNan => found & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
             NanPattern::Value(wanted) => *found == wanted.bits,
         },
-        (Val::FuncRef(None) | Val::ExternRef(None), WastRetCore::RefNull(_)) => true,
-        (Val::FuncRef(Some(_)), WastRetCore::RefFunc(None)) => true,
+        (
+            Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None),
+            WastRetCore::RefNull(_),
+        ) => true,
+        (Val::FuncRef(Some(_)), WastRetCore::RefFunc(_)) => true,
         (Val::ExternRef(Some(_)), WastRetCore::RefExtern(None)) => true,
         (Val::ExternRef(Some(found)), WastRetCore::RefExtern(Some(wanted))) => {
             found.get(store).is_ok_and(|value| value.downcast_ref() == Some(wanted))

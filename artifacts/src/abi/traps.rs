@@ -43,11 +43,13 @@ pub enum Trap {
     UncaughtException = 15,
     /// The store may not hold another exception.
     TooManyExceptions = 16,
+    /// `call_ref` of null.
+    NullFunctionReference = 17,
 }
 
 impl Trap {
     /// Every trap, in the order of its codes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Unreachable,
         Self::MemoryOutOfBounds,
         Self::TableOutOfBounds,
@@ -64,6 +66,7 @@ impl Trap {
         Self::HostError,
         Self::UncaughtException,
         Self::TooManyExceptions,
+        Self::NullFunctionReference,
     ];
 
     /// The code in the site table.
@@ -101,6 +104,7 @@ impl Trap {
             Self::HostError => "error in a host function",
             Self::UncaughtException => "unhandled exception",
             Self::TooManyExceptions => "too many exceptions",
+            Self::NullFunctionReference => "null function reference",
         }
     }
 }
@@ -122,6 +126,6 @@ mod tests {
             assert_eq!(Trap::from_code(trap.code()), Some(trap));
         }
         assert_eq!(Trap::from_code(0), None);
-        assert_eq!(Trap::from_code(17), None);
+        assert_eq!(Trap::from_code(18), None);
     }
 }

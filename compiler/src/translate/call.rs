@@ -89,7 +89,8 @@ impl Translator<'_, '_> {
     fn call_ref(&mut self, ty: TypeIndex, tail: bool) {
         let callee = self.stack.pop();
         // Null faults in the lowest page, which is never mapped.
-        let flags = field().with_readonly().with_trap_code(Some(trap_code(Trap::NullReference)));
+        let trap = trap_code(Trap::NullFunctionReference);
+        let flags = field().with_readonly().with_trap_code(Some(trap));
         let code = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::CODE));
         let flags = field().with_readonly();
         let vmctx = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::VMCTX));

@@ -7,6 +7,9 @@
 //!
 //! Throwing is a call too, of a builtin, with the handlers of any other call at this place.
 
+use std::collections::HashSet;
+use std::rc::Rc;
+
 use cranelift_codegen::ir::{
     BlockArg, ExceptionTableData, ExceptionTableItem, ExceptionTag, InstBuilder as _, SigRef,
     Value, types,
@@ -19,7 +22,7 @@ use wasmparser::{Catch, Operator, TryTable};
 use super::call::Callee;
 use super::runtime::{field, offset32};
 use super::stack::{FrameKind, Handler};
-use super::{Translator, clif_type, trap_code};
+use super::{BodyError, Translator, clif_type, trap_code};
 use crate::module::TagIndex;
 
 impl Translator<'_, '_> {
@@ -75,6 +78,7 @@ impl Translator<'_, '_> {
             try_table.catches.iter().map(|catch| self.pad(catch)).collect();
         // The last is tried first.
         self.stack.handlers.extend(handlers.into_iter().rev());
+        self.stack.effective = None;
         self.open(FrameKind::Try { handlers: first }, try_table.ty);
         self.builder.switch_to_block(body);
         self.builder.seal_block(body);
@@ -119,6 +123,7 @@ impl Translator<'_, '_> {
         for handler in self.stack.handlers.drain(first..) {
             self.builder.seal_block(handler.pad);
         }
+        self.stack.effective = None;
     }
 
     /// Calls something that may throw.
@@ -150,7 +155,7 @@ impl Translator<'_, '_> {
         }
         let returned_call = self.builder.func.dfg.block_call(returned, &returned_arguments);
         let mut items = vec![ExceptionTableItem::Context(self.vmctx)];
-        for Handler { tag, pad } in self.effective_handlers() {
+        for &Handler { tag, pad } in &*self.effective_handlers() {
             let call = self.builder.func.dfg.block_call(pad, &[BlockArg::TryCallExn(0)]);
             items.push(match tag {
                 Some(tag) => ExceptionTableItem::Tag(ExceptionTag::from_u32(tag), call),
@@ -168,20 +173,40 @@ impl Translator<'_, '_> {
         self.builder.block_params(returned).to_vec()
     }
 
-    /// The handlers that can be reached, in the order in which they are tried: none behind one for the same tag, or for all.
-    fn effective_handlers(&self) -> Vec<Handler> {
-        let mut found: Vec<Handler> = Vec::new();
-        for handler in self.stack.handlers.iter().rev() {
-            if found.iter().all(|known| known.tag != handler.tag) {
-                found.push(*handler);
+    /// The handlers that can be reached, in the order in which they are tried: none behind one for
+    /// the same tag, or for all. They are the same for all calls until a block opens or ends.
+    fn effective_handlers(&mut self) -> Rc<[Handler]> {
+        let stack = &mut self.stack;
+        let found = stack.effective.get_or_insert_with(|| {
+            let mut known = HashSet::new();
+            let mut open = stack.handlers.iter().rev();
+            let mut found = Vec::new();
+            while let Some(handler) = open.next().filter(|_| !known.contains(&None)) {
+                if known.insert(handler.tag) {
+                    found.push(*handler);
+                }
             }
-            if handler.tag.is_none() {
-                break;
-            }
+            found.into()
+        });
+        self.handler_edges += found.len();
+        Rc::clone(found)
+    }
+
+    /// Refuses a function in which calls and handlers multiply to more than a compiler can take.
+    pub(super) fn check_handler_edges(&self, offset: u64) -> Result<(), BodyError> {
+        if self.handler_edges <= MAX_HANDLER_EDGES {
+            return Ok(());
         }
-        found
+        Err(BodyError::Unsupported(
+            "more than 1,000,000 pairs of calls and handlers of exceptions in a function",
+            offset,
+        ))
     }
 }
+
+/// How many edges from calls to handlers a function may have. Nesting makes them many times more than
+/// there are calls and catch clauses.
+const MAX_HANDLER_EDGES: usize = 1_000_000;
 
 /// Where a value is in an exception.
 fn value_offset(position: u32) -> i32 {

@@ -149,6 +149,8 @@ struct Translator<'a, 'f> {
     callees: HashMap<FuncIndex, FuncRef>,
     signatures: HashMap<TypeIndex, SigRef>,
     builtins: HashMap<Builtin, SigRef>,
+    /// How many edges lead from calls to handlers of exceptions.
+    handler_edges: usize,
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
@@ -186,6 +188,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             callees: HashMap::new(),
             signatures: HashMap::new(),
             builtins: HashMap::new(),
+            handler_edges: 0,
         }
     }
 
@@ -229,6 +232,6 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.rounding(operator)
             || self.table(operator)
             || self.reference(operator);
-        if done { Ok(()) } else { Err(simd::refuse(operator, offset)) }
+        if done { self.check_handler_edges(offset) } else { Err(simd::refuse(operator, offset)) }
     }
 }

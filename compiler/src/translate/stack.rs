@@ -1,5 +1,7 @@
 //! The operand stack and the stack of open blocks.
 
+use std::rc::Rc;
+
 use cranelift_codegen::ir::{Block, Value};
 
 /// What opened a block.
@@ -54,6 +56,8 @@ pub(super) struct Stack {
     pub(super) saved: Vec<Value>,
     /// Catch clauses of the open `try_table` blocks; the last is tried first.
     pub(super) handlers: Vec<Handler>,
+    /// Those of them that a call has, if they are known.
+    pub(super) effective: Option<Rc<[Handler]>>,
     /// Blocks that were opened where control does not reach.
     pub(super) unreachable_depth: usize,
 }

@@ -13,6 +13,7 @@ use cwasm_artifact::abi::builtins::Builtin;
 
 use super::layout::VmContext;
 use super::table::RawRef;
+use super::throw;
 use crate::store::StoreCore;
 
 /// The array of builtins, in the order of the ABI.
@@ -36,6 +37,9 @@ static BUILTINS: BuiltinArray = BuiltinArray({
     array[Builtin::TableInit as usize] = table_init as *const c_void;
     array[Builtin::ElemDrop as usize] = elem_drop as *const c_void;
     array[Builtin::NewEpoch as usize] = new_epoch as *const c_void;
+    array[Builtin::ExceptionNew as usize] = throw::exception_new as *const c_void;
+    array[Builtin::ExceptionDrop as usize] = exception_drop as *const c_void;
+    array[Builtin::Throw as usize] = throw::throw as *const c_void;
     array
 });
 
@@ -49,7 +53,7 @@ pub(crate) fn address() -> *const usize {
 /// # Safety
 /// `vmctx` must be the vmctx of a live instance whose code is running, and the
 /// result must not outlive the builtin.
-unsafe fn caller<'a>(vmctx: *mut VmContext) -> (&'a mut StoreCore<'a>, usize) {
+pub(super) unsafe fn caller<'a>(vmctx: *mut VmContext) -> (&'a mut StoreCore<'a>, usize) {
     // SAFETY: the vmctx is alive. The store context is the first field of its
     // store, which whoever entered wasm has borrowed exclusively and does not
     // use meanwhile, so that this is the only reference.
@@ -200,6 +204,12 @@ unsafe extern "C" fn elem_drop(vmctx: *mut VmContext, segment: u32) {
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     store.instances[instance].dropped_elements[segment as usize] = true;
+}
+
+unsafe extern "C" fn exception_drop(vmctx: *mut VmContext, exception: RawRef) {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, _) = unsafe { caller(vmctx) };
+    store.exceptions.caught(exception);
 }
 
 /// The deadline is the store's word; a store without a way to move it stops.
