@@ -77,11 +77,11 @@ fn features_of_later_versions_are_named() {
         ("(module (memory 1 1 shared))", "threads"),
         ("(module (memory i64 1))", "64-bit memories"),
         ("(module (memory 1) (memory 1))", "multiple memories"),
-        ("(module (func $f (return_call $f)))", "tail calls"),
-        ("(module (tag))", "exception handling"),
+        ("(module (func (try (do) (catch_all))))", "`wasm-opt --translate-to-exnref`"),
+        ("(module (type (func)) (rec (type (func)) (type (func))))", "garbage-collected types"),
+        ("(module (func (param anyref)))", "garbage-collected types"),
         ("(module (type (struct)))", "garbage-collected types"),
         ("(module (global i32 (i32.add (i32.const 1) (i32.const 2))))", "extended constant"),
-        ("(module (func (param (ref func))))", "typed function references"),
     ] {
         match refusal(&wasm(text)) {
             CompileError::Unsupported { feature: found, .. } => {
