@@ -5,12 +5,14 @@ use crate::error::CompileError;
 use wasmparser::{Validator, WasmFeatures};
 
 /// Wasm 2.0 without SIMD, with typed function references, tail calls and exceptions, and nothing
-/// else: what the specification declares invalid must be refused.
+/// else: what the specification declares invalid must be refused. Of garbage collection, the rules for types
+/// and constants are valid, and whatever needs a collector is refused where it is met.
 pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
     .difference(WasmFeatures::SIMD)
     .union(WasmFeatures::FUNCTION_REFERENCES)
     .union(WasmFeatures::TAIL_CALL)
-    .union(WasmFeatures::EXCEPTIONS);
+    .union(WasmFeatures::EXCEPTIONS)
+    .union(WasmFeatures::GC);
 
 /// Proposals by the names that people know them by. Where a proposal builds on
 /// another, the other comes first.
@@ -29,7 +31,6 @@ const PROPOSALS: &[(WasmFeatures, &str)] = &[
         WasmFeatures::LEGACY_EXCEPTIONS,
         "the legacy encoding of exceptions (convert it with `wasm-opt --translate-to-exnref`)",
     ),
-    (WasmFeatures::GC, "garbage-collected types"),
     (WasmFeatures::CUSTOM_PAGE_SIZES, "custom page sizes"),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),
     (WasmFeatures::STACK_SWITCHING, "stack switching"),

@@ -25,7 +25,7 @@ pub use names::Names;
 pub(crate) use parse::explain_in_body;
 pub use parse::parse;
 pub use types::ExternType;
-pub(crate) use types::val_type;
+pub(crate) use types::{GARBAGE_COLLECTED, val_type};
 
 /// Something that a module imports.
 #[derive(Clone, Copy, Debug)]

@@ -150,8 +150,8 @@ impl<'wasm> Reader<'wasm> {
         match payload {
             Payload::TypeSection(section) => {
                 let offset = section.range().start;
-                for ty in section.into_iter_err_on_gc_types() {
-                    let ty = ty?;
+                for group in section {
+                    let ty = function_type(group?, offset)?;
                     let convert = |types: &[wasmparser::ValType]| {
                         types.iter().map(|ty| value_type(*ty, offset)).collect::<Result<_, _>>()
                     };
@@ -408,6 +408,24 @@ fn canonical(types: &PrimaryMap<TypeIndex, FuncType>) -> SecondaryMap<TypeIndex,
     canonical
 }
 
+/// The function type that a recursion group consists of.
+fn function_type(
+    group: wasmparser::RecGroup,
+    offset: u64,
+) -> Result<wasmparser::FuncType, Problem> {
+    let unsupported = || Problem::Unsupported(REFERENCES, offset);
+    let mut types = group.into_types();
+    let ty = types.next().filter(|_| types.len() == 0).ok_or_else(unsupported)?;
+    match ty.composite_type.inner {
+        wasmparser::CompositeInnerType::Func(func)
+            if ty.is_final && ty.supertype_idxs.is_empty() =>
+        {
+            Ok(func)
+        }
+        _ => Err(unsupported()),
+    }
+}
+
 fn value_type(ty: wasmparser::ValType, offset: u64) -> Result<ValType, Problem> {
     types::val_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
 }
@@ -421,7 +439,7 @@ fn global_type(ty: wasmparser::GlobalType, offset: u64) -> Result<GlobalType, Pr
 }
 
 /// What the value types belong to that an artifact cannot hold.
-const REFERENCES: &str = "garbage-collected types";
+const REFERENCES: &str = types::GARBAGE_COLLECTED;
 
 fn const_expr(expr: &wasmparser::ConstExpr<'_>, offset: u64) -> Result<ConstExpr, Problem> {
     ConstExpr::read(expr)?.ok_or(Problem::Unsupported("extended constant expressions", offset))

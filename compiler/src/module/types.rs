@@ -7,6 +7,9 @@ use cwasm_artifact::types::{
 
 use super::index::TypeIndex;
 
+/// What the types and operators belong to that need a collector.
+pub(crate) const GARBAGE_COLLECTED: &str = "garbage-collected types";
+
 /// The type of something imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ExternType {
