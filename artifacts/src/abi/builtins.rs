@@ -5,7 +5,7 @@
 //! C calling convention of the target, take the caller's vmctx first, and never
 //! unwind: an operation that can fail says so by its result, and the compiled
 //! code traps. Two are different ([`Builtin::is_wasm_function`]): they have the calling convention of
-//! wasm functions, since they look at the frame of their caller, in which nothing may then be in a register.
+//! wasm functions, since they look at the frame of their caller.
 
 /// The type of a parameter or result of a builtin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -23,6 +23,7 @@ entry trampoline: C (callee vmctx, callee code, values, store context) -> u8; 1 
 exit trampoline: wasm function whose vmctx is a host context; host function is C (host context, values) -> u8; 0 traps, 2 throws the exception that the store holds
 throwing: the builtin throw takes the exception, or null for the one that the store holds; it returns if no handler is found, and the caller traps
 handlers: resumed with sp and fp of their call and the exception in the first register for payloads; no other register is kept
+references to exceptions: during a call of a wasm function, those that are needed after it are in the frame of the caller, not in registers
 exceptions: the tag and the values are written by code; one that was caught without its reference is given back
 unwinding: sp, fp and pc are set to the entry trampoline's recorded values; no other register is kept
 frames: frame pointer chain; return address above the saved frame pointer

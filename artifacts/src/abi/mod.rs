@@ -44,6 +44,10 @@
 //! index is found. The thread goes on there, with the stack pointer that the frame had during the call, and
 //! the exception in the first register that the calling convention has for payloads.
 //!
+//! A reference to an exception that is needed after a call of a wasm function (or of one of these two builtins)
+//! is in the caller's frame during the call, and not only in a register: the loader finds out from the
+//! stack which exceptions are in use.
+//!
 //! All code keeps frame pointers, so that a stack of wasm frames is a linked
 //! list from the innermost frame to the frame of the entry trampoline.
 

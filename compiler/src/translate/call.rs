@@ -10,6 +10,7 @@ use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{func_import, func_ref};
 use wasmparser::Operator;
 
+use super::exception::is_exception;
 use super::runtime::{field, offset32};
 use super::{Translator, trap_code, wasm_signature};
 use crate::module::{FuncIndex, TypeIndex};
@@ -104,6 +105,8 @@ impl Translator<'_, '_> {
         // The callee counts on from there.
         self.save_fuel();
         let signature = self.signature(ty);
+        let results = &self.env.module.types[ty].results;
+        self.holds_exceptions |= results.iter().copied().any(is_exception);
         if tail {
             let ins = self.builder.ins();
             match callee {

@@ -9,6 +9,7 @@ use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::types::ValType;
 use wasmparser::{BlockType, Operator};
 
+use super::exception::is_exception;
 use super::stack::{Frame, FrameKind};
 use super::{Translator, clif_type, trap_code};
 use crate::module::{TypeIndex, val_type};
@@ -86,6 +87,13 @@ impl Translator<'_, '_> {
     }
 
     pub(super) fn open(&mut self, kind: FrameKind, ty: BlockType) {
+        self.holds_exceptions |= match ty {
+            BlockType::Empty => false,
+            BlockType::Type(ty) => val_type(ty).is_some_and(is_exception),
+            BlockType::FuncType(ty) => {
+                self.env.module.types[TypeIndex::from_u32(ty)].values().any(is_exception)
+            }
+        };
         let height = self.stack.values.len() - self.params(ty).len();
         let saved = self.stack.saved.len();
         self.stack.frames.push(Frame { kind, exit: None, ty, height, saved });

@@ -6,6 +6,10 @@
 //! loader finds the pad by the return address of the call; code that does not throw pays nothing.
 //!
 //! Throwing is a call too, of a builtin, with the handlers of any other call at this place.
+//!
+//! The loader looks for references to exceptions on the stack, and not in registers. So a function that may hold one
+//! makes all its calls as if an exception could end them: then no register survives a call, and
+//! what is needed after it is in the frame.
 
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -17,6 +21,7 @@ use cranelift_codegen::ir::{
 use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{VALUE_SIZE, exception};
+use cwasm_artifact::types::{HeapType, ValType};
 use wasmparser::{Catch, Operator, TryTable};
 
 use super::call::Callee;
@@ -44,7 +49,10 @@ impl Translator<'_, '_> {
 
     fn throw_new(&mut self, tag: u32) {
         let number = self.u32_constant(tag);
-        let exception = self.builtin_value(Builtin::ExceptionNew, &[number]);
+        let (signature, code) = self.builtin_code(Builtin::ExceptionNew);
+        self.save_fuel();
+        let callee = Callee::Pointer(code);
+        let exception = self.call_with_handlers(signature, callee, &[self.vmctx, number])[0];
         self.builder.ins().trapz(exception, trap_code(Trap::TooManyExceptions));
         let count = self.tag_values(tag).len();
         for (position, value) in (0..).zip(self.stack.top(count).to_vec()) {
@@ -64,7 +72,7 @@ impl Translator<'_, '_> {
     }
 
     /// The types of the values of a tag.
-    fn tag_values(&self, tag: u32) -> &[cwasm_artifact::types::ValType] {
+    fn tag_values(&self, tag: u32) -> &[ValType] {
         let module = self.env.module;
         &module.types[module.tags[TagIndex::from_u32(tag)]].params
     }
@@ -92,6 +100,7 @@ impl Translator<'_, '_> {
             Catch::All { label } => (None, label, false),
             Catch::AllRef { label } => (None, label, true),
         };
+        self.holds_exceptions |= by_reference;
         let (target, _) = self.target(label);
         let pad = self.builder.create_block();
         self.builder.set_cold_block(pad);
@@ -101,6 +110,7 @@ impl Translator<'_, '_> {
         let mut arguments = Vec::new();
         if let Some(tag) = tag {
             for (position, ty) in (0..).zip(self.tag_values(tag).to_vec()) {
+                self.holds_exceptions |= is_exception(ty);
                 let ty = clif_type(ty);
                 let value = self.builder.ins().load(ty, field(), exception, value_offset(position));
                 arguments.push(BlockArg::from(value));
@@ -133,7 +143,7 @@ impl Translator<'_, '_> {
         callee: Callee,
         arguments: &[Value],
     ) -> Vec<Value> {
-        if self.stack.handlers.is_empty() {
+        if self.stack.handlers.is_empty() && !self.holds_exceptions {
             let call = match callee {
                 Callee::Direct(callee) => self.builder.ins().call(callee, arguments),
                 Callee::Pointer(code) => {
@@ -154,7 +164,10 @@ impl Translator<'_, '_> {
             self.builder.append_block_param(returned, ty);
         }
         let returned_call = self.builder.func.dfg.block_call(returned, &returned_arguments);
-        let mut items = vec![ExceptionTableItem::Context(self.vmctx)];
+        let mut items = Vec::new();
+        if !self.stack.handlers.is_empty() {
+            items.push(ExceptionTableItem::Context(self.vmctx));
+        }
         for &Handler { tag, pad } in &*self.effective_handlers() {
             let call = self.builder.func.dfg.block_call(pad, &[BlockArg::TryCallExn(0)]);
             items.push(match tag {
@@ -207,6 +220,11 @@ impl Translator<'_, '_> {
 /// How many edges from calls to handlers a function may have. Nesting makes them many times more than
 /// there are calls and catch clauses.
 const MAX_HANDLER_EDGES: usize = 1_000_000;
+
+/// Whether values of a type can be exceptions.
+pub(super) fn is_exception(ty: ValType) -> bool {
+    matches!(ty, ValType::Ref(ty) if ty.heap.top() == HeapType::Exn)
+}
 
 /// Where a value is in an exception.
 fn value_offset(position: u32) -> i32 {

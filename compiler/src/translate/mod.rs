@@ -152,6 +152,8 @@ struct Translator<'a, 'f> {
     builtins: HashMap<Builtin, SigRef>,
     /// How many edges lead from calls to handlers of exceptions.
     handler_edges: usize,
+    /// Whether a value may be a reference to an exception from here on.
+    holds_exceptions: bool,
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
@@ -190,6 +192,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             signatures: HashMap::new(),
             builtins: HashMap::new(),
             handler_edges: 0,
+            holds_exceptions: ty.values().any(exception::is_exception),
         }
     }
 
@@ -208,6 +211,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             ValType::F64 => self.builder.ins().f64const(0.0),
             _ => self.builder.ins().iconst(clif_type(ty), 0),
         };
+        self.holds_exceptions |= exception::is_exception(ty);
         for _ in 0..count {
             let variable = self.builder.declare_var(clif_type(ty));
             self.builder.def_var(variable, zero);

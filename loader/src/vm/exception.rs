@@ -7,8 +7,8 @@
 //!   word of the stack between the wasm frames of the store that happens to be the address of one. Values
 //!   of exceptions that live are followed.
 //!
-//! No reference is ever in a register during a collection: code calls the builtin that may collect as a
-//! wasm function, and these keep nothing in registers for their callers.
+//! No reference is in a register alone during a collection: code keeps those that it needs after a call in
+//! its frame (`cwasm_artifact::abi`).
 
 use std::collections::HashMap;
 use std::ptr::NonNull;
