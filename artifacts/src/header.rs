@@ -24,7 +24,7 @@ pub const CHUNK_SIZE: usize = 65536;
 /// The first eight bytes of the header.
 pub const MAGIC: [u8; 8] = *b"\x7fCWASM\r\n";
 /// The version of the file format that this crate writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The settings that an artifact was built with and that its loader must
 /// know. Bits of [`Header::settings`].

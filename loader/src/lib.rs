@@ -22,6 +22,7 @@
 //! All `unsafe` is in these two, and where handles meet them.
 
 mod artifact;
+mod constant;
 mod engine;
 mod error;
 mod external;
@@ -32,6 +33,7 @@ mod instantiate;
 mod limits;
 mod linker;
 mod memory;
+mod shared_memory;
 mod snapshot;
 mod store;
 mod sys;
@@ -46,7 +48,7 @@ pub use cwasm_artifact::abi::traps::Trap as TrapKind;
 pub use cwasm_artifact::digest::Digest;
 pub use cwasm_artifact::report::{Problem, Report};
 pub use cwasm_artifact::types::{
-    ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType,
+    ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, ValType,
 };
 pub use engine::{Config, Engine};
 pub use error::{Error, Frame, HostError, LinkError, LoadError, Trap};
@@ -57,6 +59,7 @@ pub use instance::Instance;
 pub use limits::StoreLimits;
 pub use linker::Linker;
 pub use memory::Memory;
+pub use shared_memory::SharedMemory;
 pub use store::{AsStore, AsStoreMut, Store, StoreMut, StoreRef};
 pub use table::Table;
 pub use trust::Trust;

@@ -8,12 +8,14 @@
 //! * [`numeric`] and [`rounding`]: arithmetic, comparisons and conversions;
 //! * [`memory`]: loads, stores and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
+//! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`];
 //! * [`simd`]: refused by this version.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
 //! reaches the vmctx and the loader's builtins, and [`interrupt`] adds fuel and epochs.
 
+mod atomic;
 mod bounds;
 mod call;
 mod control;
@@ -224,6 +226,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)
+            || self.atomic(operator)
             || self.reference(operator);
         if done { Ok(()) } else { Err(simd::refuse(operator, offset)) }
     }
