@@ -6,13 +6,17 @@ use wasmparser::{Validator, WasmFeatures};
 
 /// Wasm 2.0 without SIMD, these proposals, and nothing else: what the specification declares
 /// invalid must be refused.
+///
+/// The validator knows constant expressions that read globals of the module as a part of
+/// garbage collection. What else that allows is refused where it is met.
 pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
     .difference(WasmFeatures::SIMD)
     .union(WasmFeatures::MULTI_MEMORY)
     .union(WasmFeatures::EXTENDED_CONST)
     .union(WasmFeatures::MEMORY64)
     .union(WasmFeatures::CUSTOM_PAGE_SIZES)
-    .union(WasmFeatures::THREADS);
+    .union(WasmFeatures::THREADS)
+    .union(WasmFeatures::GC);
 
 /// Proposals by the names that people know them by. Where a proposal builds on
 /// another, the other comes first.
@@ -24,11 +28,13 @@ const PROPOSALS: &[(WasmFeatures, &str)] = &[
     (WasmFeatures::FUNCTION_REFERENCES, "typed function references"),
     (WasmFeatures::EXCEPTIONS, "exception handling"),
     (WasmFeatures::LEGACY_EXCEPTIONS, "legacy exception handling"),
-    (WasmFeatures::GC, "garbage-collected types"),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),
     (WasmFeatures::STACK_SWITCHING, "stack switching"),
     (WasmFeatures::WIDE_ARITHMETIC, "128-bit arithmetic"),
 ];
+
+/// What the types and instructions of the garbage collection proposal are called.
+pub(crate) const GC: &str = "garbage-collected types";
 
 /// Tells a module that breaks the rules from one that is valid with proposals
 /// which this version does not compile.

@@ -16,6 +16,7 @@ use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType
 use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
 
 pub use constant::{Arithmetic, ConstExpr, ConstOp};
+pub(crate) use features::GC;
 pub use images::{Image, Images};
 pub use index::{
     DefinedFuncIndex, DefinedGlobalIndex, FuncIndex, FuncRefIndex, GlobalIndex, MemoryIndex,

@@ -8,7 +8,7 @@ use cwasm_artifact::abi::vmctx::{VmctxCounts, VmctxLayout};
 use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator};
 
-use super::features::{self, SUPPORTED};
+use super::features::{self, GC, SUPPORTED};
 use super::{
     Body, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
     FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
@@ -146,7 +146,8 @@ impl<'wasm> Reader<'wasm> {
             Payload::TypeSection(section) => {
                 let offset = section.range().start;
                 for ty in section.into_iter_err_on_gc_types() {
-                    let ty = ty?;
+                    // It is valid, so this is the only error that is left.
+                    let ty = ty.map_err(|error| Problem::Unsupported(GC, error.offset()))?;
                     let convert = |types: &[wasmparser::ValType]| {
                         types.iter().map(|ty| value_type(*ty, offset)).collect::<Result<_, _>>()
                     };

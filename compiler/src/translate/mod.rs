@@ -40,7 +40,7 @@ use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
-use crate::module::{DefinedFuncIndex, FuncIndex, Module, TypeIndex, val_type};
+use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
 use crate::settings::MemoryBounds;
 use runtime::Regions;
 pub(crate) use runtime::{stack_limit, trap_code};
@@ -116,9 +116,10 @@ pub(crate) fn translate(
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
-        let ty = val_type(ty)
-            .filter(|ty| *ty != ValType::V128)
-            .ok_or(BodyError::Unsupported(simd::NAME, start))?;
+        let ty = val_type(ty).ok_or(BodyError::Unsupported(GC, start))?;
+        if ty == ValType::V128 {
+            return Err(BodyError::Unsupported(simd::NAME, start));
+        }
         translator.declare_locals(count, ty);
     }
     translator.enter_function();
