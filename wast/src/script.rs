@@ -67,7 +67,13 @@ fn wrong(message: impl Into<String>) -> Wrong {
 /// Every directive is executed, also after one that failed.
 #[must_use]
 pub fn run_script(name: &str, source: &str) -> Summary {
-    let origin = Origin { name, source };
+    run_script_with(name, source, &Settings::default())
+}
+
+/// Runs a script whose modules are compiled with these settings.
+#[must_use]
+pub fn run_script_with(name: &str, source: &str, settings: &Settings) -> Summary {
+    let origin = Origin { name, source, settings };
     let mut lexer = Lexer::new(source);
     lexer.allow_confusing_unicode(true);
     let buffer = match ParseBuffer::new_with_lexer(lexer) {
@@ -82,11 +88,12 @@ pub fn run_script(name: &str, source: &str) -> Summary {
     thread::scope(|scope| run_directives(origin, script.directives, HashMap::new(), scope))
 }
 
-/// A script, for messages.
+/// A script, for messages, and how its modules are compiled.
 #[derive(Clone, Copy)]
 struct Origin<'a> {
     name: &'a str,
     source: &'a str,
+    settings: &'a Settings,
 }
 
 impl Origin<'_> {
@@ -108,7 +115,7 @@ fn run_directives<'scope, 'a: 'scope>(
     scope: &'scope Scope<'scope, '_>,
 ) -> Summary {
     let artifacts = FrozenVec::new();
-    let mut runner = match Runner::new(&artifacts, given) {
+    let mut runner = match Runner::new(&artifacts, origin.settings, given) {
         Ok(runner) => runner,
         Err(error) => return origin.failure(Span::from_offset(0), error.to_string()),
     };
@@ -167,7 +174,11 @@ struct Runner<'code> {
 }
 
 impl<'code> Runner<'code> {
-    fn new(artifacts: &'code FrozenVec<Box<Artifact>>, given: Given) -> Result<Self, Error> {
+    fn new(
+        artifacts: &'code FrozenVec<Box<Artifact>>,
+        settings: &Settings,
+        given: Given,
+    ) -> Result<Self, Error> {
         // Scripts exhaust the stack on purpose; a small one is soon exhausted.
         let mut config = Config::default();
         config.max_wasm_stack = 512 << 10;
@@ -180,7 +191,7 @@ impl<'code> Runner<'code> {
             artifacts,
             linker,
             store,
-            settings: Settings { jobs: 1, ..Settings::default() },
+            settings: Settings { jobs: 1, ..settings.clone() },
             definitions: HashMap::new(),
             last_definition: None,
             instances: HashMap::new(),
@@ -252,7 +263,9 @@ impl<'code> Runner<'code> {
                 trapped(result, message)
             }
             WastDirective::AssertInvalid { module, message, .. }
-            | WastDirective::AssertMalformed { module, message, .. } => rejected(module, message),
+            | WastDirective::AssertMalformed { module, message, .. } => {
+                self.rejected(module, message)
+            }
             WastDirective::AssertUnlinkable { module, message, .. } => {
                 self.unlinkable(module, message)
             }
@@ -388,6 +401,19 @@ impl<'code> Runner<'code> {
             Ok(_) => Err(wrong(format!("it was instantiated, and `{message}` was asserted"))),
         }
     }
+
+    /// Whether a module is rejected because of what it is, and not because of a
+    /// limit or a defect of the compiler.
+    fn rejected(&self, mut module: QuoteWat<'_>, message: &str) -> Result<bool, Wrong> {
+        let Ok(wasm) = module.encode() else { return Ok(true) };
+        match cwasm_compiler::compile(&wasm, &self.settings) {
+            Err(error @ (CompileError::Limit { .. } | CompileError::Codegen { .. })) => {
+                Err(wrong(format!("it failed with `{error}`, and `{message}` was asserted")))
+            }
+            Err(_) => Ok(true),
+            Ok(_) => Err(wrong(format!("it compiled, and `{message}` was asserted"))),
+        }
+    }
 }
 
 fn link_error_matches(error: &LinkError, message: &str) -> bool {
@@ -402,19 +428,5 @@ fn trapped(result: Result<Vec<Val<'_>>, Wrong>, message: &str) -> Result<bool, W
         Ok(values) => {
             Err(wrong(format!("it returned {values:?}, and the trap `{message}` was asserted")))
         }
-    }
-}
-
-/// Whether a module is rejected because of what it is, and not because of a
-/// limit or a defect of the compiler.
-fn rejected(mut module: QuoteWat<'_>, message: &str) -> Result<bool, Wrong> {
-    let Ok(wasm) = module.encode() else { return Ok(true) };
-    let settings = Settings { jobs: 1, ..Settings::default() };
-    match cwasm_compiler::compile(&wasm, &settings) {
-        Err(error @ (CompileError::Limit { .. } | CompileError::Codegen { .. })) => {
-            Err(wrong(format!("it failed with `{error}`, and `{message}` was asserted")))
-        }
-        Err(_) => Ok(true),
-        Ok(_) => Err(wrong(format!("it compiled, and `{message}` was asserted"))),
     }
 }
