@@ -96,12 +96,18 @@ impl Space {
         larger.commit(self.committed)?;
         // SAFETY: both ranges are committed, and belong to different mappings. Only
         // memories of one store move, and `&mut self` shows that nobody uses it.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.start().as_ptr(),
-                larger.start().as_ptr(),
-                self.committed,
-            );
+        let (old, new) = unsafe {
+            (
+                std::slice::from_raw_parts(self.start().as_ptr(), self.committed),
+                std::slice::from_raw_parts_mut(larger.start().as_ptr(), self.committed),
+            )
+        };
+        // Pages that were never written to take no memory, and are to take none.
+        let page = sys::page_size();
+        for (old, new) in old.chunks(page).zip(new.chunks_mut(page)) {
+            if old.iter().any(|byte| *byte != 0) {
+                new.copy_from_slice(old);
+            }
         }
         *self = larger;
         Ok(())
