@@ -138,6 +138,15 @@ fn named(name: &str) -> &'static Raced {
     IN_A_DIRECTORY.iter().find(|(other, _)| *other == name).unwrap()
 }
 
+/// Ends the attack when the attacked thread is done, or has panicked.
+struct StopOnDrop<'a>(&'a AtomicBool);
+
+impl Drop for StopOnDrop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Calls `call` in rounds while `attack` runs on another thread, over and over.
 fn race(
     host: &Host,
@@ -156,6 +165,7 @@ fn race(
                 attacks.fetch_add(1, Ordering::Relaxed);
             }
         });
+        let _stop = StopOnDrop(&stop);
         let mut guest = host.guest();
         let (mut succeeded, mut refused) = (0, 0);
         for round in 0..ROUNDS.1 {
@@ -171,7 +181,6 @@ fn race(
                 break;
             }
         }
-        stop.store(true, Ordering::Relaxed);
         // Each side of the race was seen, so that there was one.
         assert!(succeeded > 0 && refused > 0, "{name}: {succeeded} succeeded, {refused} refused");
     });
@@ -328,6 +337,7 @@ fn threads_of_the_guest_race_each_other() {
     guest.symlink("../outside", "trap").unwrap();
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
+        let _stop = StopOnDrop(&stop);
         // The guest does the swapping itself, name by name.
         let mut attacker = guest.thread();
         let stop = &stop;
@@ -347,7 +357,6 @@ fn threads_of_the_guest_race_each_other() {
                 }
             }
         }
-        stop.store(true, Ordering::Relaxed);
     });
     assert_eq!(host.state_outside(), before);
     assert!(victim.join("file").exists());
