@@ -241,7 +241,7 @@ fn the_host_cannot_put_a_function_where_its_type_does_not_belong() {
     for value in [Val::FuncRef(Some(longer)), Val::FuncRef(None), Val::I32(0)] {
         wrong(call(&mut store, &instance, "apply", &[value]).map(|_| ()));
     }
-    let ty = TableType { element: wanted, limits: Limits { min: 1, max: None } };
+    let ty = TableType::new(wanted, Limits { min: 1, max: None });
     wrong(Table::new(&mut store, ty, Ref::Func(Some(longer))).map(|_| ()));
     Table::new(&mut store, ty, Ref::Func(Some(double))).unwrap();
 }
@@ -344,10 +344,10 @@ fn a_type_name_that_is_kept_too_long_names_nothing() {
     let old = store().heap_type(unusual.clone());
     let mut store = store();
     assert_eq!(store.func_type(old), None);
-    let ty = TableType {
-        element: ValType::Ref(RefType { nullable: true, heap: old }),
-        limits: Limits { min: 1, max: None },
-    };
+    let ty = TableType::new(
+        ValType::Ref(RefType { nullable: true, heap: old }),
+        Limits { min: 1, max: None },
+    );
     let table = Table::new(&mut store, ty, Ref::Func(None)).unwrap();
     let func = Func::new(&mut store, unusual, |_, _, _| Ok(()));
     assert!(matches!(func.heap_type(&store).unwrap(), HeapType::Concrete(_)));

@@ -39,17 +39,21 @@ pub enum Trap {
     NullReference = 13,
     /// A host function returned an error or panicked; the store holds it.
     HostError = 14,
+    /// An atomic access to an address that is not a multiple of its size.
+    UnalignedAtomic = 15,
+    /// A wait in a memory that is not shared, which nobody could end.
+    UnsharedWait = 16,
     /// An exception was thrown, and wasm did not catch it; the store holds it.
-    UncaughtException = 15,
+    UncaughtException = 17,
     /// The store may not hold another exception.
-    TooManyExceptions = 16,
+    TooManyExceptions = 18,
     /// `call_ref` of null.
-    NullFunctionReference = 17,
+    NullFunctionReference = 19,
 }
 
 impl Trap {
     /// Every trap, in the order of its codes.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 19] = [
         Self::Unreachable,
         Self::MemoryOutOfBounds,
         Self::TableOutOfBounds,
@@ -64,6 +68,8 @@ impl Trap {
         Self::Interrupted,
         Self::NullReference,
         Self::HostError,
+        Self::UnalignedAtomic,
+        Self::UnsharedWait,
         Self::UncaughtException,
         Self::TooManyExceptions,
         Self::NullFunctionReference,
@@ -102,6 +108,8 @@ impl Trap {
             Self::Interrupted => "interrupted",
             Self::NullReference => "null reference",
             Self::HostError => "error in a host function",
+            Self::UnalignedAtomic => "unaligned atomic",
+            Self::UnsharedWait => "expected shared memory",
             Self::UncaughtException => "unhandled exception",
             Self::TooManyExceptions => "too many exceptions",
             Self::NullFunctionReference => "null function reference",
@@ -126,6 +134,6 @@ mod tests {
             assert_eq!(Trap::from_code(trap.code()), Some(trap));
         }
         assert_eq!(Trap::from_code(0), None);
-        assert_eq!(Trap::from_code(18), None);
+        assert_eq!(Trap::from_code(20), None);
     }
 }

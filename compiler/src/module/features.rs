@@ -4,11 +4,18 @@
 use crate::error::CompileError;
 use wasmparser::{Validator, WasmFeatures};
 
-/// Wasm 2.0 without SIMD, with typed function references, tail calls and exceptions, and nothing
-/// else: what the specification declares invalid must be refused. Of garbage collection, the rules for types
-/// and constants are valid, and whatever needs a collector is refused where it is met.
+/// Wasm 2.0 without SIMD, these proposals, and nothing else: what the specification declares
+/// invalid must be refused.
+///
+/// The validator knows recursive types, and constant expressions that read globals of the module, as
+/// parts of garbage collection. What else that allows is refused where it is met.
 pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
     .difference(WasmFeatures::SIMD)
+    .union(WasmFeatures::MULTI_MEMORY)
+    .union(WasmFeatures::EXTENDED_CONST)
+    .union(WasmFeatures::MEMORY64)
+    .union(WasmFeatures::CUSTOM_PAGE_SIZES)
+    .union(WasmFeatures::THREADS)
     .union(WasmFeatures::FUNCTION_REFERENCES)
     .union(WasmFeatures::TAIL_CALL)
     .union(WasmFeatures::EXCEPTIONS)
@@ -19,23 +26,18 @@ pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
 const PROPOSALS: &[(WasmFeatures, &str)] = &[
     (WasmFeatures::SIMD, "SIMD (128-bit vectors)"),
     (WasmFeatures::RELAXED_SIMD, "relaxed SIMD"),
-    (WasmFeatures::THREADS, "threads (shared memories and atomics)"),
     (WasmFeatures::SHARED_EVERYTHING_THREADS, "shared-everything threads"),
-    (WasmFeatures::TAIL_CALL, "tail calls"),
-    (WasmFeatures::MULTI_MEMORY, "multiple memories"),
-    (WasmFeatures::MEMORY64, "64-bit memories"),
-    (WasmFeatures::EXTENDED_CONST, "extended constant expressions"),
-    (WasmFeatures::FUNCTION_REFERENCES, "typed function references"),
-    (WasmFeatures::EXCEPTIONS, "exception handling"),
     (
         WasmFeatures::LEGACY_EXCEPTIONS,
         "the legacy encoding of exceptions (convert it with `wasm-opt --translate-to-exnref`)",
     ),
-    (WasmFeatures::CUSTOM_PAGE_SIZES, "custom page sizes"),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),
     (WasmFeatures::STACK_SWITCHING, "stack switching"),
     (WasmFeatures::WIDE_ARITHMETIC, "128-bit arithmetic"),
 ];
+
+/// What the types and instructions of the garbage collection proposal are called.
+pub(crate) const GC: &str = "garbage-collected types";
 
 /// Tells a module that breaks the rules from one that is valid with proposals
 /// which this version does not compile.

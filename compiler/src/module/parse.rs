@@ -7,7 +7,7 @@ use cwasm_artifact::reference;
 use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, RefType, TableType, ValType};
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator};
 
-use super::features::{self, SUPPORTED};
+use super::features::{self, GC, SUPPORTED};
 use super::{
     Body, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
     FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
@@ -150,8 +150,9 @@ impl<'wasm> Reader<'wasm> {
         match payload {
             Payload::TypeSection(section) => {
                 let offset = section.range().start;
-                for group in section {
-                    let ty = function_type(group?, offset)?;
+                for ty in section.into_iter_err_on_gc_types() {
+                    // It is valid, so this is the only error that is left.
+                    let ty = ty.map_err(|error| Problem::Unsupported(GC, error.offset()))?;
                     let convert = |types: &[wasmparser::ValType]| {
                         types.iter().map(|ty| value_type(*ty, offset)).collect::<Result<_, _>>()
                     };
@@ -177,7 +178,7 @@ impl<'wasm> Reader<'wasm> {
                     let (offset, table) = table?;
                     let index = self.tables.push(table_type(table.ty, offset)?);
                     if let wasmparser::TableInit::Expr(init) = &table.init {
-                        self.table_inits[index] = Some(const_expr(init, offset)?);
+                        self.table_inits[index] = Some(self.const_expr(init, offset)?);
                     }
                 }
             }
@@ -195,7 +196,7 @@ impl<'wasm> Reader<'wasm> {
                 for global in section.into_iter_with_offsets() {
                     let (offset, global) = global?;
                     let ty = global_type(global.ty, offset)?;
-                    let init = Some(const_expr(&global.init_expr, offset)?);
+                    let init = Some(self.const_expr(&global.init_expr, offset)?);
                     self.globals.push(Global { ty, init });
                 }
             }
@@ -236,7 +237,7 @@ impl<'wasm> Reader<'wasm> {
                         wasmparser::DataKind::Active { memory_index, offset_expr } => {
                             SegmentMode::Active {
                                 target: MemoryIndex::from_u32(memory_index),
-                                offset: const_expr(&offset_expr, offset)?,
+                                offset: self.const_expr(&offset_expr, offset)?,
                             }
                         }
                     };
@@ -296,7 +297,7 @@ impl<'wasm> Reader<'wasm> {
             wasmparser::ElementKind::Declared => SegmentMode::Declared,
             wasmparser::ElementKind::Active { table_index, offset_expr } => SegmentMode::Active {
                 target: TableIndex::from_u32(table_index.unwrap_or(0)),
-                offset: const_expr(offset_expr, offset)?,
+                offset: self.const_expr(offset_expr, offset)?,
             },
         };
         let (ty, items) = match &element.items {
@@ -314,13 +315,21 @@ impl<'wasm> Reader<'wasm> {
                 let ty = value_type(wasmparser::ValType::Ref(*ty), offset)?;
                 let mut items = Vec::new();
                 for expression in expressions.clone() {
-                    items.push(const_expr(&expression?, offset)?);
+                    items.push(self.const_expr(&expression?, offset)?);
                 }
                 (ty, ElementItems::Exprs(items))
             }
         };
         self.elements.push(ElementSegment { mode, ty, items });
         Ok(())
+    }
+
+    fn const_expr(
+        &self,
+        expr: &wasmparser::ConstExpr<'_>,
+        offset: u64,
+    ) -> Result<ConstExpr, Problem> {
+        ConstExpr::read(expr, &self.globals)?.ok_or(Problem::Unsupported(REFERENCES, offset))
     }
 
     /// Marks the functions that escape, and lays out the vmctx.
@@ -330,9 +339,10 @@ impl<'wasm> Reader<'wasm> {
             ExportItem::Func(index) => Some(index),
             _ => None,
         });
-        let in_globals = self.globals.values().filter_map(|global| global.init?.func());
-        let in_tables = self.table_inits.values().filter_map(|init| init.as_ref()?.func());
-        for index in exported.chain(in_globals).chain(in_tables).chain(self.start) {
+        let in_globals = self.globals.values().filter_map(|global| global.init.as_ref());
+        let in_tables = self.table_inits.values().flatten();
+        let in_constants = in_globals.chain(in_tables).flat_map(ConstExpr::funcs);
+        for index in exported.chain(in_constants).chain(self.start) {
             escapes[index] = true;
         }
         for element in &self.elements {
@@ -341,7 +351,7 @@ impl<'wasm> Reader<'wasm> {
                     functions.iter().for_each(|index| escapes[*index] = true);
                 }
                 ElementItems::Exprs(items) => {
-                    items.iter().filter_map(ConstExpr::func).for_each(|f| escapes[f] = true);
+                    items.iter().flat_map(ConstExpr::funcs).for_each(|f| escapes[f] = true);
                 }
             }
         }
@@ -408,24 +418,6 @@ fn canonical(types: &PrimaryMap<TypeIndex, FuncType>) -> SecondaryMap<TypeIndex,
     canonical
 }
 
-/// The function type that a recursion group consists of.
-fn function_type(
-    group: wasmparser::RecGroup,
-    offset: u64,
-) -> Result<wasmparser::FuncType, Problem> {
-    let unsupported = || Problem::Unsupported(REFERENCES, offset);
-    let mut types = group.into_types();
-    let ty = types.next().filter(|_| types.len() == 0).ok_or_else(unsupported)?;
-    match ty.composite_type.inner {
-        wasmparser::CompositeInnerType::Func(func)
-            if ty.is_final && ty.supertype_idxs.is_empty() =>
-        {
-            Ok(func)
-        }
-        _ => Err(unsupported()),
-    }
-}
-
 fn value_type(ty: wasmparser::ValType, offset: u64) -> Result<ValType, Problem> {
     types::val_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
 }
@@ -439,8 +431,4 @@ fn global_type(ty: wasmparser::GlobalType, offset: u64) -> Result<GlobalType, Pr
 }
 
 /// What the value types belong to that an artifact cannot hold.
-const REFERENCES: &str = types::GARBAGE_COLLECTED;
-
-fn const_expr(expr: &wasmparser::ConstExpr<'_>, offset: u64) -> Result<ConstExpr, Problem> {
-    ConstExpr::read(expr)?.ok_or(Problem::Unsupported("extended constant expressions", offset))
-}
+const REFERENCES: &str = GC;

@@ -2,13 +2,10 @@
 //! counterpart there belongs to proposals that are not compiled.
 
 use cwasm_artifact::types::{
-    GlobalType, HeapType, Limits, MemoryType, RefType, TableType, TypeRef, ValType,
+    GlobalType, HeapType, IndexType, Limits, MemoryType, RefType, TableType, TypeRef, ValType,
 };
 
 use super::index::TypeIndex;
-
-/// What the types and operators belong to that need a collector.
-pub(crate) const GARBAGE_COLLECTED: &str = "garbage-collected types";
 
 /// The type of something imported.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -63,11 +60,23 @@ fn heap_type(ty: wasmparser::HeapType) -> Option<HeapType> {
 
 pub(super) fn table_type(ty: wasmparser::TableType) -> Option<TableType> {
     let limits = Limits { min: ty.initial, max: ty.maximum };
-    Some(TableType { element: ref_type(ty.element_type)?, limits })
+    Some(TableType { element: ref_type(ty.element_type)?, limits, index: index_type(ty.table64) })
 }
 
 pub(super) fn memory_type(ty: wasmparser::MemoryType) -> MemoryType {
-    MemoryType { limits: Limits { min: ty.initial, max: ty.maximum } }
+    MemoryType {
+        limits: Limits { min: ty.initial, max: ty.maximum },
+        index: index_type(ty.memory64),
+        // Validation allows 0 and 16.
+        page_size_log2: ty.page_size_log2.map_or(MemoryType::PAGE_SIZE_LOG2, |log2| {
+            u8::try_from(log2).unwrap_or(MemoryType::PAGE_SIZE_LOG2)
+        }),
+        shared: ty.shared,
+    }
+}
+
+fn index_type(is_64: bool) -> IndexType {
+    if is_64 { IndexType::I64 } else { IndexType::I32 }
 }
 
 pub(super) fn global_type(ty: wasmparser::GlobalType) -> Option<GlobalType> {

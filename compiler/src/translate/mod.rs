@@ -8,6 +8,7 @@
 //! * [`numeric`] and [`rounding`]: arithmetic, comparisons and conversions;
 //! * [`memory`]: loads, stores and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
+//! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`];
 //! * [`exception`]: throwing, catching, and which handlers a call has;
 //! * [`simd`]: refused by this version.
@@ -15,6 +16,7 @@
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
 //! reaches the vmctx and the loader's builtins, and [`interrupt`] adds fuel and epochs.
 
+mod atomic;
 mod bounds;
 mod call;
 mod control;
@@ -40,7 +42,7 @@ use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
-use crate::module::{DefinedFuncIndex, FuncIndex, GARBAGE_COLLECTED, Module, TypeIndex, val_type};
+use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
 use crate::settings::MemoryBounds;
 use runtime::Regions;
 pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
@@ -116,7 +118,7 @@ pub(crate) fn translate(
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
-        let ty = val_type(ty).ok_or(BodyError::Unsupported(GARBAGE_COLLECTED, start))?;
+        let ty = val_type(ty).ok_or(BodyError::Unsupported(GC, start))?;
         if ty == ValType::V128 {
             return Err(BodyError::Unsupported(simd::NAME, start));
         }
@@ -236,6 +238,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)
+            || self.atomic(operator)
             || self.reference(operator);
         if done { self.check_handler_edges(offset) } else { Err(simd::refuse(operator, offset)) }
     }

@@ -2,7 +2,7 @@
 //! of operators knows: refused by name.
 
 use super::BodyError;
-use crate::module::GARBAGE_COLLECTED;
+use crate::module::GC;
 use wasmparser::Operator;
 
 pub(super) const NAME: &str = "SIMD (128-bit vectors)";
@@ -13,15 +13,5 @@ pub(super) fn refuse(operator: &Operator<'_>, offset: u64) -> BodyError {
     let vector = ["V128", "I8x16", "I16x8", "I32x4", "I64x2", "F32x4", "F64x2"]
         .iter()
         .any(|prefix| name.starts_with(prefix));
-    let of_gc = ["Struct", "Array", "Ref", "I31", "BrOnCast", "Any", "Extern"]
-        .iter()
-        .any(|prefix| name.starts_with(prefix));
-    BodyError::Unsupported(
-        match (vector, of_gc) {
-            (true, _) => NAME,
-            (_, true) => GARBAGE_COLLECTED,
-            _ => "an instruction of a later proposal",
-        },
-        offset,
-    )
+    BodyError::Unsupported(if vector { NAME } else { GC }, offset)
 }

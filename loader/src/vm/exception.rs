@@ -320,11 +320,11 @@ pub(crate) unsafe fn find_handler(
     };
     // SAFETY: the exception lives.
     let tag = unsafe { exception.as_ref() }.tag;
-    // SAFETY: the context is a part of the store.
-    let entry_fp = unsafe { (*StoreCore::context(store)).entry_fp };
+    let entry_fp = core.entry_fp();
     while fp < entry_fp {
         // SAFETY: the store is alive.
-        let Some((artifact, call)) = (unsafe { StoreCore::find_code(store, pc) }) else { break };
+        let code = unsafe { StoreCore::find_code(NonNull::from(&mut *core), pc) };
+        let Some((artifact, call)) = code else { break };
         for handler in artifact.view().handlers_of(call) {
             let sp = fp - handler.frame.get() as usize;
             let at = sp + handler.vmctx.get() as usize;
