@@ -663,6 +663,30 @@ fn references_to_exceptions_stay_good_and_others_are_freed() {
 }
 
 #[test]
+fn exceptions_are_found_on_the_stack_of_another_thread() {
+    let code = artifact(KEEPER);
+    let mut store = store();
+    let mut linker = linker();
+    // The host function lends the store to a thread, which has a stack of its own.
+    let churn = |mut caller: Caller<'_, '_, ()>, count: i32| -> Result<(), HostError> {
+        let waste = caller.export("waste").and_then(|item| item.into_func()).ok_or("no export")?;
+        let caller = &mut caller;
+        std::thread::scope(|scope| {
+            let run = move || waste.call(caller, &[Val::I32(count)]).map(|_| ());
+            scope.spawn(run).join().map_err(|_| "it panicked")
+        })??;
+        Ok(())
+    };
+    linker.func("host", "churn", churn).unwrap();
+    let instance = linker.instantiate(&mut store, &code).unwrap();
+    for _ in 0..3 {
+        let held = call(&mut store, &instance, "hold over a callback", &[Val::I32(7)]);
+        assert_eq!(int(held), 7);
+    }
+    assert!(store.exceptions() < 2000, "{}", store.exceptions());
+}
+
+#[test]
 fn what_the_host_holds_is_kept() {
     let code = artifact(KEEPER);
     let mut store = store();
@@ -679,7 +703,9 @@ fn what_the_host_holds_is_kept() {
     assert_eq!(int(call(&mut store, &instance, "one value", &[])), 1);
     let Val::ExnRef(Some(reference)) = made else { panic!("{made:?}") };
     assert_eq!(reference.tag(&store).unwrap(), tag);
-    // It can be thrown again, from a host function or by its reference.
+    // It can be thrown again, and a handle may end anywhere.
+    let other = reference.exception(&mut store).unwrap();
+    std::thread::spawn(move || drop(other)).join().unwrap();
     let exception = reference.exception(&mut store).unwrap();
     assert_eq!(exception.values(&store).unwrap()[0].i32(), Some(2));
     let kept = instance.table(&store, "kept").unwrap();
