@@ -12,6 +12,7 @@ fn main() {
     let tag = Tag::new(&mut store, TagType::new([ValType::FuncRef])).unwrap();
     let exception = Exception::new(&mut store, tag, &[Val::FuncRef(Some(func))]).unwrap();
     let values = exception.values(&store).unwrap();
+    drop(store);
     drop(code);
     assert!(matches!(values[0], Val::FuncRef(Some(_))));
 }
