@@ -11,12 +11,20 @@ pub(crate) enum Outcome {
     Failed,
     /// The program that was run ended itself with a status.
     Exited(u32),
+    /// A signal ended the program that was run, as it would a native one.
+    Signaled(u8),
     /// The program that was run trapped; the user has been told where.
     Trapped,
 }
 
 /// The exit code of a trap: that of a process which is ended by `SIGABRT`.
 pub(crate) const TRAPPED: u8 = 134;
+
+/// A mistake in the command line that only shows once it is understood. It is
+/// reported like those that the parser finds, with the same exit code.
+pub(crate) fn usage(message: impl std::fmt::Display) -> anyhow::Error {
+    clap::Error::raw(clap::error::ErrorKind::ArgumentConflict, format!("{message}\n")).into()
+}
 
 impl Outcome {
     /// The exit code of this process.
@@ -30,6 +38,8 @@ impl Outcome {
                 Ok(status) => ExitCode::from(status),
                 Err(_) => ExitCode::FAILURE,
             },
+            // As a shell shows a process that a signal ended.
+            Self::Signaled(number) => ExitCode::from(number.saturating_add(128)),
             Self::Trapped => ExitCode::from(TRAPPED),
         }
     }
