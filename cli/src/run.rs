@@ -11,15 +11,15 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use cwasm_compiler::{CpuLevel, Settings};
 use cwasm_loader::{
-    Artifact, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, Store, Trap,
-    TrapKind, Trust,
+    Artifact, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, PublicKey, Store,
+    Trap, TrapKind, Trust,
 };
 use cwasm_wasi::{ProcExit, Signaled, WasiCtx};
 
 use crate::compile::compile_file;
 use crate::input::Kind;
 use crate::outcome::{Outcome, usage};
-use crate::{input, values, watchdog};
+use crate::{input, keys, values, watchdog};
 use grants::Grants;
 use limits::Limit;
 
@@ -35,6 +35,7 @@ mod limits;
 Examples:
   cwasm run app.wasm --dir data::/data:ro --env LANG=C -- --verbose /data/in.txt
   cwasm run gcd.wat --invoke gcd 54 24
+  cwasm run app.cwasm --key release.pub
 
 Exit codes: the program's own; 1 an error in what was given, 2 usage, 134 a trap"
 )]
@@ -62,6 +63,9 @@ pub(crate) struct Run {
     /// Run the artifact with this digest; repeat it for what is preloaded
     #[arg(long, value_name = "HEX", conflicts_with = "trust_file")]
     digest: Vec<Digest>,
+    /// Run artifacts that this public key signed; repeat it for several
+    #[arg(long, value_name = "PUB", conflicts_with = "trust_file")]
+    key: Vec<PathBuf>,
     /// Run artifacts without any such reason
     #[arg(long)]
     trust_file: bool,
@@ -85,11 +89,12 @@ impl Run {
         }
         // Before anything is compiled, since it is wrong or right by itself.
         let wasi = self.grants.context(&self.file, &self.args)?;
-        let program = self.load(&self.file)?;
+        let keys = keys::public(&self.key)?;
+        let program = self.load(&self.file, &keys)?;
         let preloads = self
             .preload
             .iter()
-            .map(|(name, path)| Ok((name.as_str(), path.as_path(), self.load(path)?)))
+            .map(|(name, path)| Ok((name.as_str(), path.as_path(), self.load(path, &keys)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut loaded = preloads.iter().map(|(.., artifact)| artifact).chain([&program]);
         if let Some(digest) =
@@ -99,6 +104,9 @@ impl Run {
                 "no artifact that was given has the digest {digest}; modules are compiled here \
                  and need none"
             );
+        }
+        if !keys.is_empty() && !self.any_artifact()? {
+            bail!("no artifact was given for `--key` to check; modules are compiled here");
         }
         let run = || self.run(wasi, &program, &preloads);
         let outcome = match limits::stack(&self.limit) {
@@ -179,8 +187,19 @@ impl Run {
         Ok(())
     }
 
+    /// Whether any of the files that were given is an artifact.
+    fn any_artifact(&self) -> anyhow::Result<bool> {
+        let preloads = self.preload.iter().map(|(_, path)| path);
+        for path in preloads.chain([&self.file]) {
+            if Kind::of(path, &input::front(path)?) == Kind::Artifact {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Loads a file that the command line names, compiling it if need be.
-    fn load(&self, path: &Path) -> anyhow::Result<Artifact> {
+    fn load(&self, path: &Path, keys: &[PublicKey]) -> anyhow::Result<Artifact> {
         let front = input::front(path)?;
         let artifact = match Kind::of(path, &front) {
             Kind::Module => {
@@ -189,7 +208,7 @@ impl Run {
                     .context("the compiler wrote no digest, which is a bug in cwasm")?;
                 Artifact::from_bytes(&bytes, &Trust::digest(digest))
             }
-            Kind::Artifact => self.load_artifact(path, &front)?,
+            Kind::Artifact => self.load_artifact(path, &front, keys)?,
         };
         let artifact = artifact.map_err(|error| cannot_load(path, error))?;
         if self.fuel.is_some() && !artifact.uses_fuel() {
@@ -211,6 +230,7 @@ impl Run {
         &self,
         path: &Path,
         front: &[u8],
+        keys: &[PublicKey],
     ) -> anyhow::Result<Result<Artifact, LoadError>> {
         if self.trust_file {
             // SAFETY: `--trust-file` is the user's word that the file is an
@@ -221,6 +241,9 @@ impl Run {
         // the user gave; the loader compares that one with the contents.
         let stated = Digest::stated_in(front);
         let pinned = self.digest.iter().find(|digest| stated == Some(**digest));
+        if pinned.is_none() && !keys.is_empty() {
+            return Ok(Artifact::load(path, &Trust::keys(keys.iter().copied())));
+        }
         if let Some(digest) = pinned.or(self.digest.first()) {
             return Ok(Artifact::load(path, &Trust::digest(*digest)));
         }
@@ -229,7 +252,8 @@ impl Run {
             .map_err(|problem| cannot_load(path, LoadError::Refused(problem.into())))?;
         Err(anyhow!(
             "{} is native code, and nothing vouches for it: name the digest that `cwasm compile` \
-             printed with `--digest`, or pass `--trust-file` if nobody else can write to it",
+             printed with `--digest`, the public key of who signed it with `--key`, or pass \
+             `--trust-file` if nobody else can write to it",
             path.display()
         ))
     }
