@@ -65,14 +65,19 @@ fn main() -> ExitCode {
         Command::Sign(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
+    conclude(result).into()
+}
+
+/// Tells what went wrong, and returns the exit code.
+fn conclude(result: anyhow::Result<Outcome>) -> u8 {
     match result {
         Ok(outcome) => outcome.exit_code(),
         // Whoever read our output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => 0,
         Err(error) if error.is::<clap::Error>() => {
             // If stderr is closed, the exit code has to suffice.
             let _ = write!(std::io::stderr(), "{error}");
-            ExitCode::from(2)
+            2
         }
         Err(error) => {
             // If stderr is closed, the exit code has to suffice.

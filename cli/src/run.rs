@@ -14,7 +14,7 @@ use cwasm_loader::{
     Artifact, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, PublicKey, Store,
     Trap, TrapKind, Trust,
 };
-use cwasm_wasi::{ProcExit, Signaled, WasiCtx};
+use cwasm_wasi::{ProcExit, Signaled, Threads, WasiCtx};
 
 use crate::compile::compile_file;
 use crate::input::Kind;
@@ -113,10 +113,7 @@ impl Run {
             Some(stack) => on_a_stack(stack, run)?,
             None => run(),
         };
-        match outcome.with_context(|| format!("cannot run {}", self.file.display())) {
-            Ok(()) => Ok(Outcome::Done),
-            Err(error) => self.ended(error),
-        }
+        self.ended(outcome)
     }
 
     /// Instantiates everything and calls into the program.
@@ -127,15 +124,14 @@ impl Run {
         preloads: &'code [(&str, &Path, Artifact)],
     ) -> anyhow::Result<()> {
         let engine = Engine::new(limits::config(&self.limit));
-        let mut store = Store::new(&engine, Guest { wasi });
-        limits::apply(&self.limit, store.limits_mut());
+        let mut store = self.store(&engine, &wasi);
         let mut linker = Linker::new(&engine);
         cwasm_wasi::add_to_linker(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
-        // Code that counts fuel stops without any.
-        store.set_fuel(self.fuel.unwrap_or(u64::MAX));
         if let Some(limit) = self.timeout {
-            store.set_epoch_deadline(1);
             watchdog::start(&engine, limit).context("cannot start a thread for `--timeout`")?;
+        }
+        if Threads::are_used_by(program) {
+            return self.run_threads(&engine, linker, program, &wasi);
         }
         for (name, path, artifact) in preloads {
             let instance = instantiate(&linker, &mut store, artifact)
@@ -144,13 +140,58 @@ impl Run {
             linker.instance(&store, name, instance)?;
         }
         let instance = instantiate(&linker, &mut store, program)?;
+        self.call(&mut store, instance, program)
+    }
+
+    /// Runs a program that uses threads. It ends the process, since a thread may
+    /// be waiting in the host.
+    fn run_threads<'code>(
+        &self,
+        engine: &Engine,
+        mut linker: Linker<'code, Guest>,
+        program: &'code Artifact,
+        wasi: &WasiCtx,
+    ) -> anyhow::Result<()> {
+        if !self.preload.is_empty() {
+            bail!(
+                "it uses threads, each of which has an instance of its own, so that nothing can be preloaded"
+            );
+        }
+        let threads = Threads::add_to_linker(&mut linker, program)?;
+        let mut store = self.store(engine, wasi);
+        let instance = instantiate(&linker, &mut store, program)?;
+        let main = || self.call(&mut store, instance, program);
+        let exit = |result| std::process::exit(crate::conclude(self.ended(result)).into());
+        threads.run(engine, &linker, program, || self.store(engine, wasi), main, exit);
+        Ok(())
+    }
+
+    /// A store under the limits that were given.
+    fn store<'code>(&self, engine: &Engine, wasi: &WasiCtx) -> Store<'code, Guest> {
+        let mut store = Store::new(engine, Guest { wasi: wasi.clone() });
+        limits::apply(&self.limit, store.limits_mut());
+        // Code that counts fuel stops without any.
+        store.set_fuel(self.fuel.unwrap_or(u64::MAX));
+        if self.timeout.is_some() {
+            store.set_epoch_deadline(1);
+        }
+        store
+    }
+
+    /// Calls what is to be called.
+    fn call<'code>(
+        &self,
+        store: &mut Store<'code, Guest>,
+        instance: Instance<'code>,
+        program: &Artifact,
+    ) -> anyhow::Result<()> {
         match &self.invoke {
             Some(name) => {
-                initialize(&mut store, instance)?;
-                self.invoke(&mut store, instance, name)
+                initialize(store, instance)?;
+                self.invoke(store, instance, name)
             }
-            None if instance.export(&store, "_start").is_some() => {
-                Ok(instance.typed_func::<(), ()>(&store, "_start")?.call(&mut store, ())?)
+            None if instance.export(store, "_start").is_some() => {
+                Ok(instance.typed_func::<(), ()>(store, "_start")?.call(store, ())?)
             }
             None => bail!(
                 "it has no function `_start`; call one of its functions with `--invoke`: {}",
@@ -268,8 +309,12 @@ impl Run {
         }
     }
 
-    /// What became of a program that did not simply return.
-    fn ended(&self, error: anyhow::Error) -> anyhow::Result<Outcome> {
+    /// What became of a program.
+    fn ended(&self, result: anyhow::Result<()>) -> anyhow::Result<Outcome> {
+        let error = match result.with_context(|| format!("cannot run {}", self.file.display())) {
+            Ok(()) => return Ok(Outcome::Done),
+            Err(error) => error,
+        };
         let Some(cause) = error.downcast_ref::<Error>() else { return Err(error) };
         if let Some(ProcExit(status)) = cause.downcast_host() {
             return Ok(Outcome::Exited(*status));
