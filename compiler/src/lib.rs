@@ -35,7 +35,7 @@ pub use cwasm_artifact::cpu::CpuLevel;
 pub use error::CompileError;
 pub use input::parse_text;
 pub use locate::explain;
-pub use settings::{MemoryBounds, OptLevel, Settings};
+pub use settings::{MemoryBounds, OptLevel, RelaxedSimd, Settings};
 
 use cranelift_codegen::isa::TargetIsa;
 use cwasm_artifact::cpu::{Arch, CpuFeatures};
@@ -93,6 +93,7 @@ fn compile_module<'wasm>(
         module: &module,
         isa,
         memory_bounds: settings.memory_bounds,
+        relaxed_simd: settings.relaxed_simd,
         fuel: settings.fuel,
         epoch: settings.epoch,
     };

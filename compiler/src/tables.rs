@@ -194,14 +194,17 @@ fn mode<Target: Copy>(
 }
 
 fn const_op(expression: ConstExpr) -> ConstOpRecord {
-    let (op, index, low) = match expression {
-        ConstExpr::I32(value) => (const_op::I32, 0, u64::from(value.cast_unsigned())),
-        ConstExpr::I64(value) => (const_op::I64, 0, value.cast_unsigned()),
-        ConstExpr::F32(bits) => (const_op::F32, 0, u64::from(bits)),
-        ConstExpr::F64(bits) => (const_op::F64, 0, bits),
+    let (op, index, value) = match expression {
+        ConstExpr::I32(value) => (const_op::I32, 0, value.cast_unsigned().into()),
+        ConstExpr::I64(value) => (const_op::I64, 0, value.cast_unsigned().into()),
+        ConstExpr::F32(bits) => (const_op::F32, 0, bits.into()),
+        ConstExpr::F64(bits) => (const_op::F64, 0, bits.into()),
+        ConstExpr::V128(bits) => (const_op::V128, 0, bits),
         ConstExpr::RefNull(ty) => (const_op::REF_NULL, ty.code(), 0),
         ConstExpr::RefFunc(function) => (const_op::REF_FUNC, function.as_u32(), 0),
         ConstExpr::GlobalGet(global) => (const_op::GLOBAL_GET, global.as_u32(), 0),
     };
-    ConstOpRecord { op: op.into(), index: index.into(), low: low.into(), high: 0.into() }
+    #[expect(clippy::cast_possible_truncation, reason = "a half is taken")]
+    let (low, high) = (value as u64, (value >> 64) as u64);
+    ConstOpRecord { op: op.into(), index: index.into(), low: low.into(), high: high.into() }
 }

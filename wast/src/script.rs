@@ -61,11 +61,18 @@ fn wrong(message: impl Into<String>) -> Wrong {
     Wrong::Expectation(message.into())
 }
 
-/// Runs a script. `name` is for messages.
+/// Runs a script with default settings. `name` is for messages.
 ///
 /// Every directive is executed, also after one that failed.
 #[must_use]
 pub fn run_script(name: &str, source: &str) -> Summary {
+    run_script_with(name, source, &Settings::default())
+}
+
+/// Does what [`run_script`] does, with modules compiled by these settings. They
+/// must be for this machine.
+#[must_use]
+pub fn run_script_with(name: &str, source: &str, settings: &Settings) -> Summary {
     let mut summary = Summary::default();
     let mut fail = |line: usize, message: String| {
         summary.failures.push(Failure { script: name.to_owned(), line, message });
@@ -88,7 +95,7 @@ pub fn run_script(name: &str, source: &str) -> Summary {
         }
     };
     let artifacts = FrozenVec::new();
-    let mut runner = match Runner::new(&artifacts) {
+    let mut runner = match Runner::new(&artifacts, settings) {
         Ok(runner) => runner,
         Err(error) => {
             fail(0, error.to_string());
@@ -126,7 +133,10 @@ struct Runner<'code> {
 }
 
 impl<'code> Runner<'code> {
-    fn new(artifacts: &'code FrozenVec<Box<Artifact>>) -> Result<Self, Error> {
+    fn new(
+        artifacts: &'code FrozenVec<Box<Artifact>>,
+        settings: &Settings,
+    ) -> Result<Self, Error> {
         // Scripts exhaust the stack on purpose; a small one is soon exhausted.
         let mut config = Config::default();
         config.max_wasm_stack = 512 << 10;
@@ -139,7 +149,7 @@ impl<'code> Runner<'code> {
             artifacts,
             linker,
             store,
-            settings: Settings { jobs: 1, ..Settings::default() },
+            settings: Settings { jobs: 1, ..settings.clone() },
             definitions: HashMap::new(),
             last_definition: None,
             instances: HashMap::new(),
@@ -293,6 +303,7 @@ impl<'code> Runner<'code> {
             WastArgCore::I64(value) => Val::I64(*value),
             WastArgCore::F32(value) => Val::F32(value.bits),
             WastArgCore::F64(value) => Val::F64(value.bits),
+            WastArgCore::V128(value) => Val::V128(u128::from_le_bytes(value.to_le_bytes())),
             WastArgCore::RefNull(HeapType::Abstract { ty: AbstractHeapType::Func, .. }) => {
                 Val::FuncRef(None)
             }

@@ -4,15 +4,15 @@
 use crate::error::CompileError;
 use wasmparser::{Validator, WasmFeatures};
 
-/// Wasm 2.0 without SIMD, and nothing else: what the specification declares
-/// invalid must be refused.
-pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2.difference(WasmFeatures::SIMD);
+/// Wasm 2.0 and some of what came later, and nothing else: what the specification
+/// declares invalid must be refused.
+pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::WIDE_ARITHMETIC);
 
 /// Proposals by the names that people know them by. Where a proposal builds on
 /// another, the other comes first.
 const PROPOSALS: &[(WasmFeatures, &str)] = &[
-    (WasmFeatures::SIMD, "SIMD (128-bit vectors)"),
-    (WasmFeatures::RELAXED_SIMD, "relaxed SIMD"),
     (WasmFeatures::THREADS, "threads (shared memories and atomics)"),
     (WasmFeatures::SHARED_EVERYTHING_THREADS, "shared-everything threads"),
     (WasmFeatures::TAIL_CALL, "tail calls"),
@@ -26,7 +26,6 @@ const PROPOSALS: &[(WasmFeatures, &str)] = &[
     (WasmFeatures::CUSTOM_PAGE_SIZES, "custom page sizes"),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),
     (WasmFeatures::STACK_SWITCHING, "stack switching"),
-    (WasmFeatures::WIDE_ARITHMETIC, "128-bit arithmetic"),
 ];
 
 /// Tells a module that breaks the rules from one that is valid with proposals

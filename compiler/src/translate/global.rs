@@ -44,6 +44,7 @@ impl Translator<'_, '_> {
             ConstExpr::I64(value) => ins.iconst(types::I64, value),
             ConstExpr::F32(bits) => ins.f32const(immediates::Ieee32::with_bits(bits)),
             ConstExpr::F64(bits) => ins.f64const(immediates::Ieee64::with_bits(bits)),
+            ConstExpr::V128(bits) => self.vector_constant(types::I8X16, bits.to_le_bytes()),
             ConstExpr::RefNull(_) => ins.iconst(types::I64, 0),
             ConstExpr::RefFunc(function) => self.func_ref(function),
             ConstExpr::GlobalGet(_) => return None,

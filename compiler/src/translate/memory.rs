@@ -130,7 +130,7 @@ impl Translator<'_, '_> {
         };
     }
 
-    fn access(&mut self, memarg: &MemArg, size: u32) -> (Address, MemFlagsData) {
+    pub(super) fn access(&mut self, memarg: &MemArg, size: u32) -> (Address, MemFlagsData) {
         let index = self.stack.pop();
         (self.address(memarg, index, size), self.heap_flags())
     }

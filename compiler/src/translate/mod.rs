@@ -9,7 +9,7 @@
 //! * [`memory`]: loads, stores and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
 //! * [`global`], [`table`], [`reference`], [`call`];
-//! * [`simd`]: refused by this version.
+//! * [`simd`]: 128-bit vectors; [`wide`]: 128-bit integers.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
 //! reaches the vmctx and the loader's builtins, and [`interrupt`] adds fuel and epochs.
@@ -28,6 +28,7 @@ mod runtime;
 mod simd;
 mod stack;
 mod table;
+mod wide;
 
 use std::collections::HashMap;
 
@@ -39,7 +40,7 @@ use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
 use crate::module::{DefinedFuncIndex, FuncIndex, Module, TypeIndex, val_type};
-use crate::settings::MemoryBounds;
+use crate::settings::{MemoryBounds, RelaxedSimd};
 use runtime::Regions;
 pub(crate) use runtime::{stack_limit, trap_code};
 use stack::Stack;
@@ -52,6 +53,8 @@ pub(crate) struct Environment<'a> {
     pub(crate) isa: &'a dyn TargetIsa,
     /// How linear memories are bounded.
     pub(crate) memory_bounds: MemoryBounds,
+    /// What relaxed vector operators compute.
+    pub(crate) relaxed_simd: RelaxedSimd,
     /// Whether fuel is counted.
     pub(crate) fuel: bool,
     /// Whether the epoch is watched.
@@ -66,6 +69,9 @@ pub(crate) enum BodyError {
     /// It uses a feature that is not compiled, at this offset.
     Unsupported(&'static str, u64),
 }
+
+/// What the validator lets through and no family of operators knows.
+const LATER_PROPOSAL: &str = "an instruction of a later proposal";
 
 impl From<wasmparser::Error> for BodyError {
     fn from(error: wasmparser::Error) -> Self {
@@ -114,9 +120,7 @@ pub(crate) fn translate(
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
-        let ty = val_type(ty)
-            .filter(|ty| *ty != ValType::V128)
-            .ok_or(BodyError::Unsupported(simd::NAME, start))?;
+        let ty = val_type(ty).ok_or(BodyError::Unsupported(LATER_PROPOSAL, start))?;
         translator.declare_locals(count, ty);
     }
     translator.enter_function();
@@ -199,6 +203,7 @@ impl<'a, 'f> Translator<'a, 'f> {
         let zero = match ty {
             ValType::F32 => self.builder.ins().f32const(0.0),
             ValType::F64 => self.builder.ins().f64const(0.0),
+            ValType::V128 => self.vector_constant(clif_type(ty), [0; 16]),
             _ => self.builder.ins().iconst(clif_type(ty), 0),
         };
         for _ in 0..count {
@@ -224,7 +229,9 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)
-            || self.reference(operator);
-        if done { Ok(()) } else { Err(simd::refuse(operator, offset)) }
+            || self.reference(operator)
+            || self.vector(operator)
+            || self.wide(operator);
+        if done { Ok(()) } else { Err(BodyError::Unsupported(LATER_PROPOSAL, offset)) }
     }
 }
