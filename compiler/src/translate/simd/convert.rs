@@ -1,6 +1,6 @@
 //! Conversions between lanes of different widths, and between integers and floats.
 
-use cranelift_codegen::ir::{InstBuilder as _, Type, types};
+use cranelift_codegen::ir::{InstBuilder as _, Type, Value, types};
 use wasmparser::Operator;
 
 use super::Translator;
@@ -84,14 +84,28 @@ impl Translator<'_, '_> {
     pub(super) fn truncate_zero(&mut self, signed: bool) {
         let a = self.pop_vector(types::F64X2);
         let zero = self.vector_constant(types::I64X2, [0; 16]);
-        let ins = self.builder.ins();
         let value = if signed {
-            let wide = ins.fcvt_to_sint_sat(types::I64X2, a);
+            let wide = self.builder.ins().fcvt_to_sint_sat(types::I64X2, a);
             self.builder.ins().snarrow(wide, zero)
-        } else {
-            let wide = ins.fcvt_to_uint_sat(types::I64X2, a);
+        } else if self.env.isa.has_round() {
+            let wide = self.builder.ins().fcvt_to_uint_sat(types::I64X2, a);
             self.builder.ins().uunarrow(wide, zero)
+        } else {
+            self.truncate_lanes_unsigned(a)
         };
         self.push_vector(value);
+    }
+
+    /// The same, one lane after the other: vectors would have to be rounded first,
+    /// for which x86-64 before SSE4.1 has no instruction.
+    fn truncate_lanes_unsigned(&mut self, a: Value) -> Value {
+        let [low, high] = [0, 1].map(|lane: u8| {
+            let float = self.builder.ins().extractlane(a, lane);
+            let integer = self.builder.ins().fcvt_to_uint_sat(types::I32, float);
+            self.builder.ins().uextend(types::I64, integer)
+        });
+        let high = self.builder.ins().ishl_imm_u(high, 32);
+        let both = self.builder.ins().bor(low, high);
+        self.builder.ins().scalar_to_vector(types::I64X2, both)
     }
 }
