@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::Args;
 use cwasm_artifact::check::{Checked, Host, check};
-use cwasm_artifact::header::Section;
+use cwasm_artifact::header::{Section, padded_text};
 use cwasm_artifact::hex::Hex;
 use cwasm_artifact::module::Module;
 use cwasm_artifact::report::Report;

@@ -257,6 +257,8 @@ impl Settings {
         // Every frame is compared with the store's stack limit before it is
         // used, however large, so there is nothing for probes to find.
         set("enable_probestack", "false")?;
+        // Where blocks begin, to decode what was generated.
+        set("machine_code_cfg_info", "true")?;
         let mut builder = isa::lookup(self.target.clone())
             .map_err(|error| refuse(format!("cannot compile for {}: {error}", self.target)))?;
         for feature in self.features()?.codegen_flags() {

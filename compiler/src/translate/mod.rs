@@ -12,7 +12,8 @@
 //! * [`simd`]: 128-bit vectors; [`wide`]: 128-bit integers.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
-//! reaches the vmctx and the loader's builtins, and [`interrupt`] adds fuel and epochs.
+//! reaches the vmctx and the loader's builtins, [`interrupt`] adds fuel and epochs,
+//! and [`nans`] makes NaNs canonical.
 
 mod bounds;
 mod call;
@@ -21,6 +22,7 @@ mod global;
 mod interrupt;
 mod local;
 mod memory;
+mod nans;
 mod numeric;
 mod reference;
 mod rounding;
@@ -53,6 +55,8 @@ pub(crate) struct Environment<'a> {
     pub(crate) isa: &'a dyn TargetIsa,
     /// How linear memories are bounded.
     pub(crate) memory_bounds: MemoryBounds,
+    /// Whether computed NaNs are made canonical.
+    pub(crate) canonicalize_nans: bool,
     /// What relaxed vector operators compute.
     pub(crate) relaxed_simd: RelaxedSimd,
     /// Whether fuel is counted.
@@ -115,8 +119,8 @@ pub(crate) fn translate(
     func.name = ir::UserFuncName::user(0, env.module.func_index(index).as_u32());
     func.signature = wasm_signature(env.module.func_type(env.module.func_index(index)));
     func.stack_limit = Some(stack_limit(func));
-    let mut translator = Translator::new(env, index, func, context);
     let start = body.range().start;
+    let mut translator = Translator::new(env, index, start, func, context);
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
@@ -133,6 +137,9 @@ pub(crate) fn translate(
     }
     operators.finish()?;
     translator.builder.finalize(env.isa.frontend_config());
+    if env.canonicalize_nans {
+        nans::canonicalize(func);
+    }
     Ok(())
 }
 
@@ -143,6 +150,14 @@ struct Translator<'a, 'f> {
     stack: Stack,
     /// Whether control can reach the current operator. If not, nothing is emitted for it.
     reachable: bool,
+    /// Whether the current code is known to run seldom.
+    cold: bool,
+    /// Offsets of branches in the body, and whether they are usually taken.
+    hints: &'a [(u32, bool)],
+    /// The offset of the current operator in the body.
+    offset: u32,
+    /// Where in the wasm the body begins.
+    start: u64,
     locals: Vec<Variable>,
     results: &'a [ValType],
     vmctx: Value,
@@ -157,6 +172,7 @@ impl<'a, 'f> Translator<'a, 'f> {
     fn new(
         env: &'a Environment<'a>,
         index: DefinedFuncIndex,
+        start: u64,
         func: &'f mut ir::Function,
         context: &'f mut FunctionBuilderContext,
     ) -> Self {
@@ -180,6 +196,10 @@ impl<'a, 'f> Translator<'a, 'f> {
             builder,
             stack: Stack::default(),
             reachable: true,
+            cold: false,
+            hints: env.module.hints.of(env.module.func_index(index)),
+            offset: 0,
+            start,
             locals,
             results: &ty.results,
             vmctx,
@@ -194,8 +214,9 @@ impl<'a, 'f> Translator<'a, 'f> {
     /// Makes the following instructions come from this offset in the wasm.
     fn locate(&mut self, offset: u64) {
         // Larger modules are refused when they are parsed.
-        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        self.builder.set_srcloc(SourceLoc::new(offset));
+        let narrow = |offset: u64| u32::try_from(offset).unwrap_or(u32::MAX);
+        self.builder.set_srcloc(SourceLoc::new(narrow(offset)));
+        self.offset = narrow(offset.saturating_sub(self.start));
     }
 
     /// Declares locals of a type, which are zero at first.
