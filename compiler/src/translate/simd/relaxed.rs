@@ -151,7 +151,10 @@ impl Translator<'_, '_> {
         }
         let sums = self.dot_product(a, b);
         // Only one sum overflows, 2 * -128 * -128, and nothing else is -32768.
-        let smallest = self.vector_constant(types::I16X8, std::array::from_fn(|place| if place % 2 == 0 { 0 } else { 0x80 }));
+        let smallest = self.vector_constant(
+            types::I16X8,
+            std::array::from_fn(|place| if place % 2 == 0 { 0 } else { 0x80 }),
+        );
         let overflow = self.builder.ins().icmp(IntCC::Equal, sums, smallest);
         self.builder.ins().bxor(sums, overflow)
     }
