@@ -1,18 +1,18 @@
 //! Checking a file: is it an artifact, for this host, and intact?
 //!
-//! [`check`] looks at everything and reports all that is wrong, in this order: what it is,
-//! how long it is, what it was made for, and whether its bytes match its
-//! digest. Only a file that passes becomes a [`Checked`], and only that
-//! can be read as a [`crate::module::Module`].
+//! [`check_from`] looks at everything and reports all that is wrong, in this order: what it is,
+//! how long it is, what it was made for, whether its bytes match its
+//! digest, and whether it comes from where it should. Only a file that passes becomes a
+//! [`Checked`], and only that can be read as a [`crate::module::Module`].
 
 use crate::abi::{Fingerprint, fingerprint};
 use crate::cpu::{CpuFeatures, host_triple};
 use crate::digest::{self, Digest};
 use crate::header::{
-    FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, SIGNATURES_OFFSET, SIGNATURES_SIZE,
-    Section, padded_text, settings,
+    FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Section, padded_text, settings,
 };
 use crate::report::{Problem, Report, Resemblance};
+use crate::signature::{PublicKey, Signatures};
 
 /// What a loader can load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +33,23 @@ impl Host {
     }
 }
 
-/// A file whose bytes match the digest in its header.
+/// Where a file must come from.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Origin<'a> {
+    /// From anywhere: the digest in it finds accidents, and nothing else is asked.
+    Any,
+    /// It must be the artifact with this digest. Its signatures do not matter, as
+    /// long as they are not damaged.
+    Digest(Digest),
+    /// It must have a signature by at least one of these keys. Others do not matter.
+    Keys(&'a [PublicKey]),
+}
+
+/// A file whose bytes match the digest in its header, or of which the caller of [`check_unhashed`]
+/// knows that they do.
 ///
-/// Says nothing about who made it: compare [`Checked::digest`] with one that
-/// you trust.
+/// Says nothing about who made it, unless [`check_from`] was asked to find that out.
 #[derive(Clone, Copy, Debug)]
 pub struct Checked<'a> {
     file: &'a [u8],
@@ -84,12 +97,24 @@ pub fn claimed_length(front: &[u8]) -> Result<u64, Problem> {
     }
 }
 
-/// Checks a file for a host, or for none in particular: then whom it was made
+/// Checks a file of any origin for a host, or for none in particular: then whom it was made
 /// for does not matter.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn check<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked<'a>, Report> {
+    check_from(file, host, Origin::Any)
+}
+
+/// Checks a file for a host, or for none in particular, and that it comes from `origin`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_from<'a>(
+    file: &'a [u8],
+    host: Option<&Host>,
+    origin: Origin<'_>,
+) -> Result<Checked<'a>, Report> {
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
         return Err(
@@ -97,24 +122,68 @@ pub fn check<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked<'a>, Rep
         );
     };
     let mut problems = Vec::new();
-    let other_format = header.prefix.format_version.get() != FORMAT_VERSION;
-    if other_format {
-        problems.push(Problem::FormatVersion {
-            found: header.prefix.format_version.get(),
-            wanted: FORMAT_VERSION,
-            compiler: padded_text(&header.prefix.compiler),
-        });
-    }
+    let other_format = check_format(header, &mut problems);
     if let Some(host) = host {
         check_host(header, host, other_format, &mut problems);
     }
     // Beyond the prefix, only a header of this format can be understood.
     if !other_format {
-        check_integrity(file, header, claimed, &mut problems);
+        let front_intact = check_integrity(file, header, claimed, &mut problems);
+        check_origin(file, header, origin, front_intact, &mut problems);
     }
     match Report::new(problems) {
         Some(report) => Err(report),
         None => Ok(Checked { file, header }),
+    }
+}
+
+/// Checks everything about a file but its bytes: what it is, how long it is, and for which
+/// host it was made. The digest is not computed, and signatures are not looked at.
+///
+/// For files of which the caller knows that they are intact. Metadata are validated all the
+/// same by [`crate::module::Module::new`].
+///
+/// # Errors
+/// Everything that is wrong with it, as far as that is looked at.
+pub fn check_unhashed<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked<'a>, Report> {
+    let claimed = claimed_length(file)?;
+    let length = file.len() as u64;
+    let Some(header) = Header::of(file) else {
+        return Err(Problem::Truncated { length, wanted: LEAVES_OFFSET as u64 }.into());
+    };
+    let mut problems = Vec::new();
+    let other_format = check_format(header, &mut problems);
+    if let Some(host) = host {
+        check_host(header, host, other_format, &mut problems);
+    }
+    if !other_format {
+        check_length(length, claimed, &mut problems);
+        if header.body_offset() > length {
+            problems.push(Problem::CorruptFront);
+        }
+    }
+    match Report::new(problems) {
+        Some(report) => Err(report),
+        None => Ok(Checked { file, header }),
+    }
+}
+
+/// Is it of another format?
+fn check_format(header: &Header, problems: &mut Vec<Problem>) -> bool {
+    let found = header.prefix.format_version.get();
+    if found != FORMAT_VERSION {
+        let compiler = padded_text(&header.prefix.compiler);
+        problems.push(Problem::FormatVersion { found, wanted: FORMAT_VERSION, compiler });
+    }
+    found != FORMAT_VERSION
+}
+
+/// Does it end where it should?
+fn check_length(length: u64, claimed: u64, problems: &mut Vec<Problem>) {
+    if length < claimed {
+        problems.push(Problem::Truncated { length, wanted: claimed });
+    } else if length > claimed {
+        problems.push(Problem::TrailingBytes { length, wanted: claimed });
     }
 }
 
@@ -148,14 +217,40 @@ fn check_host(header: &Header, host: &Host, other_format: bool, problems: &mut V
     }
 }
 
-/// Are the bytes those that were sealed?
-fn check_integrity(file: &[u8], header: &Header, claimed: u64, problems: &mut Vec<Problem>) {
-    let length = file.len() as u64;
-    if length < claimed {
-        problems.push(Problem::Truncated { length, wanted: claimed });
-    } else if length > claimed {
-        problems.push(Problem::TrailingBytes { length, wanted: claimed });
+/// Does it come from where it should?
+fn check_origin(
+    file: &[u8],
+    header: &Header,
+    origin: Origin<'_>,
+    front_intact: bool,
+    problems: &mut Vec<Problem>,
+) {
+    if let Origin::Digest(wanted) = origin {
+        let found = Digest(header.root);
+        if found != wanted {
+            problems.push(Problem::Untrusted { found, wanted });
+        }
     }
+    match (Signatures::of(file), origin) {
+        // Of a file that ends here, more is missing than signatures.
+        _ if file.len() < LEAVES_OFFSET => {}
+        (Err(problem), _) => problems.push(problem),
+        (Ok(signatures), Origin::Keys(trusted)) => {
+            signatures.check(file, trusted, front_intact, problems);
+        }
+        (Ok(_), _) => {}
+    }
+}
+
+/// Are the bytes those that were sealed? Returns whether the front is.
+fn check_integrity(
+    file: &[u8],
+    header: &Header,
+    claimed: u64,
+    problems: &mut Vec<Problem>,
+) -> bool {
+    let length = file.len() as u64;
+    check_length(length, claimed, problems);
     let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
     let front_intact = file.get(LEAVES_OFFSET..body).is_some_and(|leaf_table| {
         header.prefix.header_size.get() as usize == HEADER_SIZE
@@ -168,7 +263,7 @@ fn check_integrity(file: &[u8], header: &Header, claimed: u64, problems: &mut Ve
         if length >= claimed || body <= file.len() {
             problems.push(Problem::CorruptFront);
         }
-        return;
+        return false;
     }
     for leaf in 0..header.leaf_count.get() as usize {
         let range = digest::chunk_range(leaf, body, claimed_usize(claimed));
@@ -190,9 +285,7 @@ fn check_integrity(file: &[u8], header: &Header, claimed: u64, problems: &mut Ve
             problems.push(Problem::CorruptChunk { range, sections });
         }
     }
-    if file[SIGNATURES_OFFSET..SIGNATURES_OFFSET + SIGNATURES_SIZE].iter().any(|byte| *byte != 0) {
-        problems.push(Problem::InvalidSignatures);
-    }
+    true
 }
 
 fn claimed_usize(claimed: u64) -> usize {

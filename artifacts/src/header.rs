@@ -14,7 +14,7 @@ pub const HEADER_OFFSET: usize = ELF_HEADER_SIZE;
 pub const HEADER_SIZE: usize = size_of::<Header>();
 /// File offset of the signature area.
 pub const SIGNATURES_OFFSET: usize = HEADER_OFFSET + HEADER_SIZE;
-/// Size of the signature area in bytes. All zero in an unsigned artifact.
+/// Size of the signature area in bytes. All zero in an unsigned artifact; see [`crate::signature`].
 pub const SIGNATURES_SIZE: usize = 512;
 /// File offset of the leaf table.
 pub const LEAVES_OFFSET: usize = SIGNATURES_OFFSET + SIGNATURES_SIZE;
@@ -321,6 +321,7 @@ pub fn describe() -> String {
         let _ = writeln!(text, "setting {name} = {bit:#x}");
     }
     let _ = writeln!(text, "features {}", crate::cpu::CpuFeatures::from_bits(u64::MAX));
+    crate::signature::describe(&mut text);
     crate::records::describe(&mut text);
     text
 }

@@ -9,6 +9,8 @@ use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::report::Report;
 use cwasm_artifact::types::{ExternType, FuncType, ValType};
 
+use crate::cache_dir::Exposure;
+
 /// Any error that a host function may return.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,6 +40,24 @@ pub enum LoadError {
     Changed {
         /// The file.
         path: PathBuf,
+    },
+    /// The file is in a cache directory that only this user can write to, and does not itself
+    /// belong to this user alone.
+    #[error("{} is not trusted for being in the cache: {exposure}", path.display())]
+    CacheEntry {
+        /// The file, or a directory on the way to it.
+        path: PathBuf,
+        /// What is wrong.
+        exposure: Exposure,
+    },
+    /// The source is not named by a path in the cache directory that makes it trusted.
+    #[error(
+        "only what is in the cache directory {} is trusted for that: name it by its path in there, without `..`",
+        directory.display()
+    )]
+    NotInCache {
+        /// The directory.
+        directory: PathBuf,
     },
     /// The artifact is larger than any that this loader reads.
     #[error("the artifact has {bytes} bytes, and a loader reads at most {limit}")]
@@ -201,11 +221,24 @@ pub enum Error {
         size: u64,
     },
     /// A memory would be larger than its maximum or the store's limit.
-    #[error("a memory of {pages} pages exceeds the limit")]
+    #[error("a memory of {pages} pages of {page_size} bytes exceeds the limit")]
     MemoryLimit {
         /// How many pages it would have.
         pages: u64,
+        /// The size of each in bytes.
+        page_size: u64,
     },
+    /// No memory can have a type that was asked for.
+    #[error("there is no such memory: {problem}")]
+    MemoryType {
+        /// What is wrong with the type.
+        problem: &'static str,
+    },
+    /// The bytes of a memory were to be borrowed that other threads may write to.
+    #[error(
+        "the memory is shared between threads, so its bytes cannot be borrowed; copy them with `read` and `write`, or take them as atomics with `shared`"
+    )]
+    SharedMemory,
     /// A table would be larger than its maximum or the store's limit.
     #[error("a table of {elements} elements exceeds the limit")]
     TableLimit {

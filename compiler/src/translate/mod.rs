@@ -8,6 +8,7 @@
 //! * [`numeric`] and [`rounding`]: arithmetic, comparisons and conversions;
 //! * [`memory`]: loads, stores and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
+//! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`];
 //! * [`simd`]: 128-bit vectors; [`wide`]: 128-bit integers.
 //!
@@ -15,6 +16,7 @@
 //! reaches the vmctx and the loader's builtins, [`interrupt`] adds fuel and epochs,
 //! and [`nans`] makes NaNs canonical.
 
+mod atomic;
 mod bounds;
 mod call;
 mod control;
@@ -41,7 +43,7 @@ use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
-use crate::module::{DefinedFuncIndex, FuncIndex, Module, TypeIndex, val_type};
+use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
 use crate::settings::{MemoryBounds, RelaxedSimd};
 use runtime::Regions;
 pub(crate) use runtime::{stack_limit, trap_code};
@@ -73,9 +75,6 @@ pub(crate) enum BodyError {
     /// It uses a feature that is not compiled, at this offset.
     Unsupported(&'static str, u64),
 }
-
-/// What the validator lets through and no family of operators knows.
-const LATER_PROPOSAL: &str = "an instruction of a later proposal";
 
 impl From<wasmparser::Error> for BodyError {
     fn from(error: wasmparser::Error) -> Self {
@@ -124,7 +123,7 @@ pub(crate) fn translate(
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
-        let ty = val_type(ty).ok_or(BodyError::Unsupported(LATER_PROPOSAL, start))?;
+        let ty = val_type(ty).ok_or(BodyError::Unsupported(GC, start))?;
         translator.declare_locals(count, ty);
     }
     translator.enter_function();
@@ -250,9 +249,11 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)
+            || self.atomic(operator)
             || self.reference(operator)
             || self.vector(operator)
             || self.wide(operator);
-        if done { Ok(()) } else { Err(BodyError::Unsupported(LATER_PROPOSAL, offset)) }
+        // The validator lets through what it knows as parts of garbage collection.
+        if done { Ok(()) } else { Err(BodyError::Unsupported(GC, offset)) }
     }
 }
