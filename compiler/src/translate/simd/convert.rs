@@ -21,18 +21,18 @@ impl Translator<'_, '_> {
             Operator::I8x16NarrowI16x8U => self.map_vectors(I16X8, |ins, a, b| ins.unarrow(a, b)),
             Operator::I16x8NarrowI32x4S => self.map_vectors(I32X4, |ins, a, b| ins.snarrow(a, b)),
             Operator::I16x8NarrowI32x4U => self.map_vectors(I32X4, |ins, a, b| ins.unarrow(a, b)),
-            Operator::I16x8ExtendLowI8x16S => self.extend(I8X16, LowSigned),
-            Operator::I16x8ExtendHighI8x16S => self.extend(I8X16, HighSigned),
-            Operator::I16x8ExtendLowI8x16U => self.extend(I8X16, LowUnsigned),
-            Operator::I16x8ExtendHighI8x16U => self.extend(I8X16, HighUnsigned),
-            Operator::I32x4ExtendLowI16x8S => self.extend(I16X8, LowSigned),
-            Operator::I32x4ExtendHighI16x8S => self.extend(I16X8, HighSigned),
-            Operator::I32x4ExtendLowI16x8U => self.extend(I16X8, LowUnsigned),
-            Operator::I32x4ExtendHighI16x8U => self.extend(I16X8, HighUnsigned),
-            Operator::I64x2ExtendLowI32x4S => self.extend(I32X4, LowSigned),
-            Operator::I64x2ExtendHighI32x4S => self.extend(I32X4, HighSigned),
-            Operator::I64x2ExtendLowI32x4U => self.extend(I32X4, LowUnsigned),
-            Operator::I64x2ExtendHighI32x4U => self.extend(I32X4, HighUnsigned),
+            Operator::I16x8ExtendLowI8x16S => self.extend_half(I8X16, LowSigned),
+            Operator::I16x8ExtendHighI8x16S => self.extend_half(I8X16, HighSigned),
+            Operator::I16x8ExtendLowI8x16U => self.extend_half(I8X16, LowUnsigned),
+            Operator::I16x8ExtendHighI8x16U => self.extend_half(I8X16, HighUnsigned),
+            Operator::I32x4ExtendLowI16x8S => self.extend_half(I16X8, LowSigned),
+            Operator::I32x4ExtendHighI16x8S => self.extend_half(I16X8, HighSigned),
+            Operator::I32x4ExtendLowI16x8U => self.extend_half(I16X8, LowUnsigned),
+            Operator::I32x4ExtendHighI16x8U => self.extend_half(I16X8, HighUnsigned),
+            Operator::I64x2ExtendLowI32x4S => self.extend_half(I32X4, LowSigned),
+            Operator::I64x2ExtendHighI32x4S => self.extend_half(I32X4, HighSigned),
+            Operator::I64x2ExtendLowI32x4U => self.extend_half(I32X4, LowUnsigned),
+            Operator::I64x2ExtendHighI32x4U => self.extend_half(I32X4, HighUnsigned),
             _ => return false,
         }
         true
@@ -74,7 +74,7 @@ impl Translator<'_, '_> {
         true
     }
 
-    fn extend(&mut self, ty: Type, half: Half) {
+    fn extend_half(&mut self, ty: Type, half: Half) {
         let vector = self.pop_vector(ty);
         let value = self.widen(vector, half);
         self.push_vector(value);
