@@ -88,7 +88,6 @@ fn a_component() {
 #[test]
 fn features_that_are_not_supported() {
     for (text, feature) in [
-        ("(module (memory i64 1))", "64-bit"),
         ("(module (tag))", "exception"),
         ("(module (type (struct)))", "garbage-collected"),
     ] {
