@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
-use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings, compile_with_progress};
+use cwasm_compiler::{
+    CpuLevel, MemoryBounds, OptLevel, RelaxedSimd, Settings, compile_with_progress,
+};
 use cwasm_loader::Digest;
 use target_lexicon::Triple;
 
@@ -55,6 +57,12 @@ pub(crate) struct Compile {
     /// What keeps memory accesses in bounds: guard pages, or explicit comparisons
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     memory_checks: MemoryChecks,
+    /// Give every computed NaN the same bits, whatever the CPU
+    #[arg(long)]
+    canonicalize_nans: bool,
+    /// What relaxed SIMD computes: the fastest for the CPU level, or the same for every CPU
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    relaxed_simd: RelaxedLowering,
 }
 
 /// What keeps memory accesses in bounds.
@@ -63,6 +71,14 @@ enum MemoryChecks {
     #[default]
     Guard,
     Explicit,
+}
+
+/// What relaxed vector operators compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum RelaxedLowering {
+    #[default]
+    Native,
+    Deterministic,
 }
 
 impl Compile {
@@ -104,6 +120,11 @@ impl Compile {
             memory_bounds: match self.memory_checks {
                 MemoryChecks::Guard => MemoryBounds::Guarded,
                 MemoryChecks::Explicit => MemoryBounds::Explicit,
+            },
+            canonicalize_nans: self.canonicalize_nans,
+            relaxed_simd: match self.relaxed_simd {
+                RelaxedLowering::Native => RelaxedSimd::Native,
+                RelaxedLowering::Deterministic => RelaxedSimd::Deterministic,
             },
         }
     }

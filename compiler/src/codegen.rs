@@ -16,10 +16,13 @@ use cranelift_codegen::isa::unwind::UnwindInfo;
 use cranelift_codegen::{CodegenError, Context, FinalizedRelocTarget};
 use cranelift_frontend::FunctionBuilderContext;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use rayon::prelude::*;
+use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::error::CompileError;
+use crate::instructions;
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TypeIndex};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
@@ -73,6 +76,8 @@ pub(crate) struct Code {
     pub(crate) relocations: Vec<CallRelocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
+    /// The CPU features that its instructions need.
+    pub(crate) features: CpuFeatures,
     pub(crate) unwind: Option<UnwindInfo>,
 }
 
@@ -332,6 +337,11 @@ impl Worker {
             return Err(CodegenError::CodeTooLarge.into());
         };
         let unwind = code.create_unwind_info(env.isa)?;
+        let features = match env.isa.triple().architecture {
+            Architecture::X86_64 => instructions::needed(code.buffer.data(), &code.bb_starts),
+            // No feature of other architectures has a name yet.
+            _ => CpuFeatures::NONE,
+        };
         let buffer = &code.buffer;
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {
@@ -354,6 +364,7 @@ impl Worker {
             alignment: buffer.alignment,
             relocations,
             sites: sites(buffer, start)?,
+            features,
             unwind,
         })
     }

@@ -3,6 +3,7 @@
 
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::isa::unwind::UnwindInfo;
+use cwasm_artifact::cpu::CpuFeatures;
 use target_lexicon::{Architecture, Triple};
 
 use crate::codegen::{Code, Generated, Site};
@@ -39,6 +40,8 @@ pub struct Text {
     pub trampolines: Vec<(TypeIndex, Trampolines)>,
     /// All sites, ordered by offset in the text.
     pub sites: Vec<Site>,
+    /// The CPU features that the instructions need.
+    pub features: CpuFeatures,
     /// The byte between functions. Running into it traps.
     pub filler: u8,
     /// How to unwind each piece of code, ordered by offset.
@@ -68,6 +71,7 @@ pub(crate) fn link(
         filler: if target.architecture == Architecture::X86_64 { 0xcc } else { 0 },
         bytes: Vec::new(),
         sites: Vec::new(),
+        features: CpuFeatures::NONE,
         unwind: Vec::new(),
     };
     linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + ALIGNMENT).sum());
@@ -114,6 +118,7 @@ pub(crate) fn link(
         functions: ranges,
         trampolines: placed,
         sites: linker.sites,
+        features: linker.features,
         unwind: linker.unwind,
     })
 }
@@ -127,6 +132,7 @@ struct Linker {
     filler: u8,
     bytes: Vec<u8>,
     sites: Vec<Site>,
+    features: CpuFeatures,
     unwind: Vec<(TextRange, UnwindInfo)>,
 }
 
@@ -151,6 +157,7 @@ impl Linker {
         let range = TextRange { offset: narrow(start)?, len: narrow(code.bytes.len())? };
         self.sites
             .extend(code.sites.iter().map(|site| Site { text: site.text + range.offset, ..*site }));
+        self.features = self.features.union(code.features);
         self.unwind.extend(code.unwind.map(|unwind| (range, unwind)));
         Ok(range)
     }
@@ -193,6 +200,7 @@ mod tests {
             filler: 0xcc,
             bytes: bytes.to_vec(),
             sites: Vec::new(),
+            features: CpuFeatures::NONE,
             unwind: Vec::new(),
         }
     }
@@ -203,6 +211,7 @@ mod tests {
             alignment,
             relocations: Vec::new(),
             sites: vec![Site { text: 1, wasm: 7, trap: None }],
+            features: CpuFeatures::NONE,
             unwind: None,
         }
     }

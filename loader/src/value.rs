@@ -123,7 +123,7 @@ pub enum Val<'code> {
     F32(u32),
     /// The bits of an `f64`.
     F64(u64),
-    /// The bits of a `v128`.
+    /// The bits of a `v128`. The first byte in memory is the lowest.
     V128(u128),
     /// A `funcref`.
     FuncRef(Option<Func<'code>>),
@@ -182,6 +182,12 @@ impl<'code> Val<'code> {
     #[must_use]
     pub fn f64(&self) -> Option<f64> {
         if let Self::F64(bits) = self { Some(f64::from_bits(*bits)) } else { None }
+    }
+
+    /// The bits, if it is a `v128`. The first byte in memory is the lowest.
+    #[must_use]
+    pub fn v128(&self) -> Option<u128> {
+        if let Self::V128(bits) = self { Some(*bits) } else { None }
     }
 
     /// The value as wasm takes it, if it has the type `wanted` and belongs to the store.
@@ -244,6 +250,7 @@ from_number! {
     i64 => I64 core::convert::identity;
     f32 => F32 f32::to_bits;
     f64 => F64 f64::to_bits;
+    u128 => V128 core::convert::identity;
 }
 
 impl VmValue {
@@ -270,7 +277,7 @@ impl VmValue {
 }
 
 /// A type that typed functions take and return: `i32`, `u32`, `i64`, `u64`,
-/// `f32`, `f64`, `Option<ExternRef>`.
+/// `f32`, `f64`, `u128` for a `v128`, and `Option<ExternRef>`.
 ///
 /// Sealed: implementations must agree with compiled code.
 pub trait WasmTy: sealed::Raw + Copy + 'static {
@@ -320,6 +327,7 @@ pub(crate) mod sealed {
         u64: core::convert::identity::<u64>, VmValue::low64;
         f32: f32::to_bits, |raw: VmValue| f32::from_bits(raw.low32());
         f64: f64::to_bits, |raw: VmValue| f64::from_bits(raw.low64());
+        u128: core::convert::identity::<u128>, |raw: VmValue| raw.0;
     }
 
     impl Raw for Option<ExternRef> {
@@ -349,6 +357,7 @@ wasm_types! {
     u64 => I64;
     f32 => F32;
     f64 => F64;
+    u128 => V128;
     Option<ExternRef> => ExternRef;
 }
 

@@ -10,9 +10,9 @@ use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator
 
 use super::features::{self, GC, SUPPORTED};
 use super::{
-    Body, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
-    FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
-    TableIndex, TypeIndex, types,
+    Body, BranchHints, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem,
+    ExternType, FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names,
+    SegmentMode, TableIndex, TypeIndex, types,
 };
 use crate::error::CompileError;
 
@@ -101,6 +101,7 @@ struct Reader<'wasm> {
     data: Vec<DataSegment<'wasm>>,
     start: Option<FuncIndex>,
     names: Names<'wasm>,
+    hints: BranchHints,
     bodies: Vec<Body<'wasm>>,
 }
 
@@ -122,6 +123,7 @@ impl<'wasm> Reader<'wasm> {
             data: Vec::new(),
             start: None,
             names: Names::default(),
+            hints: BranchHints::default(),
             bodies: Vec::new(),
         }
     }
@@ -236,6 +238,7 @@ impl<'wasm> Reader<'wasm> {
             Payload::CodeSectionStart { count, .. } => self.bodies.reserve(count as usize),
             Payload::CustomSection(section) => {
                 self.names.read(&section, self.function_types.len());
+                self.hints.read(&section);
             }
             _ => {}
         }
@@ -379,6 +382,7 @@ impl<'wasm> Reader<'wasm> {
             data: self.data,
             start: self.start,
             names: self.names,
+            hints: self.hints,
             vmctx,
         };
         Ok((module, self.bodies))
