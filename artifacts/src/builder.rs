@@ -17,8 +17,8 @@ use crate::header::{
 };
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, SiteRecord, Span, Text,
-    TypeRecord, extern_flags, extern_kind,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, SiteRecord,
+    Span, Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
 
@@ -66,6 +66,8 @@ pub struct Tables {
     pub memories: Vec<DefinedRecord>,
     /// Defined globals.
     pub globals: Vec<DefinedRecord>,
+    /// Defined tags.
+    pub tags: Vec<DefinedRecord>,
     /// Exports, sorted by name by [`Tables::sections`].
     pub exports: Vec<ExportRecord>,
     /// Element segments.
@@ -76,6 +78,8 @@ pub struct Tables {
     pub images: Vec<ImageRecord>,
     /// Traps and return addresses; sorted by text offset.
     pub sites: Vec<SiteRecord>,
+    /// Handlers of exceptions; sorted by the text offset of the call.
+    pub handlers: Vec<HandlerRecord>,
     val_types: Vec<u8>,
     const_ops: Vec<ConstOpRecord>,
     items: Vec<ItemRecord>,
@@ -184,6 +188,8 @@ impl Tables {
             (Section::Data, self.data),
             (Section::Images, self.images.as_bytes().to_vec()),
             (Section::Sites, self.sites.as_bytes().to_vec()),
+            (Section::Tags, self.tags.as_bytes().to_vec()),
+            (Section::Handlers, self.handlers.as_bytes().to_vec()),
             (Section::Strings, self.strings),
             (Section::ImageBytes, self.image_bytes),
         ]
@@ -195,6 +201,12 @@ impl ExternRecord {
     #[must_use]
     pub fn func(ty: u32) -> Self {
         Self { kind: extern_kind::FUNC.into(), ty: ty.into(), ..Self::default() }
+    }
+
+    /// The record of a tag with this type index.
+    #[must_use]
+    pub fn tag(ty: u32) -> Self {
+        Self { kind: extern_kind::TAG.into(), ty: ty.into(), ..Self::default() }
     }
 
     /// The record of a table.

@@ -37,7 +37,7 @@ Examples:
   cwasm run gcd.wat --invoke gcd 54 24
   cwasm run app.cwasm --key release.pub
 
-Exit codes: the program's own; 1 an error in what was given, 2 usage, 134 a trap"
+Exit codes: the program's own; 1 an error in what was given, 2 usage, 134 a trap or an exception"
 )]
 pub(crate) struct Run {
     /// The module, binary or text, or the artifact
@@ -321,6 +321,10 @@ impl Run {
         }
         if let Some(Signaled(signal)) = cause.downcast_host() {
             return Ok(Outcome::Signaled(signal.linux_number()));
+        if let Some(exception) = cause.exception() {
+            // When standard error is closed, there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "cwasm: {exception}");
+            return Ok(Outcome::Trapped);
         }
         match cause.trap() {
             Some(trap) => {
