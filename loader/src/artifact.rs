@@ -38,6 +38,7 @@ pub struct Artifact {
     snapshot: Snapshot,
     module: Module,
     digest: Digest,
+    source_sha256: [u8; 32],
     settings: u64,
     types: Registration,
     /// The images of memories, made when they are first needed. `None` if the
@@ -145,6 +146,7 @@ impl Artifact {
         }
         let module = Module::new(&checked)?;
         let settings = checked.header().settings.get();
+        let source_sha256 = checked.header().source_sha256;
         snapshot.make_executable(module.range(Section::Text))?;
         let view = module.view(snapshot.bytes());
         let types = (0..view.types().len())
@@ -154,6 +156,7 @@ impl Artifact {
         Ok(Self {
             module,
             digest,
+            source_sha256,
             settings,
             types: Registration::new(types),
             images: OnceLock::new(),
@@ -165,6 +168,12 @@ impl Artifact {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// SHA-256 of the wasm module that it was compiled from, as its compiler states it.
+    #[must_use]
+    pub fn source_sha256(&self) -> [u8; 32] {
+        self.source_sha256
     }
 
     /// The module's name, if its name section has one.
