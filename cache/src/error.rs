@@ -3,7 +3,7 @@
 
 use std::path::PathBuf;
 
-use cwasm_loader::LoadError;
+use cwasm_loader::{CacheDirError, LoadError};
 
 use crate::key::Key;
 
@@ -16,15 +16,10 @@ pub enum Error {
         "there is no directory for caches: neither XDG_CACHE_HOME nor HOME is set to an absolute path"
     )]
     NoDirectory,
-    /// Somebody else could put code into the directory.
-    #[error("the cache directory {} is not safe to run code from: {reason}", path.display())]
-    Unsafe {
-        /// The directory.
-        path: PathBuf,
-        /// What is wrong, and what to do.
-        reason: String,
-    },
-    /// The directory cannot be made, opened or read.
+    /// Somebody else could put code into the directory, or it cannot be examined.
+    #[error("the cache directory cannot be used: {0}")]
+    Directory(#[from] CacheDirError),
+    /// The directory cannot be made or read.
     #[error("cannot {action} {}", path.display())]
     Io {
         /// What was tried.

@@ -15,24 +15,24 @@ pub const COMPILER: &str = env!("CWASM_COMPILER_IDENTITY");
 /// A wasm binary and its SHA-256.
 ///
 /// Everything that takes one takes bytes too, and hashes them. Who asks for the
-/// same module many times keeps a `Source`, and hashes once.
+/// same module many times keeps a `Wasm`, and hashes once.
 #[derive(Clone, Copy, Debug)]
-pub struct Source<'a> {
-    wasm: &'a [u8],
+pub struct Wasm<'a> {
+    bytes: &'a [u8],
     sha256: [u8; 32],
 }
 
-impl<'a> Source<'a> {
+impl<'a> Wasm<'a> {
     /// Hashes a wasm binary.
     #[must_use]
     pub fn new(wasm: &'a [u8]) -> Self {
-        Self { wasm, sha256: Sha256::digest(wasm).into() }
+        Self { bytes: wasm, sha256: Sha256::digest(wasm).into() }
     }
 
     /// The wasm binary.
     #[must_use]
-    pub fn wasm(&self) -> &'a [u8] {
-        self.wasm
+    pub fn bytes(&self) -> &'a [u8] {
+        self.bytes
     }
 
     /// Its SHA-256.
@@ -42,19 +42,19 @@ impl<'a> Source<'a> {
     }
 }
 
-impl<'a> From<&'a [u8]> for Source<'a> {
+impl<'a> From<&'a [u8]> for Wasm<'a> {
     fn from(wasm: &'a [u8]) -> Self {
         Self::new(wasm)
     }
 }
 
-impl<'a> From<&'a Vec<u8>> for Source<'a> {
+impl<'a> From<&'a Vec<u8>> for Wasm<'a> {
     fn from(wasm: &'a Vec<u8>) -> Self {
         Self::new(wasm)
     }
 }
 
-impl<'a, const N: usize> From<&'a [u8; N]> for Source<'a> {
+impl<'a, const N: usize> From<&'a [u8; N]> for Wasm<'a> {
     fn from(wasm: &'a [u8; N]) -> Self {
         Self::new(wasm)
     }
@@ -131,15 +131,15 @@ impl From<&cwasm_compiler::Settings> for Profile {
 pub struct Key(pub(crate) [u8; 32]);
 
 impl Key {
-    /// The name of what `source` compiles to.
+    /// The name of what `wasm` compiles to.
     #[must_use]
-    pub fn new(source: &Source<'_>, profile: &Profile) -> Self {
+    pub fn new(wasm: &Wasm<'_>, profile: &Profile) -> Self {
         let Profile { target, cpu, opt_level, settings } = profile;
         // Each part ends where the next begins: none contains a line break.
         let text = format!(
             "cwasm cache 1\nsource {}\ncompiler {COMPILER}\nformat {FORMAT_VERSION}\nabi {}\n\
              target {target}\ncpu {cpu} {:x}\nopt {opt_level}\nsettings {settings:x}\n",
-            Hex(&source.sha256),
+            Hex(&wasm.sha256),
             Hex(&fingerprint().0),
             profile.features().bits(),
         );

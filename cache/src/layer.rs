@@ -8,6 +8,7 @@
 //!                  /locks/NN     held by who compiles an entry whose key begins with NN
 //!                  /NN/REST.cwasm
 //!                  /NN/.REST.PID.N.tmp
+//!                  /functions/LINEAGE.functions   see `functions`
 //! ```
 //!
 //! An entry is written to a temporary file, which is renamed when it is whole and on the disk. So
@@ -16,14 +17,14 @@
 //! even if it is pruned meanwhile. That is why loading takes no lock.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
 use cwasm_artifact::hex::Hex;
-use cwasm_loader::{Artifact, Digest, LoadError, Trust};
+use cwasm_loader::{Artifact, CacheDir, LoadError, Trust};
 
 use crate::directory;
 use crate::error::Error;
@@ -35,6 +36,9 @@ pub(crate) const CORRUPT: &str = "corrupt";
 pub(crate) const ABOUT: &str = "about";
 /// The suffix of entries.
 pub(crate) const SUFFIX: &str = "cwasm";
+
+/// The folder, and the suffix, of files with the code of functions.
+pub(crate) const FUNCTIONS: &str = "functions";
 
 /// What [`Layer::load`] found.
 #[derive(Debug)]
@@ -54,12 +58,15 @@ pub(crate) struct Layer {
     pub(crate) root: PathBuf,
     /// The folder in it of what this version and machine can read.
     pub(crate) entries: PathBuf,
+    /// The reason to run what is in it.
+    trust: Trust,
 }
 
 impl Layer {
-    /// The layer in a directory that was checked.
-    pub(crate) fn new(root: PathBuf) -> Self {
-        Self { entries: root.join(compatibility_id()), root }
+    /// The layer in a directory.
+    pub(crate) fn new(directory: &CacheDir) -> Self {
+        let root = directory.path().to_owned();
+        Self { entries: root.join(compatibility_id()), root, trust: Trust::cache(directory) }
     }
 
     /// Makes what a layer has besides entries. That some of it cannot be made shows
@@ -83,13 +90,15 @@ impl Layer {
     ///
     /// # Errors
     /// If there is an intact entry, and no memory for it.
-    pub(crate) fn load(&self, key: &Key, source: &[u8; 32]) -> Result<Found, Error> {
-        match load(&self.path(key)) {
+    pub(crate) fn load(&self, key: &Key, source_sha256: &[u8; 32]) -> Result<Found, Error> {
+        match Artifact::load(&self.path(key), &self.trust) {
             // A file that was renamed by hand is intact, and is not this entry.
-            Ok(artifact) if artifact.source_sha256() != *source => Ok(Found::Corrupt),
+            Ok(artifact) if artifact.source_sha256() != *source_sha256 => Ok(Found::Corrupt),
             Ok(artifact) => Ok(Found::Artifact(artifact)),
             Err(LoadError::Refused(report)) if report.is_miss() => Ok(Found::Nothing),
-            Err(LoadError::Refused(_) | LoadError::NotAFile { .. }) => Ok(Found::Corrupt),
+            Err(
+                LoadError::Refused(_) | LoadError::NotAFile { .. } | LoadError::CacheEntry { .. },
+            ) => Ok(Found::Corrupt),
             Err(error @ LoadError::Map { .. }) => Err(error.into()),
             // It is not there, or cannot be read: that costs a compilation.
             Err(_) => Ok(Found::Nothing),
@@ -109,7 +118,7 @@ impl Layer {
 
     /// Writes an entry.
     pub(crate) fn publish(&self, key: &Key, bytes: &[u8]) -> io::Result<()> {
-        publish(&self.path(key), bytes)
+        publish(&self.path(key), bytes, Durable::Yes)
     }
 
     /// Moves an entry to where nobody looks for it, for whoever wants to know what
@@ -124,24 +133,6 @@ impl Layer {
     }
 }
 
-/// Loads what is in a file of a layer. The directory was checked, so whoever wrote
-/// the file may run code as this user; the digest finds accidents.
-fn load(path: &Path) -> Result<Artifact, LoadError> {
-    let read = |source| LoadError::Read { path: path.to_owned(), source };
-    let mut front = Vec::new();
-    let options = OpenOptions::new()
-        .read(true)
-        .custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed())
-        .open(path);
-    options
-        .map_err(read)?
-        .take(cwasm_artifact::header::LEAVES_OFFSET as u64)
-        .read_to_end(&mut front)
-        .map_err(read)?;
-    let stated = Digest::stated_in(&front).unwrap_or(Digest([0; 32]));
-    Artifact::load(path, &Trust::digest(stated))
-}
-
 /// Makes a directory for this user only, if it is not there.
 fn make(path: &Path) -> io::Result<()> {
     directory::private(path)
@@ -152,11 +143,20 @@ fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     if path.exists() {
         return Ok(());
     }
-    publish(path, bytes)
+    publish(path, bytes, Durable::No)
 }
 
-/// Puts a file under a name when it is whole and on the disk.
-pub(crate) fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Whether a file must be on the disk before it gets its name.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Durable {
+    /// It must.
+    Yes,
+    /// Losing it with the machine costs little, and is noticed.
+    No,
+}
+
+/// Puts a file under a name when it is whole.
+pub(crate) fn publish(path: &Path, bytes: &[u8], durable: Durable) -> io::Result<()> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     let folder = path.parent().unwrap_or(Path::new("."));
     match DirBuilder::new().mode(0o700).create(folder) {
@@ -166,22 +166,29 @@ pub(crate) fn publish(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let stem = path.file_stem().unwrap_or(path.as_os_str()).to_string_lossy();
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let temporary = folder.join(format!(".{stem}.{}.{number}.tmp", std::process::id()));
-    let result = write_and_rename(&temporary, path, bytes);
+    let result = write_and_rename(&temporary, path, bytes, durable);
     if result.is_err() {
         let _ = fs::remove_file(&temporary);
     }
     result?;
     // The new name is on the disk when its directory is.
-    File::open(folder)?.sync_all()
+    if durable == Durable::Yes { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
-fn write_and_rename(temporary: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+fn write_and_rename(
+    temporary: &Path,
+    path: &Path,
+    bytes: &[u8],
+    durable: Durable,
+) -> io::Result<()> {
     // One that is left of a process that ended, whose number this one has now, is overwritten.
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(temporary)?;
     // Who prunes removes temporary files that nobody has locked.
     file.try_lock().map_err(io::Error::other)?;
     file.write_all(bytes)?;
-    file.sync_all()?;
+    if durable == Durable::Yes {
+        file.sync_all()?;
+    }
     fs::rename(temporary, path)
 }

@@ -27,12 +27,14 @@
 //!
 //! Without the feature `compiler`, which is on by default, a cache can only be read: for
 //! hosts that must not compile. The modules, in the order in which data flows:
-//! `key` names an entry, `directory` says whether a directory is safe, `layer` reads and writes entries,
-//! `lock` lets one compile, `statistics` counts, and `upkeep` looks through it all.
+//! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries,
+//! `lock` lets one compile, `functions` keeps code for the next compilation, `statistics` counts, and `upkeep` looks through it all.
 #![forbid(unsafe_code)]
 
 mod directory;
 mod error;
+#[cfg(feature = "compiler")]
+mod functions;
 mod key;
 mod layer;
 #[cfg(feature = "compiler")]
@@ -41,7 +43,7 @@ mod statistics;
 mod upkeep;
 
 pub use error::Error;
-pub use key::{COMPILER, Key, Profile, Source};
+pub use key::{COMPILER, Key, Profile, Wasm};
 pub use statistics::Statistics;
 pub use upkeep::{Entry, Pruned, Verified};
 
@@ -64,6 +66,7 @@ pub struct Options {
     max_bytes: u64,
     wait: Duration,
     grain: Duration,
+    functions_from: usize,
 }
 
 impl Default for Options {
@@ -75,6 +78,7 @@ impl Default for Options {
             max_bytes: 2 << 30,
             wait: Duration::from_secs(60),
             grain: Duration::from_secs(60 * 60),
+            functions_from: 256 << 10,
         }
     }
 }
@@ -117,23 +121,27 @@ impl Options {
         self
     }
 
+    /// From which size on, in bytes of wasm, the code of a module's functions is kept too, so that the
+    /// module is compiled faster after a change. Smaller ones are compiled fast anyway.
+    #[must_use]
+    pub fn functions_from(mut self, bytes: usize) -> Self {
+        self.functions_from = bytes;
+        self
+    }
+
     /// Opens a cache in a directory, which is made if it is not there.
     ///
     /// # Errors
-    /// [`Error::Unsafe`] if others can write to one of the directories; [`Error::Io`] if one
-    /// cannot be made or opened.
+    /// [`Error::Directory`] if others can write to one of the directories; [`Error::Io`] if it
+    /// cannot be made.
     pub fn open(self, directory: impl AsRef<Path>) -> Result<Cache, Error> {
         let directory = directory.as_ref();
-        let root = if self.read_only {
-            directory::check(directory)?
-        } else {
-            directory::create(directory)?
-        };
+        let open = if self.read_only { directory::open } else { directory::create };
+        let layer = Layer::new(&open(directory)?);
         let shared = match &self.shared {
-            Some(path) => Some(Layer::new(directory::check(path)?)),
+            Some(path) => Some(Layer::new(&directory::open(path)?)),
             None => None,
         };
-        let layer = Layer::new(root);
         if !self.read_only {
             layer.prepare();
         }
@@ -187,40 +195,49 @@ impl Cache {
     /// [`Error::Miss`] if it is not; [`Error::Load`] if it is, and there is no memory for it.
     pub fn get<'a>(
         &self,
-        source: impl Into<Source<'a>>,
+        wasm: impl Into<Wasm<'a>>,
         profile: impl Into<Profile>,
     ) -> Result<Artifact, Error> {
-        let (source, profile) = (source.into(), profile.into());
-        let key = Key::new(&source, &profile);
-        let found = self.find(&key, &source)?;
+        let (wasm, profile) = (wasm.into(), profile.into());
+        let key = Key::new(&wasm, &profile);
+        let found = self.find(&key, &wasm)?;
         count(if found.is_some() { &self.counters.hits } else { &self.counters.misses });
         found.ok_or(Error::Miss { key })
     }
 
     /// Looks into both layers.
-    fn find(&self, key: &Key, source: &Source<'_>) -> Result<Option<Artifact>, Error> {
-        match self.layer.load(key, &source.sha256())? {
+    fn find(&self, key: &Key, wasm: &Wasm<'_>) -> Result<Option<Artifact>, Error> {
+        if let Some(artifact) = self.find_own(key, wasm)? {
+            return Ok(Some(artifact));
+        }
+        let Some(shared) = &self.shared else { return Ok(None) };
+        match shared.load(key, &wasm.sha256())? {
+            Found::Artifact(artifact) => Ok(Some(artifact)),
+            Found::Corrupt => {
+                count(&self.counters.corrupt);
+                Ok(None)
+            }
+            Found::Nothing => Ok(None),
+        }
+    }
+
+    /// Looks into the layer that is written to.
+    fn find_own(&self, key: &Key, wasm: &Wasm<'_>) -> Result<Option<Artifact>, Error> {
+        match self.layer.load(key, &wasm.sha256())? {
             Found::Artifact(artifact) => {
                 if !self.options.read_only {
                     self.layer.touch(key, self.options.grain);
                 }
-                return Ok(Some(artifact));
+                Ok(Some(artifact))
             }
             Found::Corrupt => {
                 count(&self.counters.corrupt);
                 if !self.options.read_only {
                     self.layer.set_aside(&self.layer.path(key));
                 }
-            }
-            Found::Nothing => {}
-        }
-        match self.shared.as_ref().map(|shared| shared.load(key, &source.sha256())).transpose()? {
-            Some(Found::Artifact(artifact)) => Ok(Some(artifact)),
-            Some(Found::Corrupt) => {
-                count(&self.counters.corrupt);
                 Ok(None)
             }
-            Some(Found::Nothing) | None => Ok(None),
+            Found::Nothing => Ok(None),
         }
     }
 
@@ -305,8 +322,11 @@ impl Drop for Cache {
 mod compiling {
     use super::*;
     use cwasm_artifact::digest::Digest;
-    use cwasm_compiler::{Progress, Settings, Silent, compile_with_progress};
+    use cwasm_compiler::{
+        CompileError, Progress, Settings, Silent, compile_incrementally, compile_with_progress,
+    };
     use cwasm_loader::Trust;
+    use functions::Functions;
     use lock::Waited;
 
     impl Cache {
@@ -317,10 +337,10 @@ mod compiling {
         /// in a cache that is read-only. Never because of the cache.
         pub fn get_or_compile<'a>(
             &self,
-            source: impl Into<Source<'a>>,
+            wasm: impl Into<Wasm<'a>>,
             settings: &Settings,
         ) -> Result<Artifact, Error> {
-            self.get_or_compile_with_progress(source, settings, &Silent)
+            self.get_or_compile_with_progress(wasm, settings, &Silent)
         }
 
         /// Does what [`Cache::get_or_compile`] does, and says how far a compilation is.
@@ -329,13 +349,13 @@ mod compiling {
         /// As for [`Cache::get_or_compile`].
         pub fn get_or_compile_with_progress<'a>(
             &self,
-            source: impl Into<Source<'a>>,
+            wasm: impl Into<Wasm<'a>>,
             settings: &Settings,
             progress: &dyn Progress,
         ) -> Result<Artifact, Error> {
-            let source = source.into();
+            let wasm = wasm.into();
             let profile = Profile::from(settings);
-            self.provide(&source, &Key::new(&source, &profile), settings, progress)
+            self.provide(&wasm, &Key::new(&wasm, &profile), settings, progress)
         }
 
         /// Does what [`Cache::get_or_compile`] does, and loads an artifact once for everybody in this
@@ -345,17 +365,17 @@ mod compiling {
         /// As for [`Cache::get_or_compile`].
         pub fn get_or_compile_shared<'a>(
             &self,
-            source: impl Into<Source<'a>>,
+            wasm: impl Into<Wasm<'a>>,
             settings: &Settings,
         ) -> Result<Arc<Artifact>, Error> {
-            let source = source.into();
-            let key = Key::new(&source, &Profile::from(settings));
+            let wasm = wasm.into();
+            let key = Key::new(&wasm, &Profile::from(settings));
             if let Some(artifact) = self.loaded(&key) {
                 count(&self.counters.hits);
                 count(&self.counters.shared_hits);
                 return Ok(artifact);
             }
-            let artifact = Arc::new(self.provide(&source, &key, settings, &Silent)?);
+            let artifact = Arc::new(self.provide(&wasm, &key, settings, &Silent)?);
             if let Ok(mut loaded) = self.loaded.lock() {
                 loaded.retain(|_, artifact| artifact.strong_count() > 0);
                 loaded.insert(key, Arc::downgrade(&artifact));
@@ -369,7 +389,7 @@ mod compiling {
 
         fn provide(
             &self,
-            source: &Source<'_>,
+            wasm: &Wasm<'_>,
             key: &Key,
             settings: &Settings,
             progress: &dyn Progress,
@@ -378,7 +398,7 @@ mod compiling {
             if target != host {
                 return Err(Error::OtherTarget { target, host });
             }
-            if let Some(artifact) = self.find(key, source)? {
+            if let Some(artifact) = self.find(key, wasm)? {
                 count(&self.counters.hits);
                 return Ok(artifact);
             }
@@ -387,13 +407,14 @@ mod compiling {
                 return Err(Error::Miss { key: *key });
             }
             // Held, if it could be had, until the entry is written.
-            let held = lock::wait(&self.layer, key, self.options.wait, || self.find(key, source))?;
+            let look = || self.find_own(key, wasm);
+            let held = lock::wait(&self.layer, key, self.options.wait, look)?;
             if let Waited::Appeared(artifact) = held {
                 count(&self.counters.hits);
                 count(&self.counters.waited);
                 return Ok(artifact);
             }
-            let bytes = compile_with_progress(source.wasm(), settings, progress)?;
+            let bytes = self.compile(wasm.bytes(), settings, progress)?;
             count(&self.counters.compiled);
             match self.layer.publish(key, &bytes) {
                 Ok(()) => self.make_room(bytes.len() as u64),
@@ -403,6 +424,25 @@ mod compiling {
             // What was just compiled, and not what the disk makes of it.
             let digest = Digest::stated_in(&bytes).unwrap_or(Digest([0; 32]));
             Ok(Artifact::from_bytes(&bytes, &Trust::digest(digest))?)
+        }
+
+        /// Compiles a module, a large one with the code of functions that did not change.
+        fn compile(
+            &self,
+            wasm: &[u8],
+            settings: &Settings,
+            progress: &dyn Progress,
+        ) -> Result<Vec<u8>, CompileError> {
+            if wasm.len() < self.options.functions_from {
+                return compile_with_progress(wasm, settings, progress);
+            }
+            let functions = Functions::new(&self.layer, &self.counters);
+            let bytes = compile_incrementally(wasm, settings, progress, &functions)?;
+            match functions.keep() {
+                Ok(written) => self.make_room(written),
+                Err(_) => count(&self.counters.unwritten),
+            }
+            Ok(bytes)
         }
 
         /// Counts what was written, and prunes when it is too much.

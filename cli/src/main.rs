@@ -9,10 +9,13 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod cache;
+mod cached;
 mod compile;
 mod input;
 mod inspect;
 mod outcome;
+mod outputs;
 mod progress;
 mod publish;
 mod run;
@@ -34,7 +37,7 @@ struct Cli {
 
 const HELP: &str = "\
 Examples:
-  cwasm run app.wasm                            compile in memory and run
+  cwasm run app.wasm                            compile, and run; the second time from the cache
   cwasm compile app.wasm                        write app.cwasm, print its digest
   cwasm run app.cwasm --digest DIGEST           run exactly what was compiled
 
@@ -47,6 +50,7 @@ enum Command {
     Run(run::Run),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
+    Cache(cache::CacheCommand),
     Wast(wast::Wast),
 }
 
@@ -56,6 +60,7 @@ fn main() -> ExitCode {
         Command::Run(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
         Command::Verify(command) => command.execute(),
+        Command::Cache(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
     match result {
@@ -95,7 +100,7 @@ mod tests {
             .map(|command| command.get_name().to_owned())
             .filter(|name| name != "help")
             .collect();
-        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "wast"]);
+        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "cache", "wast"]);
         for name in subcommands {
             let command = cli.find_subcommand_mut(&name).unwrap();
             let help = command.render_help().to_string();

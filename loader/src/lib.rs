@@ -23,6 +23,7 @@
 
 mod artifact;
 mod cache_dir;
+mod embedded;
 mod engine;
 mod error;
 mod external;
@@ -52,6 +53,7 @@ pub use cwasm_artifact::signature::{KeyId, PublicKey, PublicKeyError};
 pub use cwasm_artifact::types::{
     ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType,
 };
+pub use embedded::{Embedded, Installed};
 pub use engine::{Config, Engine};
 pub use error::{Error, Frame, HostError, LinkError, LoadError, Trap};
 pub use external::Extern;
