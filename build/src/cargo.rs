@@ -42,7 +42,6 @@ impl Cargo {
     }
 }
 
-
 /// Cargo puts executables three directories above: `target/debug` of `target/debug/build/NAME-HASH/out`.
 fn beside(out_dir: &Path) -> PathBuf {
     out_dir.ancestors().nth(3).unwrap_or(out_dir).to_owned()

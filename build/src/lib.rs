@@ -95,11 +95,7 @@ impl Builder {
     /// If this is not a build script.
     pub fn new() -> Result<Self, Error> {
         let cargo = Cargo::of_environment()?;
-        let settings = Settings {
-            target: cargo.triple(),
-            jobs: cargo.jobs,
-            ..Settings::default()
-        };
+        let settings = Settings { target: cargo.triple(), jobs: cargo.jobs, ..Settings::default() };
         Ok(Self { settings, cargo })
     }
 

@@ -44,7 +44,8 @@ fn folder() -> tempfile::TempDir {
 fn instructions(output: &Output) -> Vec<String> {
     let text = String::from_utf8(output.stdout.clone()).unwrap();
     // The test runner's own words may come before, on the same line.
-    let lines = text.lines().filter_map(|line| line.find("cargo::").map(|at| line[at..].to_owned()));
+    let lines =
+        text.lines().filter_map(|line| line.find("cargo::").map(|at| line[at..].to_owned()));
     lines.collect()
 }
 
@@ -97,7 +98,11 @@ fn the_target_is_that_of_cargo() {
     let output = script(folder.path(), "riscv64gc-unknown-linux-gnu", "embed");
     assert!(!output.status.success());
     let errors = instructions(&output);
-    assert!(errors[1].starts_with("cargo::error=cannot compile src/app.wat: cannot compile for riscv64gc"), "{errors:?}");
+    assert!(
+        errors[1]
+            .starts_with("cargo::error=cannot compile src/app.wat: cannot compile for riscv64gc"),
+        "{errors:?}"
+    );
 }
 
 #[test]
@@ -111,7 +116,10 @@ fn errors_name_the_place_in_one_line() {
     fs::remove_file(folder.path().join("src/app.wat")).unwrap();
     let output = script(folder.path(), "x86_64-unknown-linux-gnu", "embed");
     let errors = instructions(&output);
-    assert!(errors[1].starts_with("cargo::error=cannot read src/app.wat: No such file"), "{errors:?}");
+    assert!(
+        errors[1].starts_with("cargo::error=cannot read src/app.wat: No such file"),
+        "{errors:?}"
+    );
 }
 
 #[test]

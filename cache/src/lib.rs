@@ -453,7 +453,8 @@ mod compiling {
             });
             let limit = self.options.max_bytes;
             if sums.is_some_and(|sums| sums.bytes > limit)
-                && let Ok(pruned) = upkeep::prune(&self.layer, limit - limit / 10, Others::Forgotten)
+                && let Ok(pruned) =
+                    upkeep::prune(&self.layer, limit - limit / 10, Others::Forgotten)
             {
                 self.account(&pruned);
             }

@@ -102,7 +102,10 @@ fn parse(text: &str) -> Statistics {
 
 fn show(statistics: &Statistics) -> String {
     let named = statistics.named();
-    named.iter().map(|(name, value)| format!("{name:24}{value:>width$}\n", width = LINE - 25)).collect()
+    named
+        .iter()
+        .map(|(name, value)| format!("{name:24}{value:>width$}\n", width = LINE - 25))
+        .collect()
 }
 
 /// The sums in a file. Nothing, if it cannot be read.

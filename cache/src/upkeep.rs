@@ -154,8 +154,7 @@ pub(crate) fn prune(layer: &Layer, limit: u64, others: Others) -> Result<Pruned,
     let now = SystemTime::now();
     let is_old = |entry: &Entry| now.duration_since(entry.used).is_ok_and(|age| age > FORGOTTEN);
     let folder = |entry: &Entry| entry.path.parent().and_then(Path::parent).map(Path::to_owned);
-    let alive: Vec<_> =
-        entries.iter().filter(|entry| !is_old(entry)).filter_map(folder).collect();
+    let alive: Vec<_> = entries.iter().filter(|entry| !is_old(entry)).filter_map(folder).collect();
     let mut remove = |entry: &Entry| {
         if fs::remove_file(&entry.path).is_ok() {
             pruned.removed += 1;

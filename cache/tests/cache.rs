@@ -169,7 +169,8 @@ fn a_full_disk_is_no_reason_not_to_run() {
     // `/dev/full` in the place of each temporary file would need its name; a limit on the
     // size of files does the same, in a process of its own.
     let test = std::env::current_exe().unwrap();
-    let script = "ulimit -f 1; trap '' XFSZ; exec \"$0\" --exact child_with_small_files --nocapture";
+    let script =
+        "ulimit -f 1; trap '' XFSZ; exec \"$0\" --exact child_with_small_files --nocapture";
     let output = std::process::Command::new("bash")
         .args(["-c", script])
         .arg(test)
@@ -245,7 +246,8 @@ fn a_directory_of_others_is_refused() {
     let folder = Folder::new();
     drop(folder.cache());
     fs::set_permissions(folder.path(), Permissions::from_mode(0o777)).unwrap();
-    for result in [Cache::open(folder.path()), Options::default().read_only(true).open(folder.path())]
+    for result in
+        [Cache::open(folder.path()), Options::default().read_only(true).open(folder.path())]
     {
         let error = result.unwrap_err();
         assert!(matches!(error, Error::Directory(_)), "{error}");

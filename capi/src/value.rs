@@ -50,7 +50,9 @@ impl Value {
             Val::I64(value) => Ok(Self { kind: I64, of: Of { i64: value } }),
             Val::F32(value) => Ok(Self { kind: F32, of: Of { f32: value } }),
             Val::F64(value) => Ok(Self { kind: F64, of: Of { f64: value } }),
-            _ => Err(Error::misuse(format!("a result of type {} cannot be passed to C", value.ty()))),
+            _ => {
+                Err(Error::misuse(format!("a result of type {} cannot be passed to C", value.ty())))
+            }
         }
     }
 }

@@ -213,7 +213,8 @@ fn parse_size(text: &str) -> Result<u64, String> {
             None => bail!("too large"),
         }
     };
-    parse().map_err(|_: anyhow::Error| "a size is a number of bytes, or one with K, M or G".to_owned())
+    parse()
+        .map_err(|_: anyhow::Error| "a size is a number of bytes, or one with K, M or G".to_owned())
 }
 
 #[cfg(test)]

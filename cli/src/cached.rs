@@ -47,7 +47,8 @@ pub(crate) fn load(
         // Where no directory can be had there is no cache, and nothing to be done about it.
         if matches!(error, Error::Directory(_)) || std::env::var_os(DIRECTORY).is_some() {
             let error = anyhow::Error::new(error);
-            let _ = writeln!(std::io::stderr(), "cwasm: warning: running without a cache: {error:#}");
+            let _ =
+                writeln!(std::io::stderr(), "cwasm: warning: running without a cache: {error:#}");
         }
         None
     });

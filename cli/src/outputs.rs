@@ -106,7 +106,8 @@ mod tests {
 
     fn outputs(inputs: &[&str], output: Option<&str>, out_dir: Option<&str>) -> Vec<String> {
         let found = jobs(&paths(inputs), output.map(Path::new), out_dir.map(Path::new), "cwasm");
-        let show = |job: Job| job.output.map_or("stdout".to_owned(), |path| path.display().to_string());
+        let show =
+            |job: Job| job.output.map_or("stdout".to_owned(), |path| path.display().to_string());
         match found {
             Ok(jobs) => jobs.into_iter().map(show).collect(),
             Err(error) => vec![format!("{error}")],
@@ -116,13 +117,19 @@ mod tests {
     #[test]
     fn outputs_are_beside_the_inputs_or_where_they_are_wanted() {
         assert_eq!(outputs(&["a/b.wasm", "c.wat"], None, None), ["a/b.cwasm", "c.cwasm"]);
-        assert_eq!(outputs(&["a/b.wasm", "c.wat"], None, Some("out")), ["out/b.cwasm", "out/c.cwasm"]);
+        assert_eq!(
+            outputs(&["a/b.wasm", "c.wat"], None, Some("out")),
+            ["out/b.cwasm", "out/c.cwasm"]
+        );
         assert_eq!(outputs(&["a.wasm"], Some("b"), None), ["b"]);
         assert_eq!(outputs(&["-"], Some("-"), None), ["stdout"]);
         let refused = |found: Vec<String>, words| assert!(found[0].contains(words), "{found:?}");
         refused(outputs(&["a", "b"], Some("c"), None), "use `--out-dir`");
         refused(outputs(&["-"], None, None), "use `-o`");
-        refused(outputs(&["a/x.wasm", "b/x.wat"], None, Some("out")), "would both become out/x.cwasm");
+        refused(
+            outputs(&["a/x.wasm", "b/x.wat"], None, Some("out")),
+            "would both become out/x.cwasm",
+        );
     }
 
     #[test]

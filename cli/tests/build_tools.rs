@@ -120,7 +120,9 @@ fn several_modules_go_to_a_directory_and_each_error_is_reported() {
     assert!(folder.path("out/b.cwasm").is_file() && !folder.path("out/d").exists());
 
     folder.cwasm("compile a.wat b.wat -o c.cwasm").refused("`-o` names one file");
-    folder.cwasm("compile a.wat a.wasm --out-dir out").refused("a.wat and a.wasm would both become");
+    folder
+        .cwasm("compile a.wat a.wasm --out-dir out")
+        .refused("a.wat and a.wasm would both become");
     folder.cwasm("compile a.wat --out-dir none").refused("cannot write none/a.cwasm: No such file");
     assert_eq!(folder.cwasm("compile").code, 2);
 }
@@ -137,7 +139,9 @@ fn an_artifact_goes_to_standard_output() {
         .unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
     assert!(output.stdout == folder.read("a.cwasm"));
-    folder.cwasm("compile a.wat -o - --depfile d").refused("`--depfile` needs an artifact in a file");
+    folder
+        .cwasm("compile a.wat -o - --depfile d")
+        .refused("`--depfile` needs an artifact in a file");
 }
 
 #[test]
@@ -164,7 +168,11 @@ fn an_object_file_holds_the_artifact_under_its_name() {
     folder.write("a.wat", SEVEN);
     folder.compile("a.wat --emit object -o my-app.o");
     let Some(text) = tool(&folder, "nm", &["my-app.o"]) else { return };
-    for symbol in ["R cwasm_artifact_my_app\n", "R cwasm_artifact_my_app_digest", "R cwasm_artifact_my_app_size"] {
+    for symbol in [
+        "R cwasm_artifact_my_app\n",
+        "R cwasm_artifact_my_app_digest",
+        "R cwasm_artifact_my_app_size",
+    ] {
         assert!(text.contains(symbol), "{text}");
     }
 }

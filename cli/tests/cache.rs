@@ -22,7 +22,10 @@ fn a_module_is_compiled_once() {
         folder.cwasm("run in.wat --invoke f").printed("7\n");
     }
     let stats = json(&folder, "cache stats --json");
-    assert_eq!((&stats["entries"], &stats["hits"], &stats["compiled"]), (&1.into(), &2.into(), &1.into()));
+    assert_eq!(
+        (&stats["entries"], &stats["hits"], &stats["compiled"]),
+        (&1.into(), &2.into(), &1.into())
+    );
     folder.cwasm("run --no-cache in.wat --invoke f").printed("7\n");
     folder.cwasm("compile in.wat");
     assert_eq!(json(&folder, "cache stats --json")["hits"], 2);

@@ -72,8 +72,7 @@ pub fn wrap_in_object(artifact: &[u8], symbol: &str) -> Result<Vec<u8>, CompileE
         });
     }
     // Without it, linkers make the stack of the program executable.
-    let note =
-        object.add_section(Vec::new(), b".note.GNU-stack".to_vec(), SectionKind::Other);
+    let note = object.add_section(Vec::new(), b".note.GNU-stack".to_vec(), SectionKind::Other);
     object.section_mut(note).flags = SectionFlags::Elf { sh_flags: 0 };
     object.write().map_err(|error| CompileError::Assembly {
         message: format!("cannot write the object file: {error}"),

@@ -71,9 +71,9 @@ impl<'a> Reuse<'a> {
         let isa = env.isa;
         let features: Vec<String> = isa.isa_flags().iter().map(ToString::to_string).collect();
         // Writing to a hash cannot fail.
-        let _ = write!(
+        let _ = writeln!(
             Digest(&mut exact),
-            "{} {:?}\n{settings:?}\n{}\n{}\n{features:?}\n",
+            "{} {:?}\n{settings:?}\n{}\n{}\n{features:?}",
             env!("CARGO_PKG_VERSION"),
             fingerprint(),
             isa.triple(),
@@ -87,7 +87,8 @@ impl<'a> Reuse<'a> {
 
     /// The quick name of a function.
     pub(crate) fn quick_name(&self, ty: TypeIndex, body: &[u8]) -> Name {
-        let hash = self.quick.clone().chain_update(b"quick").chain_update(ty.as_u32().to_le_bytes());
+        let hash =
+            self.quick.clone().chain_update(b"quick").chain_update(ty.as_u32().to_le_bytes());
         hash.chain_update(body).finalize().into()
     }
 
@@ -155,10 +156,10 @@ fn lineage(exact: &Sha256, module: &Module<'_>) -> Name {
     let mut digest = Digest(&mut hash);
     // Writing to a hash cannot fail.
     for import in &module.imports {
-        let _ = write!(digest, "{:?} {:?}\n", import.module, import.name);
+        let _ = writeln!(digest, "{:?} {:?}", import.module, import.name);
     }
     for export in &module.exports {
-        let _ = write!(digest, "{:?}\n", export.name);
+        let _ = writeln!(digest, "{:?}", export.name);
     }
     hash.finalize().into()
 }
@@ -187,10 +188,10 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         vmctx,
     } = module;
     // Writing to a hash cannot fail.
-    let _ = write!(
+    let _ = writeln!(
         digest,
         "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables}\n\
-         {memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{vmctx:?}\n"
+         {memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{vmctx:?}"
     );
 }
 
@@ -276,11 +277,7 @@ impl Stored {
         })
     }
 
-    fn into_code(
-        self,
-        start: u32,
-        callee: impl Fn(u32) -> Option<FuncIndex>,
-    ) -> Option<Code> {
+    fn into_code(self, start: u32, callee: impl Fn(u32) -> Option<FuncIndex>) -> Option<Code> {
         let Self { alignment, relocations, sites, unwind, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(CallRelocation { offset, kind, target: callee(number)?, addend })

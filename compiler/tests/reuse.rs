@@ -87,8 +87,12 @@ fn module() -> Parts {
            (f64.ceil (f64.convert_i32_s (call_indirect (type $unary) (local.get 0) (local.get 0)))))"
             .into(),
     );
-    functions.push("(func $twin_a (param i64) (result i64) (i64.rotl (local.get 0) (i64.const 7)))".into());
-    functions.push("(func $twin_b (param i64) (result i64) (i64.rotl (local.get 0) (i64.const 7)))".into());
+    functions.push(
+        "(func $twin_a (param i64) (result i64) (i64.rotl (local.get 0) (i64.const 7)))".into(),
+    );
+    functions.push(
+        "(func $twin_b (param i64) (result i64) (i64.rotl (local.get 0) (i64.const 7)))".into(),
+    );
     functions.push("(func $refer (result funcref) (ref.func $f3))".into());
     Parts {
         types: vec!["(type $unary (func (param i32) (result i32)))"],
@@ -143,7 +147,9 @@ fn changes() -> Vec<Change> {
         }),
         change("the limits of the memory", u32::MAX, |parts| parts.head[1] = "(memory 3)"),
         change("a fixed memory", u32::MAX, |parts| parts.head[1] = "(memory 2 2)"),
-        change("the limits of the table", u32::MAX, |parts| parts.head[2] = "(table $t 4 9 funcref)"),
+        change("the limits of the table", u32::MAX, |parts| {
+            parts.head[2] = "(table $t 4 9 funcref)"
+        }),
         change("a fixed table", u32::MAX, |parts| parts.head[2] = "(table $t 4 4 funcref)"),
         change("a global in front", u32::MAX, |parts| {
             parts.head.insert(3, "(global $h (mut i64) (i64.const 0))");
@@ -220,7 +226,10 @@ fn changes_that_follow_each_other_share_a_cache() {
 fn a_body_that_is_known_is_still_validated() {
     // What a `ref.func` may refer to is declared elsewhere; imports need no function reference.
     let with = "(module (import \"a\" \"b\" (func $i)) (func (result funcref) (ref.func 0)) (elem declare func $i))";
-    let without = wat::parse_str("(module (import \"a\" \"b\" (func $i)) (func (result funcref) (ref.func 0)))").unwrap();
+    let without = wat::parse_str(
+        "(module (import \"a\" \"b\" (func $i)) (func (result funcref) (ref.func 0)))",
+    )
+    .unwrap();
     let mut cache = Memory::default();
     both(&mut cache, &wat::parse_str(with).unwrap(), &Settings::default());
     let full = compile(&without, &Settings::default()).unwrap_err();

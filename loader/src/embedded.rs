@@ -97,10 +97,9 @@ impl Installed {
     /// # Errors
     /// If the file is not there or is another, or this host cannot run it.
     pub fn load(&self) -> Result<Artifact, LoadError> {
-        let path = self.path().map_err(|source| LoadError::Read {
-            path: PathBuf::from(self.file_name),
-            source,
-        })?;
+        let path = self
+            .path()
+            .map_err(|source| LoadError::Read { path: PathBuf::from(self.file_name), source })?;
         Artifact::load(path, &Trust::digest(self.digest))
     }
 }
