@@ -276,7 +276,7 @@ impl Workers {
         .map_err(Failure::Body)?;
         worker.validator = validator.into_allocations();
         let exact = quick.map(|(reuse, quick)| {
-            let exact = reuse.exact_name(&worker.context.func);
+            let exact = reuse.exact_name(&worker.context.func, start);
             reuse.alias(&quick, &exact, &worker.context.func);
             (reuse, exact)
         });
@@ -297,7 +297,7 @@ impl Workers {
         let func_type = &env.module.types[ty];
         let Worker { context, builder, .. } = &mut worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
-        let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.context.func)));
+        let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.context.func, 0)));
         let code = worker.provide(env, 0, exact).map_err(|error| CompileError::Codegen {
             place: format!("the {direction:?} trampoline of type {}", ty.as_u32()),
             message: error.to_string(),

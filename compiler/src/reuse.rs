@@ -92,10 +92,15 @@ impl<'a> Reuse<'a> {
         hash.chain_update(body).finalize().into()
     }
 
-    /// The exact name of a function in intermediate form.
-    pub(crate) fn exact_name(&self, function: &Function) -> Name {
+    /// The exact name of a function in intermediate form, whose body starts at `start`.
+    pub(crate) fn exact_name(&self, function: &Function, start: u32) -> Name {
         let mut hasher = Buffered { hash: self.exact.clone(), buffer: Vec::with_capacity(8192) };
         hasher.hash.update(b"exact");
+        // The intermediate form counts offsets in the wasm from the first one that occurs in
+        // it, and what is kept counts from the start of the body.
+        let first = function.params.base_srcloc();
+        let first = if first.is_default() { 0 } else { first.bits().wrapping_sub(start) };
+        hasher.hash.update(first.to_le_bytes());
         function.stencil.hash(&mut hasher);
         hasher.flush();
         hasher.hash.finalize().into()
