@@ -14,11 +14,14 @@ mod cached;
 mod compile;
 mod input;
 mod inspect;
+mod keygen;
+mod keys;
 mod outcome;
 mod outputs;
 mod progress;
 mod publish;
 mod run;
+mod sign;
 mod values;
 mod verify;
 mod wast;
@@ -50,6 +53,8 @@ enum Command {
     Run(run::Run),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
+    Keygen(keygen::Keygen),
+    Sign(sign::Sign),
     Cache(cache::CacheCommand),
     Wast(wast::Wast),
 }
@@ -60,6 +65,8 @@ fn main() -> ExitCode {
         Command::Run(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
         Command::Verify(command) => command.execute(),
+        Command::Keygen(command) => command.execute(),
+        Command::Sign(command) => command.execute(),
         Command::Cache(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
@@ -100,7 +107,10 @@ mod tests {
             .map(|command| command.get_name().to_owned())
             .filter(|name| name != "help")
             .collect();
-        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "cache", "wast"]);
+        assert_eq!(
+            subcommands,
+            ["compile", "run", "inspect", "verify", "keygen", "sign", "cache", "wast"]
+        );
         for name in subcommands {
             let command = cli.find_subcommand_mut(&name).unwrap();
             let help = command.render_help().to_string();

@@ -40,7 +40,9 @@ pub(crate) fn publish(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
     if holds(path, bytes) {
         return Ok(());
     }
-    write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    // The umask takes away what it takes away from other files.
+    write(path, bytes, Permissions::from_mode(0o666))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 fn holds(path: &Path, bytes: &[u8]) -> bool {
@@ -49,13 +51,19 @@ fn holds(path: &Path, bytes: &[u8]) -> bool {
     same_length && std::fs::read(path).is_ok_and(|old| old == bytes)
 }
 
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Puts `bytes` into the file `path`, which exists, and keeps its permissions.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    std::fs::metadata(path)
+        .and_then(|metadata| write(path, bytes, metadata.permissions()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8], permissions: Permissions) -> std::io::Result<()> {
     let directory = directory_of(path);
     let mut file = tempfile::Builder::new()
         .prefix(".cwasm-")
         .suffix(".tmp")
-        // The umask takes away what it takes away from other files.
-        .permissions(Permissions::from_mode(0o666))
+        .permissions(permissions)
         .tempfile_in(directory)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;
