@@ -55,7 +55,7 @@ pub use upkeep::{Entry, Pruned, Verified};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, Weak};
+use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
 use cwasm_loader::Artifact;

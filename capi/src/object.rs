@@ -87,8 +87,7 @@ impl Instance {
         let mut store = Store::new(&engine, ());
         // Code that counts fuel stops without any.
         store.set_fuel(u64::MAX);
-        let instance =
-            Linker::new(&engine).instantiate_shared(&mut store, Arc::clone(&artifact.0))?;
+        let instance = Linker::new(&engine).instantiate_shared(&mut store, &artifact.0)?;
         Ok(Self { store, instance })
     }
 

@@ -17,8 +17,10 @@ pub struct Value {
 union Of {
     i32: i32,
     i64: i64,
-    f32: f32,
-    f64: f64,
+    /// The bits of a `float`.
+    f32: u32,
+    /// The bits of a `double`.
+    f64: u64,
 }
 
 const I32: u32 = 0;

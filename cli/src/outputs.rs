@@ -87,7 +87,7 @@ fn escaped(path: &Path) -> anyhow::Result<String> {
                 out.extend(std::iter::repeat_n('\\', backslashes + 1));
             }
             '$' => out.push('$'),
-            ':' | '%' => out.push('\\'),
+            ':' => out.push('\\'),
             _ => {}
         }
         backslashes = if c == '\\' { backslashes + 1 } else { 0 };
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn names_are_escaped_as_make_reads_them() {
         let escaped = |name: &str| escaped(Path::new(name)).unwrap();
-        assert_eq!(escaped("a b#c$d:e%f"), "a\\ b\\#c$$d\\:e\\%f");
+        assert_eq!(escaped("a b#c$d:e%f"), "a\\ b\\#c$$d\\:e%f");
         assert_eq!(escaped("a\\b"), "a\\b");
         assert_eq!(escaped("a\\ b"), "a\\\\\\ b");
         assert!(super::escaped(Path::new("a\nb")).is_err());

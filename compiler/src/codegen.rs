@@ -237,6 +237,9 @@ impl Workers {
     /// Keeps a worker for the next function. After a failure, it is dropped instead.
     fn give_back(&self, mut worker: Worker) {
         worker.context.clear();
+        // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
+        // function's name, and of no use to it.
+        worker.context.func.dfg.exception_tables.clear();
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
         }

@@ -1,5 +1,7 @@
 //! Changing one function of a wasm binary, as a programmer who changes a number does.
 
+#![allow(unreachable_pub, reason = "shared by tests and examples")]
+
 use wasmparser::{Operator, Parser, Payload};
 
 /// The module with another constant in one function, about in the middle of the code.
