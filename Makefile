@@ -40,11 +40,14 @@ deny-advisories: ## Check for known vulnerabilities (fetches the advisory databa
 
 loader-alone: ## Check that the loader builds alone, without a compiler in its dependencies
 	cargo check --locked -p cwasm-loader
-	@for package in cwasm-loader cwasm-wasi plugin-host; do \
+	@for package in cwasm-loader cwasm-wasi cwasm-capi plugin-host embedded linked; do \
 	  tree=$$(cargo tree --locked -p $$package -e normal --prefix none) || exit 1; \
 	  if echo "$$tree" | grep -E '^(cranelift|wasmparser|wasm-encoder|wat|wast|object|cwasm-compiler|regalloc2)'; \
 	  then echo "$$package must not depend on a compiler" >&2; exit 1; fi; \
 	done
+	@tree=$$(cargo tree --locked -p cwasm-cache --no-default-features -e normal --prefix none) || exit 1; \
+	  if echo "$$tree" | grep -E '^(cranelift|wasmparser|cwasm-compiler)'; \
+	  then echo "cwasm-cache without its feature compiler must not depend on one" >&2; exit 1; fi
 
 bless: ## Write reference files that are missing, and compiler messages again
 	CWASM_BLESS=1 cargo test --locked -p cwasm-tests --test format

@@ -9,12 +9,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod cache;
+mod cached;
 mod compile;
 mod input;
 mod inspect;
 mod keygen;
 mod keys;
 mod outcome;
+mod outputs;
 mod progress;
 mod publish;
 mod run;
@@ -37,7 +40,7 @@ struct Cli {
 
 const HELP: &str = "\
 Examples:
-  cwasm run app.wasm                            compile in memory and run
+  cwasm run app.wasm                            compile, and run; the second time from the cache
   cwasm compile app.wasm                        write app.cwasm, print its digest
   cwasm run app.cwasm --digest DIGEST           run exactly what was compiled
 
@@ -52,6 +55,7 @@ enum Command {
     Verify(verify::Verify),
     Keygen(keygen::Keygen),
     Sign(sign::Sign),
+    Cache(cache::CacheCommand),
     Wast(wast::Wast),
 }
 
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Verify(command) => command.execute(),
         Command::Keygen(command) => command.execute(),
         Command::Sign(command) => command.execute(),
+        Command::Cache(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
     conclude(result).into()
@@ -112,7 +117,10 @@ mod tests {
             .map(|command| command.get_name().to_owned())
             .filter(|name| name != "help")
             .collect();
-        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "keygen", "sign", "wast"]);
+        assert_eq!(
+            subcommands,
+            ["compile", "run", "inspect", "verify", "keygen", "sign", "cache", "wast"]
+        );
         for name in subcommands {
             let command = cli.find_subcommand_mut(&name).unwrap();
             let help = command.render_help().to_string();

@@ -1,7 +1,7 @@
 //! `cwasm run`: a module or an artifact as a program.
 //!
-//! Modules are compiled in memory and loaded by the digest of what was just
-//! compiled. Artifacts need a reason to be trusted.
+//! Modules go through the user's cache, or are compiled in memory. Artifacts need a reason to
+//! be trusted.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -16,10 +16,9 @@ use cwasm_loader::{
 };
 use cwasm_wasi::{ProcExit, Signaled, Threads, WasiCtx};
 
-use crate::compile::compile_file;
 use crate::input::Kind;
 use crate::outcome::{Outcome, usage};
-use crate::{input, keys, values, watchdog};
+use crate::{cached, input, keys, values, watchdog};
 use grants::Grants;
 use limits::Limit;
 
@@ -69,6 +68,9 @@ pub(crate) struct Run {
     /// Run artifacts without any such reason
     #[arg(long)]
     trust_file: bool,
+    /// Compile modules in memory, without looking into the cache
+    #[arg(long)]
+    no_cache: bool,
     /// Arguments of the program, or of the function
     #[arg(value_name = "ARG", trailing_var_arg = true, allow_negative_numbers = true, hide = true)]
     args: Vec<String>,
@@ -244,10 +246,7 @@ impl Run {
         let front = input::front(path)?;
         let artifact = match Kind::of(path, &front) {
             Kind::Module => {
-                let bytes = compile_file(path, &input::read(path)?, &self.settings())?;
-                let digest = Digest::stated_in(&bytes)
-                    .context("the compiler wrote no digest, which is a bug in cwasm")?;
-                Artifact::from_bytes(&bytes, &Trust::digest(digest))
+                cached::load(path, &input::read(path)?, &self.settings(), !self.no_cache)?
             }
             Kind::Artifact => self.load_artifact(path, &front, keys)?,
         };

@@ -67,6 +67,8 @@ pub(crate) struct Environment<'a> {
     pub(crate) fuel: bool,
     /// Whether the epoch is watched.
     pub(crate) epoch: bool,
+    /// Code of earlier compilations.
+    pub(crate) reuse: Option<&'a crate::reuse::Reuse<'a>>,
 }
 
 /// Why a body was not translated.
