@@ -6,12 +6,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use cwasm_artifact::header::{
-    HEADER_OFFSET, HEADER_SIZE, Header, LEAVES_OFFSET, SIGNATURES_OFFSET, Section,
-};
+use cwasm_artifact::header::{HEADER_OFFSET, HEADER_SIZE, Header, LEAVES_OFFSET, Section};
 use cwasm_loader::{Artifact, Digest, LoadError, Report, Trust};
 use cwasm_tests::fault::mutants::{self, ARTIFACT};
 use cwasm_tests::fault::random::Random;
+use cwasm_tests::signing::Key;
 
 fn long() -> bool {
     std::env::var_os("CWASM_LONG").is_some()
@@ -52,29 +51,33 @@ fn kinds_for(offset: usize) -> &'static [&'static str] {
         208..216 | 232..240 => &["corrupt"],
         // The length of the file.
         288..296 => &["truncated", "trailing-bytes"],
-        SIGNATURES_OFFSET..LEAVES_OFFSET => &["invalid", "untrusted", "corrupt"],
+        // The signatures too: the root does not cover them, and their own checksum does.
         _ => &["corrupt"],
     }
 }
 
-#[test]
-fn every_flipped_bit_is_found() {
-    let trust = Trust::digest(Digest::stated_in(&ARTIFACT).unwrap());
-    let mut bytes = ARTIFACT.clone();
+/// Flips every bit of an artifact, or a sample of them, and expects the right refusal.
+fn every_flipped_bit(artifact: &[u8], trust: &Trust) {
+    let mut bytes = artifact.to_vec();
     let bits = bytes.len() * 8;
-    // All of the header; of the rest a bit now and then, at a distance that
+    // All of the header and the signatures; of the rest a bit now and then, at a distance that
     // no power of two divides, so that it is another bit of the byte each time.
-    let header = (HEADER_OFFSET + HEADER_SIZE) * 8;
+    let front = LEAVES_OFFSET * 8;
     let stride = if long() { 1 } else { 5 };
-    for bit in (0..header).chain((header..bits).step_by(stride)) {
+    for bit in (0..front).chain((front..bits).step_by(stride)) {
         let offset = bit / 8;
         bytes[offset] ^= 1 << (bit % 8);
         let what = format_args!("bit {} of byte {offset:#x}", bit % 8).to_string();
-        let report = refusal(&bytes, &trust, &what);
+        let report = refusal(&bytes, trust, &what);
         let found = kinds(&report);
         let wanted = kinds_for(offset);
         assert!(wanted.iter().any(|kind| found.contains(kind)), "{what}: {report}");
-        // Damage is never mistaken for a file for another loader, except
+        // Damage is never mistaken for a lie,
+        assert!(
+            !found.contains(&"bad-signature") && !found.contains(&"unsigned"),
+            "{what}: {report}"
+        );
+        // nor for a file for another loader, except
         // in the version of the format, without which nothing else has a meaning.
         assert_eq!(report.is_miss(), (72..76).contains(&offset), "{what}: {report}");
         bytes[offset] ^= 1 << (bit % 8);
@@ -82,13 +85,30 @@ fn every_flipped_bit_is_found() {
 }
 
 #[test]
+fn every_flipped_bit_is_found() {
+    every_flipped_bit(&ARTIFACT, &Trust::digest(Digest::stated_in(&ARTIFACT).unwrap()));
+}
+
+#[test]
+fn every_flipped_bit_of_a_signed_artifact_is_found() {
+    let signed = Key::new(1).sign(&Key::new(2).sign(&ARTIFACT));
+    every_flipped_bit(&signed, &Trust::keys([Key::new(1).public()]));
+    // Who knows the digest does not ask for signatures, and gets none that are damaged.
+    every_flipped_bit(&signed, &Trust::digest(Digest::stated_in(&ARTIFACT).unwrap()));
+}
+
+#[test]
 fn every_cut_is_found() {
     let trust = Trust::digest(Digest::stated_in(&ARTIFACT).unwrap());
+    let signed = Key::new(1).sign(&ARTIFACT);
+    let keys = Trust::keys([Key::new(1).public()]);
     for length in 0..ARTIFACT.len() {
-        let report = refusal(&ARTIFACT[..length], &trust, &format!("cut to {length}"));
-        let wanted = if length < 4 { "not-an-artifact" } else { "truncated" };
-        assert!(kinds(&report).contains(&wanted), "cut to {length}: {report}");
-        assert!(!report.is_miss());
+        for (file, trust) in [(&*ARTIFACT, &trust), (&signed, &keys)] {
+            let report = refusal(&file[..length], trust, &format!("cut to {length}"));
+            let wanted = if length < 4 { "not-an-artifact" } else { "truncated" };
+            assert!(kinds(&report).contains(&wanted), "cut to {length}: {report}");
+            assert!(!report.is_miss());
+        }
     }
     for more in [1, 7, 4096, 65536, 1 << 20] {
         let mut bytes = ARTIFACT.clone();

@@ -9,7 +9,7 @@ use std::process::Command;
 
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::builder::reseal;
-use cwasm_artifact::check::{Host, check};
+use cwasm_artifact::check::{Host, Origin, check, check_from};
 use cwasm_artifact::cpu::{CpuFeatures, CpuLevel};
 use cwasm_artifact::header::{FORMAT_VERSION, HEADER_OFFSET, Header, Section, describe};
 use cwasm_artifact::module::Module;
@@ -17,6 +17,7 @@ use cwasm_compiler::Settings;
 use cwasm_loader::{
     Artifact, Caller, Digest, Engine, Linker, LoadError, Problem, Report, Store, Trust,
 };
+use cwasm_tests::signing::Key;
 use cwasm_tests::{compile, compile_with, load};
 
 /// A module that has something in every section.
@@ -197,6 +198,11 @@ fn reference_artifacts_of_every_version_load_or_are_refused_by_name() {
         let other = compile_with(EVERYTHING, &Settings { target, ..Settings::default() });
         fs::write(version_folder().join("everything.aarch64.cwasm"), other).unwrap();
     }
+    let signed = version_folder().join("signed.x86_64.cwasm");
+    if blessing() && !signed.exists() {
+        let file = Key::new(2).sign(&Key::new(1).sign(&fs::read(&newest).unwrap()));
+        fs::write(&signed, file).unwrap();
+    }
     let mut seen = 0;
     for folder in fs::read_dir(golden()).unwrap().map(|entry| entry.unwrap().path()) {
         let Some(version) = folder
@@ -236,11 +242,25 @@ fn reference_artifacts_of_every_version_load_or_are_refused_by_name() {
 }
 
 #[test]
+fn signatures_in_the_reference_artifact_are_good() {
+    let file = fs::read(version_folder().join("signed.x86_64.cwasm")).unwrap();
+    for number in [1, 2] {
+        let keys = [Key::new(3).public(), Key::new(number).public()];
+        check_from(&file, None, Origin::Keys(&keys)).unwrap();
+    }
+    let keys = [Key::new(3).public()];
+    assert!(check_from(&file, None, Origin::Keys(&keys)).is_err());
+}
+
+#[test]
 fn the_artifact_of_the_lifetime_programs_has_this_abi() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("lifetimes");
     let path = folder.join("fixture.cwasm");
     let current = fs::read(&path).is_ok_and(|file| {
-        Header::of(&file).is_some_and(|header| header.prefix.abi == fingerprint().0)
+        Header::of(&file).is_some_and(|header| {
+            header.prefix.abi == fingerprint().0
+                && header.prefix.format_version.get() == FORMAT_VERSION
+        })
     });
     if blessing() && !current {
         let file = compile(EVERYTHING);
@@ -248,7 +268,7 @@ fn the_artifact_of_the_lifetime_programs_has_this_abi() {
         let digest = Digest::stated_in(&file).unwrap();
         fs::write(folder.join("fixture.digest"), format!("{digest}\n")).unwrap();
     } else {
-        assert!(current, "the ABI changed: run `make bless`");
+        assert!(current, "the ABI or the format changed: run `make bless`");
     }
 }
 
@@ -290,7 +310,7 @@ fn another_format_is_refused_by_name_whatever_follows() {
     let report = report(&file);
     assert_eq!(
         report.to_string(),
-        "built by cwasm 0.1.0 in format 9, and this loader reads format 1; \
+        "built by cwasm 0.1.0 in format 9, and this loader reads format 2; \
          recompile with the `cwasm compile` that belongs to this loader"
     );
 }

@@ -1,6 +1,7 @@
 //! What the tests share: from text to an artifact that is loaded.
 
 pub mod fault;
+pub mod signing;
 
 use cwasm_compiler::Settings;
 use cwasm_loader::{Artifact, Digest, Trust};

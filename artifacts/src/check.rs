@@ -1,18 +1,18 @@
 //! Checking a file: is it an artifact, for this host, and intact?
 //!
-//! [`check`] looks at everything and reports all that is wrong, in this order: what it is,
-//! how long it is, what it was made for, and whether its bytes match its
-//! digest. Only a file that passes becomes a [`Checked`], and only that
-//! can be read as a [`crate::module::Module`].
+//! [`check_from`] looks at everything and reports all that is wrong, in this order: what it is,
+//! how long it is, what it was made for, whether its bytes match its
+//! digest, and whether it comes from where it should. Only a file that passes becomes a
+//! [`Checked`], and only that can be read as a [`crate::module::Module`].
 
 use crate::abi::{Fingerprint, fingerprint};
 use crate::cpu::{CpuFeatures, host_triple};
 use crate::digest::{self, Digest};
 use crate::header::{
-    FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, SIGNATURES_OFFSET, SIGNATURES_SIZE,
-    Section, padded_text, settings,
+    FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Section, padded_text, settings,
 };
 use crate::report::{Problem, Report, Resemblance};
+use crate::signature::{PublicKey, Signatures};
 
 /// What a loader can load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -33,10 +33,22 @@ impl Host {
     }
 }
 
+/// Where a file must come from.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub enum Origin<'a> {
+    /// From anywhere: the digest in it finds accidents, and nothing else is asked.
+    Any,
+    /// It must be the artifact with this digest. Its signatures do not matter, as
+    /// long as they are not damaged.
+    Digest(Digest),
+    /// It must have a signature by at least one of these keys. Others do not matter.
+    Keys(&'a [PublicKey]),
+}
+
 /// A file whose bytes match the digest in its header.
 ///
-/// Says nothing about who made it: compare [`Checked::digest`] with one that
-/// you trust.
+/// Says nothing about who made it, unless [`check_from`] was asked to find that out.
 #[derive(Clone, Copy, Debug)]
 pub struct Checked<'a> {
     file: &'a [u8],
@@ -84,12 +96,24 @@ pub fn claimed_length(front: &[u8]) -> Result<u64, Problem> {
     }
 }
 
-/// Checks a file for a host, or for none in particular: then whom it was made
+/// Checks a file of any origin for a host, or for none in particular: then whom it was made
 /// for does not matter.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn check<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked<'a>, Report> {
+    check_from(file, host, Origin::Any)
+}
+
+/// Checks a file for a host, or for none in particular, and that it comes from `origin`.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn check_from<'a>(
+    file: &'a [u8],
+    host: Option<&Host>,
+    origin: Origin<'_>,
+) -> Result<Checked<'a>, Report> {
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
         return Err(
@@ -110,7 +134,8 @@ pub fn check<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked<'a>, Rep
     }
     // Beyond the prefix, only a header of this format can be understood.
     if !other_format {
-        check_integrity(file, header, claimed, &mut problems);
+        let front_intact = check_integrity(file, header, claimed, &mut problems);
+        check_origin(file, header, origin, front_intact, &mut problems);
     }
     match Report::new(problems) {
         Some(report) => Err(report),
@@ -148,8 +173,38 @@ fn check_host(header: &Header, host: &Host, other_format: bool, problems: &mut V
     }
 }
 
-/// Are the bytes those that were sealed?
-fn check_integrity(file: &[u8], header: &Header, claimed: u64, problems: &mut Vec<Problem>) {
+/// Does it come from where it should?
+fn check_origin(
+    file: &[u8],
+    header: &Header,
+    origin: Origin<'_>,
+    front_intact: bool,
+    problems: &mut Vec<Problem>,
+) {
+    if let Origin::Digest(wanted) = origin {
+        let found = Digest(header.root);
+        if found != wanted {
+            problems.push(Problem::Untrusted { found, wanted });
+        }
+    }
+    match (Signatures::of(file), origin) {
+        // Of a file that ends here, more is missing than signatures.
+        _ if file.len() < LEAVES_OFFSET => {}
+        (Err(problem), _) => problems.push(problem),
+        (Ok(signatures), Origin::Keys(trusted)) => {
+            signatures.check(file, trusted, front_intact, problems);
+        }
+        (Ok(_), _) => {}
+    }
+}
+
+/// Are the bytes those that were sealed? Returns whether the front is.
+fn check_integrity(
+    file: &[u8],
+    header: &Header,
+    claimed: u64,
+    problems: &mut Vec<Problem>,
+) -> bool {
     let length = file.len() as u64;
     if length < claimed {
         problems.push(Problem::Truncated { length, wanted: claimed });
@@ -168,7 +223,7 @@ fn check_integrity(file: &[u8], header: &Header, claimed: u64, problems: &mut Ve
         if length >= claimed || body <= file.len() {
             problems.push(Problem::CorruptFront);
         }
-        return;
+        return false;
     }
     for leaf in 0..header.leaf_count.get() as usize {
         let range = digest::chunk_range(leaf, body, claimed_usize(claimed));
@@ -190,9 +245,7 @@ fn check_integrity(file: &[u8], header: &Header, claimed: u64, problems: &mut Ve
             problems.push(Problem::CorruptChunk { range, sections });
         }
     }
-    if file[SIGNATURES_OFFSET..SIGNATURES_OFFSET + SIGNATURES_SIZE].iter().any(|byte| *byte != 0) {
-        problems.push(Problem::InvalidSignatures);
-    }
+    true
 }
 
 fn claimed_usize(claimed: u64) -> usize {

@@ -10,7 +10,7 @@
 //! lies before the body. `leaf = SHA-256(0x00, chunk)` and `root =
 //! SHA-256(0x01, ELF header, header with its root zeroed, leaf table)`. The leading byte keeps a
 //! chunk from passing for a root. The signature area is covered by neither,
-//! since signatures are made after the root is known.
+//! since signatures are made after the root is known; it has a checksum of its own.
 
 use core::fmt;
 use core::ops::Range;

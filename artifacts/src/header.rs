@@ -14,7 +14,7 @@ pub const HEADER_OFFSET: usize = ELF_HEADER_SIZE;
 pub const HEADER_SIZE: usize = size_of::<Header>();
 /// File offset of the signature area.
 pub const SIGNATURES_OFFSET: usize = HEADER_OFFSET + HEADER_SIZE;
-/// Size of the signature area in bytes. All zero in an unsigned artifact.
+/// Size of the signature area in bytes. All zero in an unsigned artifact; see [`crate::signature`].
 pub const SIGNATURES_SIZE: usize = 512;
 /// File offset of the leaf table.
 pub const LEAVES_OFFSET: usize = SIGNATURES_OFFSET + SIGNATURES_SIZE;
@@ -24,7 +24,7 @@ pub const CHUNK_SIZE: usize = 65536;
 /// The first eight bytes of the header.
 pub const MAGIC: [u8; 8] = *b"\x7fCWASM\r\n";
 /// The version of the file format that this crate writes and reads.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// The settings that an artifact was built with and that its loader must
 /// know. Bits of [`Header::settings`].
@@ -314,6 +314,7 @@ pub fn describe() -> String {
         let _ = writeln!(text, "setting {name} = {bit:#x}");
     }
     let _ = writeln!(text, "features {}", crate::cpu::CpuFeatures::from_bits(u64::MAX));
+    crate::signature::describe(&mut text);
     crate::records::describe(&mut text);
     text
 }

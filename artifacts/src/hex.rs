@@ -17,11 +17,17 @@ impl core::fmt::Display for Hex<'_> {
 /// The 32 bytes that 64 hexadecimal digits (of either case) stand for.
 #[must_use]
 pub fn parse_digest(text: &str) -> Option<[u8; 32]> {
+    parse(text)
+}
+
+/// The `N` bytes that twice as many hexadecimal digits (of either case) stand for.
+#[must_use]
+pub fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
-    if digits.len() != 64 {
+    if digits.len() != 2 * N {
         return None;
     }
-    let mut bytes = [0; 32];
+    let mut bytes = [0; N];
     for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
         let high = char::from(pair[0]).to_digit(16)?;
         let low = char::from(pair[1]).to_digit(16)?;

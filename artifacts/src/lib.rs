@@ -9,9 +9,10 @@
 //! * [`header`], [`records`]: the layout of the file;
 //! * [`builder`]: writing an artifact;
 //! * [`digest`], [`check`]: is a file an artifact, for this host, and intact;
-//! * [`report`]: if not, why;
+//! * [`signature`]: who signed it;
+//! * [`report`]: if it is none of these, why;
 //! * [`module`]: reading its metadata in place, after `validate` has seen it;
-//! * [`hex`]: digests as text.
+//! * [`hex`], `pem`: digests and keys as text.
 #![forbid(unsafe_code)]
 
 pub mod abi;
@@ -22,7 +23,9 @@ pub mod digest;
 pub mod header;
 pub mod hex;
 pub mod module;
+mod pem;
 pub mod records;
 pub mod report;
+pub mod signature;
 pub mod types;
 mod validate;

@@ -11,6 +11,7 @@ use core::ops::Range;
 use crate::abi::Fingerprint;
 use crate::cpu::CpuFeatures;
 use crate::digest::Digest;
+use crate::signature::KeyId;
 
 /// What a file that is no artifact seems to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,14 +151,36 @@ pub enum Problem {
         /// What is wrong.
         what: &'static str,
     },
-    /// The signature area is neither empty nor a list of signatures.
-    InvalidSignatures,
-    /// Nobody vouches for the file.
+    /// The signature area is not as it was written.
+    CorruptSignatures,
+    /// The signature area is as it was written, and no list of signatures.
+    InvalidSignatures {
+        /// What is wrong.
+        what: &'static str,
+    },
+    /// The file is another artifact than the one that is trusted.
     Untrusted {
         /// Its digest.
         found: Digest,
         /// The digest that was asked for.
         wanted: Digest,
+    },
+    /// The file has no signature: nobody signed it, or somebody removed the signatures.
+    Unsigned {
+        /// The keys that are trusted.
+        wanted: Vec<KeyId>,
+    },
+    /// Only keys that are not trusted signed the file.
+    UntrustedSigners {
+        /// The keys that are said to have signed it.
+        found: Vec<KeyId>,
+        /// The keys that are trusted.
+        wanted: Vec<KeyId>,
+    },
+    /// A signature says that it is by a trusted key, and is not one of this artifact.
+    BadSignature {
+        /// The trusted key.
+        key: KeyId,
     },
 }
 
@@ -185,9 +208,11 @@ impl Problem {
             Self::FormatVersion { .. } | Self::Abi { .. } | Self::UnknownSettings { .. } => "stale",
             Self::OtherTarget { .. } => "other-target",
             Self::MissingCpuFeatures { .. } => "missing-cpu-features",
-            Self::CorruptFront | Self::CorruptChunk { .. } => "corrupt",
-            Self::Invalid { .. } | Self::InvalidSignatures => "invalid",
-            Self::Untrusted { .. } => "untrusted",
+            Self::CorruptFront | Self::CorruptChunk { .. } | Self::CorruptSignatures => "corrupt",
+            Self::Invalid { .. } | Self::InvalidSignatures { .. } => "invalid",
+            Self::Untrusted { .. } | Self::UntrustedSigners { .. } => "untrusted",
+            Self::Unsigned { .. } => "unsigned",
+            Self::BadSignature { .. } => "bad-signature",
         }
     }
 
@@ -206,14 +231,26 @@ impl Problem {
             Self::MissingCpuFeatures { .. } => {
                 "recompile with a lower `cwasm compile --cpu`, or run on a newer CPU"
             }
-            Self::CorruptFront | Self::CorruptChunk { .. } => {
+            Self::CorruptFront | Self::CorruptChunk { .. } | Self::CorruptSignatures => {
                 "restore the file from its source, or recompile with `cwasm compile`; do not run it"
             }
-            Self::Invalid { .. } | Self::InvalidSignatures => {
+            Self::Invalid { .. } => {
                 "do not run it: its maker is broken or hostile; recompile with `cwasm compile`"
+            }
+            Self::InvalidSignatures { .. } => {
+                "restore the file from its source, or use the `cwasm` that belongs to its maker's"
             }
             Self::Untrusted { .. } => {
                 "find out where the file came from before you trust its digest"
+            }
+            Self::Unsigned { .. } => {
+                "get the signed file from its maker, or sign it with `cwasm sign` if you are"
+            }
+            Self::UntrustedSigners { .. } => {
+                "find out whose keys these are before you trust one with `--key`"
+            }
+            Self::BadSignature { .. } => {
+                "do not run it: get the file and its signature from its maker again"
             }
         }
     }
@@ -259,9 +296,43 @@ impl fmt::Display for Problem {
             Self::Invalid { section, record, what } => {
                 write!(f, "invalid: record {record} of {section}: {what}")
             }
-            Self::InvalidSignatures => f.write_str("invalid: the signature area is damaged"),
+            Self::CorruptSignatures => f.write_str(
+                "corrupt: the signature area (file offset 0x340) does not match its checksum",
+            ),
+            Self::InvalidSignatures { what } => {
+                write!(f, "invalid: the signature area (file offset 0x340): {what}")
+            }
             Self::Untrusted { found, wanted } => {
                 write!(f, "untrusted: its digest is {found}, and {wanted} was asked for")
+            }
+            Self::Unsigned { wanted } => {
+                write!(f, "unsigned: a signature by {} was asked for", Keys(wanted))
+            }
+            Self::UntrustedSigners { found, wanted } => write!(
+                f,
+                "untrusted: it is signed by {}, and a signature by {} was asked for",
+                Keys(found),
+                Keys(wanted)
+            ),
+            Self::BadSignature { key } => write!(
+                f,
+                "bad signature: the one by the key {key} is not of this artifact; it was taken from another, or somebody changed it"
+            ),
+        }
+    }
+}
+
+/// Ids of keys in a sentence.
+struct Keys<'a>(&'a [KeyId]);
+
+impl fmt::Display for Keys<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            [] => f.write_str("no key at all"),
+            [key] => write!(f, "the key {key}"),
+            [first, rest @ ..] => {
+                write!(f, "the keys {first}")?;
+                rest.iter().try_for_each(|key| write!(f, ", {key}"))
             }
         }
     }
@@ -291,12 +362,6 @@ impl Report {
     #[must_use]
     pub fn is_miss(&self) -> bool {
         self.problems.iter().all(Problem::is_miss)
-    }
-
-    /// The report about a file for which nobody vouches.
-    #[must_use]
-    pub fn untrusted(found: Digest, wanted: Digest) -> Self {
-        Self { problems: vec![Problem::Untrusted { found, wanted }] }
     }
 
     /// This report with one more problem.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
-use cwasm_artifact::check::{Checked, Host, check};
+use cwasm_artifact::check::{Checked, Host, Origin, check, check_from};
 use cwasm_artifact::header::{Section, padded_text, settings};
 use cwasm_artifact::hex::Hex;
 use cwasm_artifact::module::Module;
@@ -61,14 +61,10 @@ impl Verify {
 
     /// Everything that is wrong with the file.
     fn check(&self, bytes: &[u8], host: Option<&Host>) -> Result<Digest, Report> {
-        let checked = check(bytes, host)?;
+        let origin = self.digest.map_or(Origin::Any, Origin::Digest);
+        let checked = check_from(bytes, host, origin)?;
         Module::new(&checked)?;
-        match self.digest {
-            Some(wanted) if wanted != checked.digest() => {
-                Err(Report::untrusted(checked.digest(), wanted))
-            }
-            _ => Ok(checked.digest()),
-        }
+        Ok(checked.digest())
     }
 
     /// Compiles `module` as the artifact was compiled, and compares.

@@ -152,8 +152,8 @@ fn an_artifact_for_another_machine() {
 fn an_artifact_of_another_version() {
     artifact_refused(
         "",
-        |file| file[64 + 8] = 2,
-        "built by cwasm 0.1.0 in format 2, and this loader reads format 1; recompile with",
+        |file| file[64 + 8] = 1,
+        "built by cwasm 0.1.0 in format 1, and this loader reads format 2; recompile with",
     );
 }
 

@@ -1,9 +1,8 @@
 //! Artifacts: checked, mapped, and ready to be instantiated.
 
-use std::path::Path;
 use std::sync::OnceLock;
 
-use cwasm_artifact::check::{Host, check};
+use cwasm_artifact::check::{Host, Origin, check_from};
 use cwasm_artifact::digest::Digest;
 use cwasm_artifact::header::{Section, settings};
 use cwasm_artifact::module::{Module, View};
@@ -12,6 +11,7 @@ use cwasm_artifact::types::ExternType;
 
 use crate::error::LoadError;
 use crate::snapshot::Snapshot;
+use crate::source::{Opened, Source};
 use crate::sys::ImageFile;
 use crate::trust::Trust;
 use crate::type_registry::Registration;
@@ -81,16 +81,16 @@ pub struct ExportType<'a> {
 }
 
 impl Artifact {
-    /// Loads a file, if there is a reason to trust it.
+    /// Loads an artifact from a path, an open file, or bytes, if there is a reason to trust it.
     ///
-    /// The file is read once into private memory; what is checked is what runs,
-    /// and the file may be changed or deleted afterwards.
+    /// The source is read once into private memory; what is checked is what runs,
+    /// and a file may be changed or deleted afterwards.
     ///
     /// # Errors
-    /// If the file cannot be read; or a [`LoadError::Refused`] with everything
+    /// If the source cannot be read; or a [`LoadError::Refused`] with everything
     /// that is wrong with it.
-    pub fn load(path: impl AsRef<Path>, trust: &Trust) -> Result<Self, LoadError> {
-        Self::from_snapshot(Snapshot::of_file(path.as_ref())?, Some(trust))
+    pub fn load<'a>(source: impl Into<Source<'a>>, trust: &Trust) -> Result<Self, LoadError> {
+        Self::from_snapshot(Snapshot::of(&trust.open(source.into())?)?, trust.origin())
     }
 
     /// Loads an artifact from memory, if there is a reason to trust it. The
@@ -99,21 +99,21 @@ impl Artifact {
     /// # Errors
     /// As for [`Artifact::load`].
     pub fn from_bytes(bytes: &[u8], trust: &Trust) -> Result<Self, LoadError> {
-        Self::from_snapshot(Snapshot::of_bytes(bytes)?, Some(trust))
+        Self::load(bytes, trust)
     }
 
-    /// Loads a file for no other reason than that it is there. Its digest must
+    /// Loads a source for no other reason than that it is there. Its digest must
     /// still match its contents.
     ///
     /// # Safety
-    /// The file must be an unmodified output of the cwasm compiler: its
+    /// The source must be an unmodified output of the cwasm compiler: its
     /// machine code runs with all rights of this process. Nobody whom you do not
-    /// trust that much may be able to write to it or to its directory.
+    /// trust that much may be able to write to a file or to its directory.
     ///
     /// # Errors
     /// As for [`Artifact::load`].
-    pub unsafe fn load_trusting_file(path: impl AsRef<Path>) -> Result<Self, LoadError> {
-        Self::from_snapshot(Snapshot::of_file(path.as_ref())?, None)
+    pub unsafe fn load_trusting_file<'a>(source: impl Into<Source<'a>>) -> Result<Self, LoadError> {
+        Self::from_snapshot(Snapshot::of(&source.into().open()?)?, Origin::Any)
     }
 
     /// Loads an artifact from memory for no other reason than that it is
@@ -126,11 +126,11 @@ impl Artifact {
     /// # Errors
     /// As for [`Artifact::load`].
     pub unsafe fn from_trusted_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
-        Self::from_snapshot(Snapshot::of_bytes(bytes)?, None)
+        Self::from_snapshot(Snapshot::of(&Opened::Bytes(bytes))?, Origin::Any)
     }
 
-    fn from_snapshot(snapshot: Snapshot, trust: Option<&Trust>) -> Result<Self, LoadError> {
-        let checked = check(snapshot.bytes(), Some(&Host::this()));
+    fn from_snapshot(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
+        let checked = check_from(snapshot.bytes(), Some(&Host::this()), origin);
         let checked = match (checked, snapshot.longer_source()) {
             (Ok(checked), None) => checked,
             (Err(report), None) => return Err(report.into()),
@@ -140,9 +140,6 @@ impl Artifact {
             }
         };
         let digest = checked.digest();
-        if let Some(trust) = trust {
-            trust.check(digest)?;
-        }
         let module = Module::new(&checked)?;
         let settings = checked.header().settings.get();
         snapshot.make_executable(module.range(Section::Text))?;

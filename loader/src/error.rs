@@ -9,6 +9,8 @@ use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::report::Report;
 use cwasm_artifact::types::{ExternType, FuncType, ValType};
 
+use crate::cache_dir::Exposure;
+
 /// Any error that a host function may return.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -38,6 +40,24 @@ pub enum LoadError {
     Changed {
         /// The file.
         path: PathBuf,
+    },
+    /// The file is in a cache directory that only this user can write to, and does not itself
+    /// belong to this user alone.
+    #[error("{} is not trusted for being in the cache: {exposure}", path.display())]
+    CacheEntry {
+        /// The file, or a directory on the way to it.
+        path: PathBuf,
+        /// What is wrong.
+        exposure: Exposure,
+    },
+    /// The source is not named by a path in the cache directory that makes it trusted.
+    #[error(
+        "only what is in the cache directory {} is trusted for that: name it by its path in there, without `..`",
+        directory.display()
+    )]
+    NotInCache {
+        /// The directory.
+        directory: PathBuf,
     },
     /// The artifact is larger than any that this loader reads.
     #[error("the artifact has {bytes} bytes, and a loader reads at most {limit}")]

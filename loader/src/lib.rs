@@ -15,13 +15,14 @@
 //! ```
 //!
 //! The modules, in the order in which an artifact passes through them:
-//! `snapshot` reads a file into private memory, `artifact` checks and maps it
-//! for a `trust`, `linker` and `instantiate` make instances of it in a
+//! a `source` is opened in the way that a `trust` asks for (`cache_dir` is the one that looks at
+//! directories), `snapshot` reads it into private memory, `artifact` checks and maps it, `linker` and `instantiate` make instances of it in a
 //! `store`, and the handles `func`, `memory`, `table` and `global` use
 //! them. `vm` holds what compiled code touches, `sys` what the operating system provides.
 //! All `unsafe` is in these two, and where handles meet them.
 
 mod artifact;
+mod cache_dir;
 mod engine;
 mod error;
 mod external;
@@ -33,6 +34,7 @@ mod limits;
 mod linker;
 mod memory;
 mod snapshot;
+mod source;
 mod store;
 mod sys;
 mod table;
@@ -42,9 +44,11 @@ mod value;
 mod vm;
 
 pub use artifact::{Artifact, ExportType, ImportType};
+pub use cache_dir::{CacheDir, CacheDirError, Exposure};
 pub use cwasm_artifact::abi::traps::Trap as TrapKind;
 pub use cwasm_artifact::digest::Digest;
 pub use cwasm_artifact::report::{Problem, Report};
+pub use cwasm_artifact::signature::{KeyId, PublicKey, PublicKeyError};
 pub use cwasm_artifact::types::{
     ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType,
 };
@@ -57,6 +61,7 @@ pub use instance::Instance;
 pub use limits::StoreLimits;
 pub use linker::Linker;
 pub use memory::Memory;
+pub use source::Source;
 pub use store::{AsStore, AsStoreMut, Store, StoreMut, StoreRef};
 pub use table::Table;
 pub use trust::Trust;

@@ -5,10 +5,10 @@
 //! copy is writable only until it is complete, then read-only; the pages
 //! of code are made executable after that, so nothing is ever both.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read};
+use std::fs::File;
+use std::io;
 use std::ops::Range;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use cwasm_artifact::check::claimed_length;
@@ -16,6 +16,7 @@ use cwasm_artifact::header::LEAVES_OFFSET;
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::error::LoadError;
+use crate::source::Opened;
 use crate::sys;
 
 /// Larger artifacts are refused. Code alone ends at 2 GiB.
@@ -34,40 +35,26 @@ pub(crate) struct Snapshot {
 }
 
 impl Snapshot {
-    /// Reads a file.
-    pub(crate) fn of_file(path: &Path) -> Result<Self, LoadError> {
-        let read = |source| LoadError::Read { path: path.to_owned(), source };
-        // Opening a FIFO would wait for a writer: look before.
-        let kind = std::fs::metadata(path).map_err(read)?.file_type();
-        not_special(path, kind)?;
-        // Nor wait for one that has taken the file's place meanwhile.
-        let mut options = OpenOptions::new();
-        options.read(true).custom_flags(libc::O_NONBLOCK);
-        let mut file = options.open(path).map_err(read)?;
-        let metadata = file.metadata().map_err(read)?;
-        not_special(path, metadata.file_type())?;
-        let length = metadata.len();
+    /// Reads a source.
+    pub(crate) fn of(source: &Opened<'_>) -> Result<Self, LoadError> {
+        match source {
+            Opened::File { file, name } => Self::of_file(file.get(), name),
+            Opened::Bytes(bytes) => Self::of_bytes(bytes),
+        }
+    }
 
-        // The front says how much there is to read, so that a huge file of any
-        // other kind costs nothing.
-        let mut front = Vec::with_capacity(LEAVES_OFFSET);
-        (&mut file).take(LEAVES_OFFSET as u64).read_to_end(&mut front).map_err(read)?;
-        let wanted = match claimed_length(&front) {
-            Ok(claimed) if claimed.min(length) > MAX_LENGTH => {
-                return Err(LoadError::TooLarge { bytes: claimed.min(length), limit: MAX_LENGTH });
-            }
-            Ok(claimed) => claimed.min(length),
-            Err(_) => length.min(MAX_UNKNOWN),
-        };
-        let wanted = wanted.max(front.len() as u64);
+    /// Reads a file from its beginning.
+    fn of_file(file: &File, name: &Path) -> Result<Self, LoadError> {
+        let read = |source| LoadError::Read { path: name.to_owned(), source };
+        let changed = || LoadError::Changed { path: name.to_owned() };
+        let (front, length, wanted) = measure(file, name)?;
         let mut map = Self::allocate(wanted)?;
         map[..front.len()].copy_from_slice(&front);
-        let changed = || LoadError::Changed { path: path.to_owned() };
-        match file.read_exact(&mut map[front.len()..]) {
+        match file.read_exact_at(&mut map[front.len()..], front.len() as u64) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
             result => result.map_err(read)?,
         }
-        if wanted >= length && file.read(&mut [0]).map_err(read)? != 0 {
+        if wanted >= length && file.read_at(&mut [0], wanted).map_err(read)? != 0 {
             return Err(changed());
         }
         Self::freeze(map, length.max(wanted))
@@ -115,20 +102,29 @@ impl Snapshot {
     }
 }
 
-/// Refuses what only looks like a file.
-fn not_special(path: &Path, kind: std::fs::FileType) -> Result<(), LoadError> {
-    use std::os::unix::fs::FileTypeExt as _;
-    if kind.is_file() {
-        return Ok(());
+/// The front of a file, the file's length, and how much of it is of interest: the front
+/// says how much there is to read, so that a huge file of any other kind costs nothing.
+fn measure(file: &File, name: &Path) -> Result<(Vec<u8>, u64, u64), LoadError> {
+    let read = |source| LoadError::Read { path: name.to_owned(), source };
+    let length = file.metadata().map_err(read)?.len();
+    let mut front = vec![0; LEAVES_OFFSET];
+    let mut filled = 0;
+    while filled < front.len() {
+        match file.read_at(&mut front[filled..], filled as u64) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(read(error)),
+        }
     }
-    let found = if kind.is_dir() {
-        "a directory"
-    } else if kind.is_fifo() {
-        "a named pipe"
-    } else if kind.is_socket() {
-        "a socket"
-    } else {
-        "a device"
+    front.truncate(filled);
+    let wanted = match claimed_length(&front) {
+        Ok(claimed) if claimed.min(length) > MAX_LENGTH => {
+            return Err(LoadError::TooLarge { bytes: claimed.min(length), limit: MAX_LENGTH });
+        }
+        Ok(claimed) => claimed.min(length),
+        Err(_) => length.min(MAX_UNKNOWN),
     };
-    Err(LoadError::NotAFile { path: path.to_owned(), found })
+    let wanted = wanted.max(front.len() as u64);
+    Ok((front, length, wanted))
 }

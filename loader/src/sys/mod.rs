@@ -1,12 +1,16 @@
 //! What the loader asks of the operating system, one small module per
-//! platform: address space, page protection, faults as signals, and the bounds
-//! of a thread's stack.
+//! platform: address space, page protection, faults as signals, the bounds
+//! of a thread's stack, and directories by descriptor.
 //!
-//! A platform module offers [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`],
+//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`],
 //! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
+mod dir;
+#[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use dir::{Dir, Facts, Kind, effective_user};
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
     Fault, ImageFile, Reservation, ensure_signal_stack, install_fault_handler, page_size,
