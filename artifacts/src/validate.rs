@@ -11,10 +11,11 @@ use crate::header::{Header, Section, padded_text};
 use crate::module::{Counts, View, invalid};
 use crate::records::{
     ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
-    ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span, Text, TypeRecord,
-    const_op, extern_flags, extern_kind, item_kind, segment_mode,
+    ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span, Text, TypeRecord, const_op,
+    extern_flags, extern_kind, item_kind, segment_mode,
 };
 use crate::report::{Problem, Report};
+use crate::sites::Sites;
 use crate::types::{MemoryType, ValType};
 
 type Check = Result<(), Problem>;
@@ -63,7 +64,6 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::Items, size_of::<ItemRecord>()),
         (Section::DataSegments, size_of::<crate::records::DataSegmentRecord>()),
         (Section::Images, size_of::<ImageRecord>()),
-        (Section::Sites, size_of::<SiteRecord>()),
     ] {
         if !view.bytes(section).len().is_multiple_of(size) {
             return Err(invalid(section, 0, "the section ends within a record"));
@@ -109,6 +109,7 @@ pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
         validator.elements(),
         validator.data(),
         validator.images(),
+        validator.sites(),
     ];
     Report::new(problems.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
@@ -120,6 +121,18 @@ struct Validator<'v, 'a> {
 }
 
 impl Validator<'_, '_> {
+    /// That the blocks are in order. Entries are bounded where they are read.
+    fn sites(&self) -> Check {
+        let sites = Sites::new(self.view.bytes(Section::Sites))
+            .ok_or_else(|| invalid(Section::Sites, 0, "the section ends within its records"))?;
+        match sites.first_invalid_block() {
+            Some(block) => {
+                Err(invalid(Section::Sites, block, "the record is out of order or has no entries"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn text(&self, section: Section, record: usize, text: Text) -> Check {
         let start = text.offset.get() as usize;
         let bytes = self.view.bytes(Section::Strings);

@@ -183,8 +183,8 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
     let Some((artifact, offset)) = (unsafe { StoreCore::find_code(store, fault.pc()) }) else {
         return false;
     };
-    let Some(trap) = artifact.view().site(offset).and_then(|site| TrapKind::from_code(site.trap))
-    else {
+    let site = artifact.view().sites().trap_at(offset);
+    let Some(trap) = site.and_then(|site| TrapKind::from_code(site.trap)) else {
         return false;
     };
     // SAFETY: the context and the frame buffer are parts of the live store. The
