@@ -50,18 +50,17 @@ impl VmMemory {
         } else {
             length
         };
-        let reservation = Reservation::new(reserved)
+        let reservation = Reservation::new(reserved, length)
             .map_err(|source| Error::MemoryReservation { bytes: reserved as u64, source })?;
-        let mut memory = Self {
-            definition: VmMemoryDefinition { base: reservation.start().as_ptr(), byte_length: 0 },
+        let base = reservation.start().as_ptr();
+        Ok(Self {
+            definition: VmMemoryDefinition { base, byte_length: length },
             reservation,
-            committed: 0,
+            committed: length.next_multiple_of(sys::page_size()),
             reserved,
             guarded,
             limits: ty.limits,
-        };
-        memory.resize(length)?;
-        Ok(memory)
+        })
     }
 
     /// Makes `length` bytes accessible.
@@ -72,7 +71,7 @@ impl VmMemory {
             self.relocate(committed).map_err(failed)?;
         }
         if committed > self.committed {
-            self.reservation.commit(self.committed, committed).map_err(failed)?;
+            self.reservation.commit(committed).map_err(failed)?;
             self.committed = committed;
         }
         self.definition.byte_length = length;
@@ -86,8 +85,7 @@ impl VmMemory {
         }
         // Room to grow, so that growing page by page costs linear time.
         let reserved = reserved.max(self.reserved.saturating_mul(2));
-        let mut reservation = Reservation::new(reserved)?;
-        reservation.commit(0, self.committed)?;
+        let reservation = Reservation::new(reserved, self.committed)?;
         // SAFETY: both ranges are committed for `byte_length` bytes, and belong
         // to different mappings.
         unsafe {
