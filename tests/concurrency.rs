@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Barrier, Mutex, RwLock};
 use std::time::{Duration, Instant};
 
-use cwasm_loader::{Artifact, Caller, Engine, Error, Linker, Ref, Store, TrapKind, Trust};
+use cwasm_loader::{Artifact, Caller, Digest, Engine, Error, Linker, Ref, Store, TrapKind, Trust};
 use cwasm_tests::fault::random::Random;
 use cwasm_tests::fault::{child, process};
 use cwasm_tests::{artifact, compile, load};
@@ -153,8 +153,17 @@ fn ten_thousand_loads_and_drops_leave_nothing_behind() {
             })
             .collect();
         let bytes: Vec<_> = texts.iter().map(|text| compile(text)).collect();
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("program.cwasm");
+        std::fs::write(&path, &bytes[0]).unwrap();
+        let trust = Trust::digest(Digest::stated_in(&bytes[0]).unwrap());
         let cycle = |number: usize| {
-            let code = load(&bytes[number % bytes.len()]);
+            let code = match number % 3 {
+                0 => Artifact::load(&path, &trust).unwrap(),
+                // SAFETY: nobody knows of the file but this test, which leaves it alone.
+                1 => unsafe { Artifact::map_shared(&path, &trust) }.unwrap(),
+                _ => load(&bytes[number % bytes.len()]),
+            };
             if number.is_multiple_of(4) {
                 let engine = Engine::default();
                 let mut store = Store::new(&engine, ());
@@ -167,6 +176,7 @@ fn ten_thousand_loads_and_drops_leave_nothing_behind() {
         };
         (0..500).for_each(cycle);
         let (mappings, resident) = (process::mappings(), process::resident_kib());
+        let descriptors = process::descriptors();
         (0..10_000).for_each(cycle);
         let (mappings_after, resident_after) = (process::mappings(), process::resident_kib());
         println!(
@@ -174,6 +184,7 @@ fn ten_thousand_loads_and_drops_leave_nothing_behind() {
         );
         assert!(mappings_after <= mappings + 2);
         assert!(resident_after <= resident + 2048);
+        assert_eq!(process::descriptors(), descriptors);
         assert_eq!(process::anonymous_code_mappings(), 0);
     })
     .well();
@@ -188,13 +199,11 @@ fn refused_artifacts_and_failed_instances_leave_nothing_behind() {
         let mut bad = good.clone();
         let middle = bad.len() / 2;
         bad[middle] ^= 1;
-        let trust = Trust::digest(cwasm_loader::Digest::stated_in(&good).unwrap());
+        let trust = Trust::digest(Digest::stated_in(&good).unwrap());
         let engine = Engine::default();
         let cycle = || {
             assert!(Artifact::from_bytes(&bad, &trust).is_err());
-            assert!(
-                Artifact::from_bytes(&bad, &Trust::digest(cwasm_loader::Digest([0; 32]))).is_err()
-            );
+            assert!(Artifact::from_bytes(&bad, &Trust::digest(Digest([0; 32]))).is_err());
             let code = load(&good);
             let linker = Linker::new(&engine);
             assert!(linker.instantiate(&mut Store::new(&engine, ()), &code).is_err());

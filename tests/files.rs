@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use cwasm_loader::{Artifact, Caller, Digest, Engine, Linker, LoadError, Store, Trust};
 use cwasm_tests::compile;
+use cwasm_tests::fault::child;
 use cwasm_tests::fault::mutants::ARTIFACT;
 
 /// Asks the host before every turn of its loop, and reads a large image of its
@@ -196,21 +197,31 @@ fn a_huge_file_without_contents_is_refused_at_once() {
 
 #[test]
 fn a_file_without_permission_is_a_read_error() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("secret.cwasm");
-    fs::write(&path, &*ARTIFACT).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
-    if File::open(&path).is_ok() {
-        eprintln!("skipped: this user may read everything");
-        return;
-    }
-    match refused(&path) {
-        LoadError::Read { source, path: named } => {
-            assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
-            assert_eq!(named, path);
+    child::run("a_file_without_permission_is_a_read_error", || {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("secret.cwasm");
+        fs::write(&path, &*ARTIFACT).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o000)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        // Root may read everything, so it acts as somebody else for a while. Others cannot do that,
+        // and need not.
+        //
+        // SAFETY: the calls change whom this process acts as, which is a child for this test.
+        let user = unsafe { libc::geteuid() };
+        // SAFETY: as above.
+        unsafe { libc::seteuid(12345) };
+        let error = refused(&path);
+        // SAFETY: as above.
+        unsafe { libc::seteuid(user) };
+        match error {
+            LoadError::Read { source, path: named } => {
+                assert_eq!(source.kind(), std::io::ErrorKind::PermissionDenied);
+                assert_eq!(named, path);
+            }
+            error => panic!("{error}"),
         }
-        error => panic!("{error}"),
-    }
+    })
+    .well();
 }
 
 /// Loads again and again while `change` works on the file. Returns how often it loaded.

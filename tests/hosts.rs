@@ -136,7 +136,7 @@ fn wasm_uses_the_memory_that_a_host_function_grew() {
         assert_eq!(memory.size_pages(&store).unwrap(), 34);
         // Beyond its maximum, the host function fails, and so does the call.
         let error = after.call(&mut store, 31).unwrap_err();
-        assert!(matches!(error, Error::MemoryLimit { pages: 65 }), "{error}");
+        assert!(matches!(error, Error::MemoryLimit { pages: 65, .. }), "{error}");
         is_sound(&mut store, instance);
     }
 }

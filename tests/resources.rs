@@ -223,7 +223,7 @@ fn limits_of_a_store_hold_at_instantiation() {
         error
     };
     let error = attempt(&|limits| limits.memory_pages = 1);
-    assert!(matches!(error, Error::MemoryLimit { pages: 2 }), "{error}");
+    assert!(matches!(error, Error::MemoryLimit { pages: 2, .. }), "{error}");
     let error = attempt(&|limits| limits.table_elements = 9);
     assert!(matches!(error, Error::TableLimit { elements: 10 }), "{error}");
     let error = attempt(&|limits| limits.memories = 0);

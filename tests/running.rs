@@ -105,7 +105,7 @@ fn handles_of_another_store_are_errors() {
     wrong(instance.func(&two, "f").unwrap_err());
     let table = Table::new(
         &mut two,
-        TableType { element: ValType::FuncRef, limits: Limits { min: 1, max: None } },
+        TableType::new(ValType::FuncRef, Limits { min: 1, max: None }),
         Ref::Func(None),
     );
     wrong(table.unwrap().set(&mut two, 0, Ref::Func(Some(func))).unwrap_err());
@@ -437,7 +437,7 @@ fn memories_and_globals_are_shared_between_instances_and_the_host() {
     let mut store = Store::new(&engine, ());
     let mut linker = Linker::new(&engine);
     let limits = Limits { min: 1, max: Some(3) };
-    let memory = Memory::new(&mut store, MemoryType { limits }).unwrap();
+    let memory = Memory::new(&mut store, MemoryType::new(limits)).unwrap();
     let global = GlobalType { value: ValType::I64, mutable: true };
     let global = Global::new(&mut store, global, Val::I64(41)).unwrap();
     linker.define(&store, "env", "m", memory).unwrap();
@@ -450,7 +450,7 @@ fn memories_and_globals_are_shared_between_instances_and_the_host() {
     assert_eq!(global.get(&store).unwrap().i64(), Some(42));
     assert_eq!(memory.grow(&mut store, 1).unwrap(), 2);
     assert_eq!(run.call(&mut store, ()).unwrap(), -1);
-    assert!(matches!(memory.grow(&mut store, 1), Err(Error::MemoryLimit { pages: 4 })));
+    assert!(matches!(memory.grow(&mut store, 1), Err(Error::MemoryLimit { pages: 4, .. })));
     let mut buffer = [0; 4];
     assert!(memory.read(&store, 3 * 65536 - 3, &mut buffer).is_err());
     memory.write(&mut store, 8, &[1, 2, 3]).unwrap();

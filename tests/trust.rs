@@ -189,10 +189,13 @@ fn a_damaged_signature_area_is_refused_for_any_reason() {
     }
 }
 
+/// What is wrong, and how to make it so.
+type Change<'a> = (&'static str, &'a dyn Fn(&mut [u8]));
+
 #[test]
 fn a_signature_area_that_makes_no_sense_is_refused_for_any_reason() {
     let two = Key::new(2).sign(&Key::new(1).sign(&ARTIFACT));
-    let cases: [(&str, &dyn Fn(&mut [u8])); 5] = [
+    let cases: [Change<'_>; 5] = [
         ("one is of an unknown kind", &|area| {
             area[..16].copy_from_slice(b"ed448\0\0\0\0\0\0\0\0\0\0\0")
         }),

@@ -21,7 +21,7 @@ use crate::records::{
     extern_flags, extern_kind,
 };
 use crate::sites::{self, Site};
-use crate::types::{FuncType, GlobalType, MemoryType, TableType};
+use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
 
 /// Something that exceeds what the format can express.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,10 +122,14 @@ impl Tables {
     }
 
     /// Adds a constant expression.
-    pub fn add_const(&mut self, ops: &[ConstOpRecord]) -> Result<Span, BuildError> {
+    pub fn add_const(
+        &mut self,
+        ops: impl IntoIterator<Item = ConstOpRecord>,
+    ) -> Result<Span, BuildError> {
         let start = index("constant operations", self.const_ops.len())?;
-        self.const_ops.extend_from_slice(ops);
-        Ok(Span { start: start.into(), count: index("constant operations", ops.len())?.into() })
+        self.const_ops.extend(ops);
+        let count = index("constant operations", self.const_ops.len() - start as usize)?;
+        Ok(Span { start: start.into(), count: count.into() })
     }
 
     /// Adds the items of an element segment.
@@ -203,13 +207,17 @@ impl ExternRecord {
     /// The record of a table.
     #[must_use]
     pub fn table(ty: &TableType) -> Self {
-        Self { ty: ty.element.code().into(), ..Self::limits(extern_kind::TABLE, ty.limits) }
+        let limits = Self::limits(extern_kind::TABLE, ty.limits, ty.index);
+        Self { ty: ty.element.code().into(), ..limits }
     }
 
     /// The record of a memory.
     #[must_use]
     pub fn memory(ty: &MemoryType) -> Self {
-        Self::limits(extern_kind::MEMORY, ty.limits)
+        let limits = Self::limits(extern_kind::MEMORY, ty.limits, ty.index);
+        let shared = if ty.shared { extern_flags::SHARED } else { 0 };
+        let page = u32::from(ty.page_size_log2);
+        Self { ty: page.into(), flags: limits.flags | shared, ..limits }
     }
 
     /// The record of a global.
@@ -223,10 +231,12 @@ impl ExternRecord {
         }
     }
 
-    fn limits(kind: u32, limits: crate::types::Limits) -> Self {
+    fn limits(kind: u32, limits: Limits, index: IndexType) -> Self {
+        let has_max = if limits.max.is_some() { extern_flags::HAS_MAX } else { 0 };
+        let index = if index == IndexType::I64 { extern_flags::INDEX_64 } else { 0 };
         Self {
             kind: kind.into(),
-            flags: if limits.max.is_some() { extern_flags::HAS_MAX } else { 0 }.into(),
+            flags: (has_max | index).into(),
             min: limits.min.into(),
             max: limits.max.unwrap_or(0).into(),
             ..Self::default()

@@ -46,7 +46,8 @@ pub enum Origin<'a> {
     Keys(&'a [PublicKey]),
 }
 
-/// A file whose bytes match the digest in its header.
+/// A file whose bytes match the digest in its header, or of which the caller of [`check_unhashed`]
+/// knows that they do.
 ///
 /// Says nothing about who made it, unless [`check_from`] was asked to find that out.
 #[derive(Clone, Copy, Debug)]
@@ -121,14 +122,7 @@ pub fn check_from<'a>(
         );
     };
     let mut problems = Vec::new();
-    let other_format = header.prefix.format_version.get() != FORMAT_VERSION;
-    if other_format {
-        problems.push(Problem::FormatVersion {
-            found: header.prefix.format_version.get(),
-            wanted: FORMAT_VERSION,
-            compiler: padded_text(&header.prefix.compiler),
-        });
-    }
+    let other_format = check_format(header, &mut problems);
     if let Some(host) = host {
         check_host(header, host, other_format, &mut problems);
     }
@@ -140,6 +134,56 @@ pub fn check_from<'a>(
     match Report::new(problems) {
         Some(report) => Err(report),
         None => Ok(Checked { file, header }),
+    }
+}
+
+/// Checks everything about a file but its bytes: what it is, how long it is, and for which
+/// host it was made. The digest is not computed, and signatures are not looked at.
+///
+/// For files of which the caller knows that they are intact. Metadata are validated all the
+/// same by [`crate::module::Module::new`].
+///
+/// # Errors
+/// Everything that is wrong with it, as far as that is looked at.
+pub fn check_unhashed<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked<'a>, Report> {
+    let claimed = claimed_length(file)?;
+    let length = file.len() as u64;
+    let Some(header) = Header::of(file) else {
+        return Err(Problem::Truncated { length, wanted: LEAVES_OFFSET as u64 }.into());
+    };
+    let mut problems = Vec::new();
+    let other_format = check_format(header, &mut problems);
+    if let Some(host) = host {
+        check_host(header, host, other_format, &mut problems);
+    }
+    if !other_format {
+        check_length(length, claimed, &mut problems);
+        if header.body_offset() > length {
+            problems.push(Problem::CorruptFront);
+        }
+    }
+    match Report::new(problems) {
+        Some(report) => Err(report),
+        None => Ok(Checked { file, header }),
+    }
+}
+
+/// Is it of another format?
+fn check_format(header: &Header, problems: &mut Vec<Problem>) -> bool {
+    let found = header.prefix.format_version.get();
+    if found != FORMAT_VERSION {
+        let compiler = padded_text(&header.prefix.compiler);
+        problems.push(Problem::FormatVersion { found, wanted: FORMAT_VERSION, compiler });
+    }
+    found != FORMAT_VERSION
+}
+
+/// Does it end where it should?
+fn check_length(length: u64, claimed: u64, problems: &mut Vec<Problem>) {
+    if length < claimed {
+        problems.push(Problem::Truncated { length, wanted: claimed });
+    } else if length > claimed {
+        problems.push(Problem::TrailingBytes { length, wanted: claimed });
     }
 }
 
@@ -206,11 +250,7 @@ fn check_integrity(
     problems: &mut Vec<Problem>,
 ) -> bool {
     let length = file.len() as u64;
-    if length < claimed {
-        problems.push(Problem::Truncated { length, wanted: claimed });
-    } else if length > claimed {
-        problems.push(Problem::TrailingBytes { length, wanted: claimed });
-    }
+    check_length(length, claimed, problems);
     let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
     let front_intact = file.get(LEAVES_OFFSET..body).is_some_and(|leaf_table| {
         header.prefix.header_size.get() as usize == HEADER_SIZE

@@ -20,7 +20,9 @@ use crate::records::{
 };
 use crate::report::{Problem, Report};
 use crate::sites::Sites;
-use crate::types::{ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType};
+use crate::types::{
+    ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, ValType,
+};
 
 /// The metadata of an artifact, as ranges of the file; borrow a [`View`] to read it.
 ///
@@ -359,19 +361,51 @@ impl<'a> View<'a> {
     /// The type that an import or definition has.
     #[must_use]
     pub fn extern_type(&self, record: &ExternRecord) -> ExternType {
+        let flag = |flag| record.flags.get() & flag != 0;
         let limits = Limits {
             min: record.min.get(),
-            max: (record.flags.get() & extern_flags::HAS_MAX != 0).then(|| record.max.get()),
+            max: flag(extern_flags::HAS_MAX).then(|| record.max.get()),
         };
+        let index = if flag(extern_flags::INDEX_64) { IndexType::I64 } else { IndexType::I32 };
         let value = ValType::from_code(record.ty.get()).unwrap_or(ValType::I32);
         match record.kind.get() {
-            extern_kind::TABLE => ExternType::Table(TableType { element: value, limits }),
-            extern_kind::MEMORY => ExternType::Memory(MemoryType { limits }),
-            extern_kind::GLOBAL => ExternType::Global(GlobalType {
-                value,
-                mutable: record.flags.get() & extern_flags::MUTABLE != 0,
+            extern_kind::TABLE => ExternType::Table(TableType { element: value, limits, index }),
+            extern_kind::MEMORY => ExternType::Memory(MemoryType {
+                limits,
+                index,
+                page_size_log2: u8::try_from(record.ty.get()).unwrap_or(u8::MAX),
+                shared: flag(extern_flags::SHARED),
             }),
+            extern_kind::GLOBAL => {
+                ExternType::Global(GlobalType { value, mutable: flag(extern_flags::MUTABLE) })
+            }
             _ => ExternType::Func(self.func_type(record.ty.get())),
+        }
+    }
+
+    /// The type of an imported or defined table.
+    #[must_use]
+    pub fn table_type(&self, index: u32) -> Option<TableType> {
+        let record = match index.checked_sub(self.counts().imported_tables) {
+            Some(defined) => self.tables().get(defined as usize)?.ty,
+            None => self.imported(extern_kind::TABLE, index)?.ty,
+        };
+        match self.extern_type(&record) {
+            ExternType::Table(ty) => Some(ty),
+            _ => None,
+        }
+    }
+
+    /// The type of an imported or defined memory.
+    #[must_use]
+    pub fn memory_type(&self, index: u32) -> Option<MemoryType> {
+        let record = match index.checked_sub(self.counts().imported_memories) {
+            Some(defined) => self.memories().get(defined as usize)?.ty,
+            None => self.imported(extern_kind::MEMORY, index)?.ty,
+        };
+        match self.extern_type(&record) {
+            ExternType::Memory(ty) => Some(ty),
+            _ => None,
         }
     }
 

@@ -75,7 +75,8 @@ records! {
     ExternRecord {
         /// One of the constants of [`extern_kind`].
         kind: U32,
-        /// Function: type index. Table: element type. Global: value type.
+        /// Function: type index. Table: element type. Global: value type. Memory: size of a
+        /// page, as a power of two.
         ty: U32,
         /// Bits of [`extern_flags`].
         flags: U32,
@@ -229,11 +230,16 @@ pub mod extern_flags {
     pub const HAS_MAX: u32 = 1;
     /// Global: the value can change.
     pub const MUTABLE: u32 = 2;
+    /// Memory or table: its indices have 64 bits.
+    pub const INDEX_64: u32 = 4;
+    /// Memory: several threads may use it at the same time.
+    pub const SHARED: u32 = 8;
     /// All flags that have a meaning.
-    pub const KNOWN: u32 = HAS_MAX | MUTABLE;
+    pub const KNOWN: u32 = HAS_MAX | MUTABLE | INDEX_64 | SHARED;
 }
 
-/// Operations of constant expressions. Each pushes one value.
+/// Operations of constant expressions. Those of arithmetic take two values from the
+/// stack and push one; each other pushes one.
 pub mod const_op {
     /// `i32.const`; the value is the low 32 bits of `low`.
     pub const I32: u32 = 1;
@@ -251,6 +257,18 @@ pub mod const_op {
     pub const REF_FUNC: u32 = 7;
     /// `ref.null`; `index` is the value type.
     pub const REF_NULL: u32 = 8;
+    /// `i32.add`.
+    pub const I32_ADD: u32 = 9;
+    /// `i32.sub`.
+    pub const I32_SUB: u32 = 10;
+    /// `i32.mul`.
+    pub const I32_MUL: u32 = 11;
+    /// `i64.add`.
+    pub const I64_ADD: u32 = 12;
+    /// `i64.sub`.
+    pub const I64_SUB: u32 = 13;
+    /// `i64.mul`.
+    pub const I64_MUL: u32 = 14;
 }
 
 /// Modes of element and data segments.

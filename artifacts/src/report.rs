@@ -322,6 +322,8 @@ impl fmt::Display for Problem {
     }
 }
 
+impl core::error::Error for Problem {}
+
 /// Ids of keys in a sentence.
 struct Keys<'a>(&'a [KeyId]);
 

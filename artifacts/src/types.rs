@@ -134,6 +134,14 @@ impl Limits {
     }
 }
 
+impl Limits {
+    /// Whether neither size exceeds `largest`.
+    #[must_use]
+    pub fn within(&self, largest: u64) -> bool {
+        self.min <= largest && self.max.is_none_or(|max| max <= largest)
+    }
+}
+
 impl fmt::Display for Limits {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.min)?;
@@ -141,23 +149,137 @@ impl fmt::Display for Limits {
     }
 }
 
-/// The type of a linear memory. Sizes are in pages of 64 KiB.
+/// The type of the addresses of a memory, or of the indices of a table
+/// (specification, 2.3.9).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum IndexType {
+    /// 32 bits.
+    #[default]
+    I32,
+    /// 64 bits.
+    I64,
+}
+
+impl IndexType {
+    /// The type of an operand that is such an index.
+    #[must_use]
+    pub const fn value(self) -> ValType {
+        match self {
+            Self::I32 => ValType::I32,
+            Self::I64 => ValType::I64,
+        }
+    }
+
+    /// The largest number of the type.
+    #[must_use]
+    pub const fn max(self) -> u64 {
+        match self {
+            Self::I32 => u32::MAX as u64,
+            Self::I64 => u64::MAX,
+        }
+    }
+
+    /// What the text format writes before limits.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Self::I32 => "",
+            Self::I64 => "i64 ",
+        }
+    }
+}
+
+/// The type of a linear memory. Sizes are in pages of the memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct MemoryType {
     /// Size bounds in pages.
     pub limits: Limits,
+    /// The type of its addresses.
+    pub index: IndexType,
+    /// The size of a page is two to the power of this. 16, or 0 in a memory with a custom page size.
+    pub page_size_log2: u8,
+    /// Whether several threads may use it at the same time. It has a maximum then.
+    pub shared: bool,
+}
+
+impl Default for MemoryType {
+    fn default() -> Self {
+        Self::new(Limits::default())
+    }
 }
 
 impl MemoryType {
-    /// The size of a page in bytes.
+    /// The usual size of a page in bytes.
     pub const PAGE_SIZE: u64 = 65536;
-    /// The largest number of pages that a memory with 32-bit addresses has.
+    /// The usual size of a page as a power of two.
+    pub const PAGE_SIZE_LOG2: u8 = 16;
+    /// The largest number of pages that an ordinary memory with 32-bit addresses has.
     pub const MAX_PAGES: u64 = 65536;
+
+    /// An ordinary memory: 32-bit addresses, pages of 64 KiB, not shared.
+    #[must_use]
+    pub const fn new(limits: Limits) -> Self {
+        Self { limits, index: IndexType::I32, page_size_log2: Self::PAGE_SIZE_LOG2, shared: false }
+    }
+
+    /// The size of a page in bytes. A size that no memory has counts as 64 KiB.
+    #[must_use]
+    pub const fn page_size(&self) -> u64 {
+        1 << if self.page_size_log2 == 0 { 0 } else { Self::PAGE_SIZE_LOG2 }
+    }
+
+    /// The largest number of pages that any memory of such addresses and pages has. Its
+    /// size is itself an address, unless pages are larger than a byte.
+    #[must_use]
+    pub const fn max_pages(&self) -> u64 {
+        if self.page_size_log2 == 0 {
+            self.index.max()
+        } else {
+            (self.index.max() >> Self::PAGE_SIZE_LOG2) + 1
+        }
+    }
+
+    /// The size of so many pages in bytes, or `None` if it exceeds 64 bits.
+    #[must_use]
+    pub const fn bytes(&self, pages: u64) -> Option<u64> {
+        pages.checked_mul(self.page_size())
+    }
+
+    /// What is wrong with the type, if no memory can have it.
+    #[must_use]
+    pub fn problem(&self) -> Option<&'static str> {
+        if self.page_size_log2 != 0 && self.page_size_log2 != Self::PAGE_SIZE_LOG2 {
+            return Some("the size of its pages is unknown");
+        }
+        if self.limits.max.is_some_and(|max| max < self.limits.min) {
+            return Some("the minimum exceeds the maximum");
+        }
+        if !self.limits.within(self.max_pages()) {
+            return Some("the memory is larger than its addresses reach");
+        }
+        if self.shared && self.limits.max.is_none() {
+            return Some("the memory is shared and has no maximum");
+        }
+        None
+    }
+
+    /// Whether a memory of this type may be imported as `wanted`, apart from its limits.
+    #[must_use]
+    pub fn is_like(&self, wanted: &Self) -> bool {
+        let Self { limits: _, index, page_size_log2, shared } = *self;
+        (index, page_size_log2, shared) == (wanted.index, wanted.page_size_log2, wanted.shared)
+    }
 }
 
 impl fmt::Display for MemoryType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "(memory {})", self.limits)
+        write!(f, "(memory {}{}", self.index.prefix(), self.limits)?;
+        if self.shared {
+            f.write_str(" shared")?;
+        }
+        if self.page_size_log2 != Self::PAGE_SIZE_LOG2 {
+            write!(f, " (pagesize {})", self.page_size())?;
+        }
+        f.write_str(")")
     }
 }
 
@@ -168,11 +290,21 @@ pub struct TableType {
     pub element: ValType,
     /// Size bounds in elements.
     pub limits: Limits,
+    /// The type of its indices.
+    pub index: IndexType,
+}
+
+impl TableType {
+    /// A table with 32-bit indices.
+    #[must_use]
+    pub const fn new(element: ValType, limits: Limits) -> Self {
+        Self { element, limits, index: IndexType::I32 }
+    }
 }
 
 impl fmt::Display for TableType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "(table {} {})", self.limits, self.element)
+        write!(f, "(table {}{} {})", self.index.prefix(), self.limits, self.element)
     }
 }
 
@@ -229,13 +361,29 @@ mod tests {
         let ty = FuncType::new([ValType::I32, ValType::I64], [ValType::F32]);
         assert_eq!(ty.to_string(), "(func (param i32 i64) (result f32))");
         let limits = Limits { min: 1, max: Some(2) };
-        assert_eq!(MemoryType { limits }.to_string(), "(memory 1 2)");
-        assert_eq!(
-            TableType { element: ValType::FuncRef, limits }.to_string(),
-            "(table 1 2 funcref)"
-        );
+        let memory = MemoryType::new(limits);
+        assert_eq!(memory.to_string(), "(memory 1 2)");
+        let memory = MemoryType { shared: true, index: IndexType::I64, ..memory };
+        assert_eq!(memory.to_string(), "(memory i64 1 2 shared)");
+        let memory = MemoryType { page_size_log2: 0, ..MemoryType::new(limits) };
+        assert_eq!(memory.to_string(), "(memory 1 2 (pagesize 1))");
+        let table = TableType::new(ValType::FuncRef, limits);
+        assert_eq!(table.to_string(), "(table 1 2 funcref)");
+        let table = TableType { index: IndexType::I64, ..table };
+        assert_eq!(table.to_string(), "(table i64 1 2 funcref)");
         let global = GlobalType { value: ValType::I32, mutable: true };
         assert_eq!(global.to_string(), "(global (mut i32))");
+    }
+
+    #[test]
+    fn the_largest_memory_is_as_large_as_its_addresses_allow() {
+        let memory =
+            |index, page_size_log2| MemoryType { index, page_size_log2, ..MemoryType::default() };
+        assert_eq!(memory(IndexType::I32, 16).max_pages(), 1 << 16);
+        assert_eq!(memory(IndexType::I64, 16).max_pages(), 1 << 48);
+        assert_eq!(memory(IndexType::I32, 0).max_pages(), u64::from(u32::MAX));
+        assert_eq!(memory(IndexType::I64, 0).max_pages(), u64::MAX);
+        assert_eq!(memory(IndexType::I64, 16).bytes(1 << 48), None);
     }
 
     #[test]

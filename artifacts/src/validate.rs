@@ -5,7 +5,9 @@
 //! [`crate::module::View`] and the loader work without surprises. Machine code
 //! cannot be validated; that is what trust is for.
 
-use crate::abi::vmctx::{GUARDED_SPACE, VmctxCounts, VmctxLayout};
+use core::cell::Cell;
+
+use crate::abi::vmctx::{VmctxCounts, VmctxLayout};
 use crate::cpu::Arch;
 use crate::header::{Header, Section, padded_text};
 use crate::module::{Counts, View, invalid};
@@ -16,7 +18,7 @@ use crate::records::{
 };
 use crate::report::{Problem, Report};
 use crate::sites::Sites;
-use crate::types::{MemoryType, ValType};
+use crate::types::{ExternType, TableType, ValType};
 
 type Check = Result<(), Problem>;
 
@@ -98,7 +100,7 @@ pub(crate) fn layout(
 pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
     let page = Arch::of_triple(&padded_text(&header.prefix.target))
         .map_or(4096, |arch| u64::from(arch.max_page_size()));
-    let validator = Validator { view, counts: view.counts(), page };
+    let validator = Validator { view, counts: view.counts(), page, const_ops: Cell::new(0) };
     let problems = [
         validator.module(),
         validator.types(),
@@ -118,6 +120,8 @@ struct Validator<'v, 'a> {
     view: &'v View<'a>,
     counts: &'a Counts,
     page: u64,
+    /// How many operations the constant expressions so far consist of.
+    const_ops: Cell<usize>,
 }
 
 impl Validator<'_, '_> {
@@ -212,25 +216,36 @@ impl Validator<'_, '_> {
         if has_max && ty.min > ty.max {
             return bad("the minimum exceeds the maximum");
         }
+        let allowed = match ty.kind.get() {
+            extern_kind::TABLE => extern_flags::HAS_MAX | extern_flags::INDEX_64,
+            extern_kind::MEMORY => {
+                extern_flags::HAS_MAX | extern_flags::INDEX_64 | extern_flags::SHARED
+            }
+            extern_kind::GLOBAL => extern_flags::MUTABLE,
+            _ => 0,
+        };
+        if ty.flags.get() & !allowed != 0 {
+            return bad("a flag does not belong to its kind");
+        }
+        let value = ValType::from_code(ty.ty.get());
         match ty.kind.get() {
             extern_kind::FUNC if (ty.ty.get() as usize) < self.view.types().len() => Ok(()),
             extern_kind::FUNC => bad("the function's type does not exist"),
-            extern_kind::TABLE if !ValType::from_code(ty.ty.get()).is_some_and(ValType::is_ref) => {
+            extern_kind::TABLE if !value.is_some_and(ValType::is_ref) => {
                 bad("the element type is unknown")
             }
-            extern_kind::TABLE => Ok(()),
-            extern_kind::MEMORY
-                if ty.min.get() > MemoryType::MAX_PAGES
-                    || has_max && ty.max.get() > MemoryType::MAX_PAGES =>
-            {
-                bad("the memory exceeds 4 GiB")
-            }
-            extern_kind::MEMORY => Ok(()),
-            extern_kind::GLOBAL if ValType::from_code(ty.ty.get()).is_none() => {
-                bad("the value type is unknown")
-            }
+            extern_kind::GLOBAL if value.is_none() => bad("the value type is unknown"),
             extern_kind::GLOBAL => Ok(()),
-            _ => bad("the kind is unknown"),
+            _ => match self.view.extern_type(ty) {
+                ExternType::Table(TableType { limits, index, .. }) => {
+                    if !limits.within(index.max()) {
+                        return bad("the table has more elements than indices");
+                    }
+                    Ok(())
+                }
+                ExternType::Memory(memory) => memory.problem().map_or(Ok(()), bad),
+                _ => bad("the kind is unknown"),
+            },
         }
     }
 
@@ -319,7 +334,10 @@ impl Validator<'_, '_> {
         Ok(())
     }
 
-    /// A constant expression: one operation, of the right type.
+    /// A constant expression: operations that leave one value, of the right type.
+    ///
+    /// No operation belongs to two expressions, so that the work is bounded by the
+    /// size of the file.
     fn const_expr(
         &self,
         section: Section,
@@ -329,10 +347,46 @@ impl Validator<'_, '_> {
         globals: u32,
     ) -> Check {
         let bad = |what| Err(invalid(section, record, what));
-        self.span(section, record, span, self.view.all_const_ops().len())?;
-        let [op] = self.view.const_ops(span) else {
-            return bad("a constant expression is not one operation");
-        };
+        let all = self.view.all_const_ops().len();
+        self.span(section, record, span, all)?;
+        let ops = self.view.const_ops(span);
+        self.const_ops.set(self.const_ops.get().saturating_add(ops.len()));
+        if self.const_ops.get() > all {
+            return bad("a constant operation belongs to two expressions");
+        }
+        // The stack: its top, and what is below.
+        let mut top = None;
+        let mut below = Vec::new();
+        for op in ops {
+            let found = match arithmetic_type(op.op.get()) {
+                Some(operand) => {
+                    if top != Some(operand) || below.pop() != top {
+                        return bad("a constant operation has wrong operands");
+                    }
+                    operand
+                }
+                None => {
+                    below.extend(top);
+                    self.const_value(section, record, op, globals)?
+                }
+            };
+            top = Some(found);
+        }
+        if top.is_none() || top != ty || !below.is_empty() {
+            return bad("a constant has a wrong type");
+        }
+        Ok(())
+    }
+
+    /// The type of what an operation pushes that takes nothing.
+    fn const_value(
+        &self,
+        section: Section,
+        record: usize,
+        op: &ConstOpRecord,
+        globals: u32,
+    ) -> Result<ValType, Problem> {
+        let bad = |what| Err(invalid(section, record, what));
         let index = op.index.get();
         let found = match op.op.get() {
             const_op::I32 => Some(ValType::I32),
@@ -355,10 +409,7 @@ impl Validator<'_, '_> {
             }
             _ => None,
         };
-        if found.is_none() || found != ty {
-            return bad("a constant has a wrong type");
-        }
-        Ok(())
+        found.ok_or_else(|| invalid(section, record, "a constant operation is unknown"))
     }
 
     fn global_type(&self, index: u32) -> Option<ValType> {
@@ -418,12 +469,13 @@ impl Validator<'_, '_> {
                     if segment.table.get() >= self.counts.tables {
                         return bad("its table does not exist");
                     }
-                    if self.table_type(segment.table.get()) != ty {
+                    let table = self.view.table_type(segment.table.get());
+                    if table.map(|table| table.element) != ty {
                         return bad("its type is not the table's");
                     }
-                    let i32_ty = Some(ValType::I32);
+                    let offset = table.map(|table| table.index.value());
                     let globals = self.counts.globals;
-                    self.const_expr(Section::Elements, index, segment.offset, i32_ty, globals)?;
+                    self.const_expr(Section::Elements, index, segment.offset, offset, globals)?;
                 }
                 segment_mode::PASSIVE | segment_mode::DECLARED => {}
                 _ => return bad("its mode is unknown"),
@@ -456,14 +508,6 @@ impl Validator<'_, '_> {
         Ok(())
     }
 
-    fn table_type(&self, index: u32) -> Option<ValType> {
-        let record = match index.checked_sub(self.counts.imported_tables) {
-            Some(defined) => self.view.tables().get(defined as usize)?.ty,
-            None => self.view.imported(extern_kind::TABLE, index)?.ty,
-        };
-        ValType::from_code(record.ty.get())
-    }
-
     fn data(&self) -> Check {
         let bytes = self.view.bytes(Section::Data).len() as u64;
         for (index, segment) in self.view.data_segments().iter().enumerate() {
@@ -473,9 +517,10 @@ impl Validator<'_, '_> {
                     if segment.memory.get() >= self.counts.memories {
                         return bad("its memory does not exist");
                     }
-                    let i32_ty = Some(ValType::I32);
+                    let memory = self.view.memory_type(segment.memory.get());
+                    let ty = memory.map(|memory| memory.index.value());
                     let globals = self.counts.globals;
-                    self.const_expr(Section::DataSegments, index, segment.offset, i32_ty, globals)?;
+                    self.const_expr(Section::DataSegments, index, segment.offset, ty, globals)?;
                 }
                 segment_mode::PASSIVE => {}
                 _ => return bad("its mode is unknown"),
@@ -496,18 +541,15 @@ impl Validator<'_, '_> {
         let bytes = self.view.bytes(Section::ImageBytes).len() as u64;
         for (index, image) in self.view.images().iter().enumerate() {
             let bad = |what| Err(invalid(Section::Images, index, what));
-            let defined = image
-                .memory
-                .get()
-                .checked_sub(self.counts.imported_memories)
-                .and_then(|defined| self.view.memories().get(defined as usize));
-            let Some(memory) = defined else { return bad("its memory is not defined here") };
+            let memory = image.memory.get();
+            let defined = memory >= self.counts.imported_memories;
+            let Some(memory) = self.view.memory_type(memory).filter(|_| defined) else {
+                return bad("its memory is not defined here");
+            };
             // Whether the minimum is possible is checked elsewhere.
-            let size = memory.ty.min.get().saturating_mul(MemoryType::PAGE_SIZE);
+            let size = memory.bytes(memory.limits.min).unwrap_or(u64::MAX);
             let length = image.length.get();
-            if length > GUARDED_SPACE
-                || image.address.get().checked_add(length).is_none_or(|end| end > size)
-            {
+            if image.address.get().checked_add(length).is_none_or(|end| end > size) {
                 return bad("it lies outside of its memory");
             }
             if image.bytes.get().checked_add(length).is_none_or(|end| end > bytes) {
@@ -520,5 +562,14 @@ impl Validator<'_, '_> {
             }
         }
         Ok(())
+    }
+}
+
+/// The type of the operands and the result, if an operation is one of arithmetic.
+fn arithmetic_type(op: u32) -> Option<ValType> {
+    match op {
+        const_op::I32_ADD | const_op::I32_SUB | const_op::I32_MUL => Some(ValType::I32),
+        const_op::I64_ADD | const_op::I64_SUB | const_op::I64_MUL => Some(ValType::I64),
+        _ => None,
     }
 }

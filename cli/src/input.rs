@@ -71,6 +71,18 @@ pub(crate) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// The first `limit` bytes of a file, or of standard input for `-`.
+pub(crate) fn read_at_most(path: &Path, limit: usize) -> anyhow::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(limit);
+    let result = if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit as u64).read_to_end(&mut bytes)
+    } else {
+        open(path)?.take(limit as u64).read_to_end(&mut bytes)
+    };
+    result.with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(bytes)
+}
+
 /// A whole file that is said to be an artifact. Of what is no object file, only
 /// the front is read.
 pub(crate) fn artifact(path: &Path) -> anyhow::Result<Vec<u8>> {

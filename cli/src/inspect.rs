@@ -11,6 +11,7 @@ use cwasm_artifact::cpu::CpuFeatures;
 use cwasm_artifact::header::{Section, padded_text, settings};
 use cwasm_artifact::hex::Hex;
 use cwasm_artifact::module::{Module, View};
+use cwasm_artifact::signature::Signatures;
 use cwasm_artifact::types::ExternType;
 use serde::Serialize;
 
@@ -42,6 +43,8 @@ pub(crate) struct Inspect {
 struct Summary {
     file: String,
     digest: String,
+    /// Not verified: that takes a key.
+    signatures: Vec<SignatureSummary>,
     bytes: u64,
     format: u32,
     abi: String,
@@ -56,6 +59,12 @@ struct Summary {
     sections: Vec<SectionSummary>,
     imports: Vec<Import>,
     exports: Vec<Export>,
+}
+
+#[derive(Debug, Serialize)]
+struct SignatureSummary {
+    kind: &'static str,
+    key: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -133,6 +142,7 @@ impl Summary {
         Self {
             file,
             digest: checked.digest().to_string(),
+            signatures: signatures(checked),
             bytes: header.file_length.get(),
             format: header.prefix.format_version.get(),
             abi: Hex(&header.prefix.abi).to_string(),
@@ -196,8 +206,15 @@ impl Summary {
         let mut settings = vec![format!("memory checks: {}", self.settings.memory_checks)];
         settings.extend(self.settings.fuel.then(|| "fuel".to_owned()));
         settings.extend(self.settings.epoch.then(|| "epoch".to_owned()));
+        let keys: Vec<&str> = self.signatures.iter().map(|one| one.key.as_str()).collect();
+        let signed = if keys.is_empty() {
+            "nobody".to_owned()
+        } else {
+            format!("{} (not verified: `cwasm verify --key` does)", keys.join(", "))
+        };
         let rows = [
             ("digest", self.digest.clone()),
+            ("signed by", signed),
             ("file", format!("{}, {} bytes", self.file, self.bytes)),
             ("format", self.format.to_string()),
             ("abi", self.abi.clone()),
@@ -233,6 +250,15 @@ impl Summary {
         }
         out
     }
+}
+
+fn signatures(checked: &Checked<'_>) -> Vec<SignatureSummary> {
+    // A checked file has a signature area that is in order.
+    let signatures = Signatures::of(checked.file()).unwrap_or_default();
+    signatures
+        .keys()
+        .map(|key| SignatureSummary { kind: "ed25519", key: key.to_string() })
+        .collect()
 }
 
 fn sections(checked: &Checked<'_>) -> Vec<SectionSummary> {

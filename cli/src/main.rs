@@ -12,10 +12,13 @@ use clap::{Parser, Subcommand};
 mod compile;
 mod input;
 mod inspect;
+mod keygen;
+mod keys;
 mod outcome;
 mod progress;
 mod publish;
 mod run;
+mod sign;
 mod values;
 mod verify;
 mod wast;
@@ -47,6 +50,8 @@ enum Command {
     Run(run::Run),
     Inspect(inspect::Inspect),
     Verify(verify::Verify),
+    Keygen(keygen::Keygen),
+    Sign(sign::Sign),
     Wast(wast::Wast),
 }
 
@@ -56,6 +61,8 @@ fn main() -> ExitCode {
         Command::Run(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
         Command::Verify(command) => command.execute(),
+        Command::Keygen(command) => command.execute(),
+        Command::Sign(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
     match result {
@@ -95,7 +102,7 @@ mod tests {
             .map(|command| command.get_name().to_owned())
             .filter(|name| name != "help")
             .collect();
-        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "wast"]);
+        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "keygen", "sign", "wast"]);
         for name in subcommands {
             let command = cli.find_subcommand_mut(&name).unwrap();
             let help = command.render_help().to_string();

@@ -36,16 +36,24 @@ pub(crate) fn target(path: &Path) -> anyhow::Result<PathBuf> {
 
 /// Puts `bytes` into the file `path`.
 pub(crate) fn publish(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    write(path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    // The umask takes away what it takes away from other files.
+    write(path, bytes, Permissions::from_mode(0o666))
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
-fn write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+/// Puts `bytes` into the file `path`, which exists, and keeps its permissions.
+pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    std::fs::metadata(path)
+        .and_then(|metadata| write(path, bytes, metadata.permissions()))
+        .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn write(path: &Path, bytes: &[u8], permissions: Permissions) -> std::io::Result<()> {
     let directory = directory_of(path);
     let mut file = tempfile::Builder::new()
         .prefix(".cwasm-")
         .suffix(".tmp")
-        // The umask takes away what it takes away from other files.
-        .permissions(Permissions::from_mode(0o666))
+        .permissions(permissions)
         .tempfile_in(directory)?;
     file.write_all(bytes)?;
     file.as_file().sync_all()?;

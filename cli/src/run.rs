@@ -11,26 +11,27 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use cwasm_compiler::{CpuLevel, Settings};
 use cwasm_loader::{
-    Artifact, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, Store, Trap,
-    TrapKind, Trust,
+    Artifact, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, PublicKey, Store,
+    Trap, TrapKind, Trust,
 };
 use cwasm_wasi::{ProcExit, WasiCtx};
 
 use crate::compile::compile_file;
 use crate::input::Kind;
 use crate::outcome::Outcome;
-use crate::{input, values, watchdog};
+use crate::{input, keys, values, watchdog};
 
 /// Run a WebAssembly module or an artifact
 #[derive(Debug, Args)]
 #[command(after_help = "\
-A module is compiled first. An artifact is native code: say why to trust it, with `--digest`
-or `--trust-file`. Without `--invoke`, the program's `_start` is called.
+A module is compiled first. An artifact is native code: say why to trust it, with `--digest`,
+`--key` or `--trust-file`. Without `--invoke`, the program's `_start` is called.
 
 Examples:
   cwasm run app.wasm --dir data::/data --env LANG=C -- --verbose /data/in.txt
   cwasm run gcd.wat --invoke gcd 54 24
   cwasm run app.cwasm --digest 3f2c... --timeout 10s
+  cwasm run app.cwasm --key release.pub
 
 Exit codes: the program's own; 1 an error in what was given, 2 usage, 134 a trap")]
 pub(crate) struct Run {
@@ -58,6 +59,9 @@ pub(crate) struct Run {
     /// Run the artifact with this digest; may be repeated, for what is preloaded
     #[arg(long, value_name = "HEX", conflicts_with = "trust_file")]
     digest: Vec<Digest>,
+    /// Run artifacts that this public key signed; may be repeated
+    #[arg(long, value_name = "PUB", conflicts_with = "trust_file")]
+    key: Vec<PathBuf>,
     /// Run artifacts for no other reason than that they are there
     #[arg(long)]
     trust_file: bool,
@@ -73,11 +77,12 @@ struct Guest {
 
 impl Run {
     pub(crate) fn execute(&self) -> anyhow::Result<Outcome> {
-        let program = self.load(&self.file)?;
+        let keys = keys::public(&self.key)?;
+        let program = self.load(&self.file, &keys)?;
         let preloads = self
             .preload
             .iter()
-            .map(|(name, path)| Ok((name.as_str(), path.as_path(), self.load(path)?)))
+            .map(|(name, path)| Ok((name.as_str(), path.as_path(), self.load(path, &keys)?)))
             .collect::<anyhow::Result<Vec<_>>>()?;
         let mut loaded = preloads.iter().map(|(.., artifact)| artifact).chain([&program]);
         if let Some(digest) =
@@ -87,6 +92,9 @@ impl Run {
                 "no artifact that was given has the digest {digest}; modules are compiled here \
                  and need none"
             );
+        }
+        if !keys.is_empty() && !self.any_artifact()? {
+            bail!("no artifact was given for `--key` to check; modules are compiled here");
         }
         let outcome = self
             .run(&program, &preloads)
@@ -179,8 +187,19 @@ impl Run {
         Ok(wasi.build()?)
     }
 
+    /// Whether any of the files that were given is an artifact.
+    fn any_artifact(&self) -> anyhow::Result<bool> {
+        let preloads = self.preload.iter().map(|(_, path)| path);
+        for path in preloads.chain([&self.file]) {
+            if Kind::of(path, &input::front(path)?) == Kind::Artifact {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// Loads a file that the command line names, compiling it if need be.
-    fn load(&self, path: &Path) -> anyhow::Result<Artifact> {
+    fn load(&self, path: &Path, keys: &[PublicKey]) -> anyhow::Result<Artifact> {
         let front = input::front(path)?;
         let artifact = match Kind::of(path, &front) {
             Kind::Module => {
@@ -189,7 +208,7 @@ impl Run {
                     .context("the compiler wrote no digest, which is a bug in cwasm")?;
                 Artifact::from_bytes(&bytes, &Trust::digest(digest))
             }
-            Kind::Artifact => self.load_artifact(path, &front)?,
+            Kind::Artifact => self.load_artifact(path, &front, keys)?,
         };
         let artifact = artifact.map_err(|error| cannot_load(path, error))?;
         if self.fuel.is_some() && !artifact.uses_fuel() {
@@ -211,6 +230,7 @@ impl Run {
         &self,
         path: &Path,
         front: &[u8],
+        keys: &[PublicKey],
     ) -> anyhow::Result<Result<Artifact, LoadError>> {
         if self.trust_file {
             // SAFETY: `--trust-file` is the user's word that the file is an
@@ -221,6 +241,9 @@ impl Run {
         // the user gave; the loader compares that one with the contents.
         let stated = Digest::stated_in(front);
         let pinned = self.digest.iter().find(|digest| stated == Some(**digest));
+        if pinned.is_none() && !keys.is_empty() {
+            return Ok(Artifact::load(path, &Trust::keys(keys.iter().copied())));
+        }
         if let Some(digest) = pinned.or(self.digest.first()) {
             return Ok(Artifact::load(path, &Trust::digest(*digest)));
         }
@@ -229,7 +252,8 @@ impl Run {
             .map_err(|problem| cannot_load(path, LoadError::Refused(problem.into())))?;
         Err(anyhow!(
             "{} is native code, and nothing vouches for it: name the digest that `cwasm compile` \
-             printed with `--digest`, or pass `--trust-file` if nobody else can write to it",
+             printed with `--digest`, the public key of who signed it with `--key`, or pass \
+             `--trust-file` if nobody else can write to it",
             path.display()
         ))
     }

@@ -11,24 +11,27 @@ use cwasm_artifact::header::{Section, padded_text, settings};
 use cwasm_artifact::hex::Hex;
 use cwasm_artifact::module::Module;
 use cwasm_artifact::report::Report;
+use cwasm_artifact::signature::{PublicKey, Signatures};
 use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
 use cwasm_loader::Digest;
 use sha2::{Digest as _, Sha256};
 
 use crate::compile::compile_file;
-use crate::input;
 use crate::outcome::Outcome;
+use crate::{input, keys};
 
 /// Check that an artifact is intact, and is what it should be
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Prints `ok` and the digest, or everything that is wrong with what to do about it. Without
 options: is the file intact, and could this machine load it? That does not say who made it:
-whoever can write the file can write the digest in it. `--digest` and `--against` do.
+whoever can write the file can write the digest in it. `--digest`, `--key` and `--against` do.
+With `--key`, the ids of the given keys that signed it are printed too.
 
 Examples:
   cwasm verify app.cwasm
   cwasm verify app.cwasm --digest 3f2c...        is it the one that I know?
+  cwasm verify app.cwasm --key release.pub       did this key sign it? (or this one: repeat it)
   cwasm verify app.cwasm --against app.wasm      does this module compile to it?
 
 Exit codes: 0 it is, 1 it is not or cannot be read, 2 usage")]
@@ -39,6 +42,9 @@ pub(crate) struct Verify {
     /// The digest that it must have
     #[arg(long, value_name = "HEX")]
     digest: Option<Digest>,
+    /// A public key that must have signed it; repeated, at least one of them must have
+    #[arg(long, value_name = "PUB", conflicts_with = "digest")]
+    key: Vec<PathBuf>,
     /// The module that must compile to the same bytes, for any machine
     #[arg(long, value_name = "IN.wasm", conflicts_with = "digest")]
     against: Option<PathBuf>,
@@ -46,22 +52,38 @@ pub(crate) struct Verify {
 
 impl Verify {
     pub(crate) fn execute(&self) -> anyhow::Result<Outcome> {
+        let keys = keys::public(&self.key)?;
         let bytes = input::artifact(&self.file)?;
         // Compiling again needs no machine that could run the result.
         let host = self.against.is_none().then(Host::this);
         let digest = self
-            .check(&bytes, host.as_ref())
+            .check(&bytes, host.as_ref(), &keys)
             .with_context(|| format!("{} is refused", self.file.display()))?;
         if let Some(module) = &self.against {
             self.compare(&bytes, module)?;
         }
-        writeln!(std::io::stdout(), "ok {digest}")?;
+        let mut stdout = std::io::stdout().lock();
+        writeln!(stdout, "ok {digest}")?;
+        let signatures = Signatures::of(&bytes)?;
+        for key in keys.iter().filter(|key| signatures.iter().any(|s| key.verifies(&bytes, s))) {
+            writeln!(stdout, "signed by {}", key.id())?;
+        }
+        stdout.flush()?;
         Ok(Outcome::Done)
     }
 
     /// Everything that is wrong with the file.
-    fn check(&self, bytes: &[u8], host: Option<&Host>) -> Result<Digest, Report> {
-        let origin = self.digest.map_or(Origin::Any, Origin::Digest);
+    fn check(
+        &self,
+        bytes: &[u8],
+        host: Option<&Host>,
+        keys: &[PublicKey],
+    ) -> Result<Digest, Report> {
+        let origin = match self.digest {
+            Some(digest) => Origin::Digest(digest),
+            None if keys.is_empty() => Origin::Any,
+            None => Origin::Keys(keys),
+        };
         let checked = check_from(bytes, host, origin)?;
         Module::new(&checked)?;
         Ok(checked.digest())
@@ -91,7 +113,9 @@ impl Verify {
         }
         let settings = recorded_settings(&checked)
             .with_context(|| format!("{file} records settings that cannot be used"))?;
-        let compiled = compile_file(module, &wasm, &settings)?;
+        let mut compiled = compile_file(module, &wasm, &settings)?;
+        // Who signed it is no property of the module.
+        Signatures::of(bytes)?.write(&mut compiled)?;
         if compiled == bytes {
             return Ok(());
         }

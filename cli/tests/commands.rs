@@ -177,7 +177,7 @@ fn scripts_run_and_are_counted() {
 #[test]
 fn help_has_examples_and_exit_codes() {
     let folder = Folder::new();
-    for command in ["compile", "run", "inspect", "verify", "wast"] {
+    for command in ["compile", "run", "inspect", "verify", "keygen", "sign", "wast"] {
         let help = folder.cwasm(&format!("{command} --help")).stdout;
         assert!(help.contains("Examples:\n") && help.contains("Exit codes:"), "{help}");
         assert!(help.lines().count() <= 50, "{command} --help fits one screen");

@@ -99,7 +99,7 @@ pub(crate) fn generate(
         .thread_name(|number| format!("cwasm-compile-{number}"))
         .build()
         .map_err(|error| CompileError::Settings {
-            message: format!("cannot start the compiler's threads: {error}"),
+            message: format!("cannot start the threads that compile: {error}; use fewer (`-j`)"),
         })?;
     pool.install(|| {
         let workers = Workers::default();

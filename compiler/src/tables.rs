@@ -12,8 +12,8 @@ use cwasm_artifact::sites::Site;
 use crate::CompiledModule;
 use crate::error::CompileError;
 use crate::module::{
-    ConstExpr, DefinedFuncIndex, ElementItems, ElementSegment, ExportItem, ExternType, Module,
-    SegmentMode,
+    Arithmetic, ConstExpr, ConstOp, DefinedFuncIndex, ElementItems, ElementSegment, ExportItem,
+    ExternType, Module, SegmentMode,
 };
 
 impl From<BuildError> for CompileError {
@@ -143,8 +143,8 @@ fn definitions(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileEr
         tables.memories.push(DefinedRecord { ty, init: Span::default() });
     }
     for global in module.globals.values() {
-        if let Some(init) = global.init {
-            let init = tables.add_const(&[const_op(init)])?;
+        if let Some(init) = &global.init {
+            let init = add_const(tables, init)?;
             tables.globals.push(DefinedRecord { ty: ExternRecord::global(&global.ty), init });
         }
     }
@@ -163,7 +163,7 @@ fn element(tables: &mut Tables, segment: &ElementSegment) -> Result<(), CompileE
         ElementItems::Exprs(expressions) => {
             let mut items = Vec::with_capacity(expressions.len());
             for expression in expressions {
-                let Span { start, count } = tables.add_const(&[const_op(*expression)])?;
+                let Span { start, count } = add_const(tables, expression)?;
                 items.push(ItemRecord { first: start, count });
             }
             (item_kind::EXPRESSIONS, tables.add_items(items)?)
@@ -186,24 +186,34 @@ fn mode<Target: Copy>(
     mode: &SegmentMode<Target>,
     number: impl Fn(Target) -> u32,
 ) -> Result<(u32, u32, Span), CompileError> {
-    Ok(match *mode {
+    Ok(match mode {
         SegmentMode::Passive => (segment_mode::PASSIVE, 0, Span::default()),
         SegmentMode::Declared => (segment_mode::DECLARED, 0, Span::default()),
         SegmentMode::Active { target, offset } => {
-            (segment_mode::ACTIVE, number(target), tables.add_const(&[const_op(offset)])?)
+            (segment_mode::ACTIVE, number(*target), add_const(tables, offset)?)
         }
     })
 }
 
-fn const_op(expression: ConstExpr) -> ConstOpRecord {
-    let (op, index, low) = match expression {
-        ConstExpr::I32(value) => (const_op::I32, 0, u64::from(value.cast_unsigned())),
-        ConstExpr::I64(value) => (const_op::I64, 0, value.cast_unsigned()),
-        ConstExpr::F32(bits) => (const_op::F32, 0, u64::from(bits)),
-        ConstExpr::F64(bits) => (const_op::F64, 0, bits),
-        ConstExpr::RefNull(ty) => (const_op::REF_NULL, ty.code(), 0),
-        ConstExpr::RefFunc(function) => (const_op::REF_FUNC, function.as_u32(), 0),
-        ConstExpr::GlobalGet(global) => (const_op::GLOBAL_GET, global.as_u32(), 0),
+fn add_const(tables: &mut Tables, expression: &ConstExpr) -> Result<Span, BuildError> {
+    tables.add_const(expression.ops().iter().map(|op| const_op(*op)))
+}
+
+fn const_op(op: ConstOp) -> ConstOpRecord {
+    let (op, index, low) = match op {
+        ConstOp::I32(value) => (const_op::I32, 0, u64::from(value.cast_unsigned())),
+        ConstOp::I64(value) => (const_op::I64, 0, value.cast_unsigned()),
+        ConstOp::F32(bits) => (const_op::F32, 0, u64::from(bits)),
+        ConstOp::F64(bits) => (const_op::F64, 0, bits),
+        ConstOp::RefNull(ty) => (const_op::REF_NULL, ty.code(), 0),
+        ConstOp::RefFunc(function) => (const_op::REF_FUNC, function.as_u32(), 0),
+        ConstOp::GlobalGet(global) => (const_op::GLOBAL_GET, global.as_u32(), 0),
+        ConstOp::I32Arithmetic(Arithmetic::Add) => (const_op::I32_ADD, 0, 0),
+        ConstOp::I32Arithmetic(Arithmetic::Sub) => (const_op::I32_SUB, 0, 0),
+        ConstOp::I32Arithmetic(Arithmetic::Mul) => (const_op::I32_MUL, 0, 0),
+        ConstOp::I64Arithmetic(Arithmetic::Add) => (const_op::I64_ADD, 0, 0),
+        ConstOp::I64Arithmetic(Arithmetic::Sub) => (const_op::I64_SUB, 0, 0),
+        ConstOp::I64Arithmetic(Arithmetic::Mul) => (const_op::I64_MUL, 0, 0),
     };
     ConstOpRecord { op: op.into(), index: index.into(), low: low.into(), high: 0.into() }
 }

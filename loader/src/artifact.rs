@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use cwasm_artifact::check::{Host, Origin, check_from};
+use cwasm_artifact::check::{Checked, Host, Origin, check_from, check_unhashed};
 use cwasm_artifact::digest::Digest;
 use cwasm_artifact::header::{Section, settings};
 use cwasm_artifact::module::{Module, View};
@@ -90,7 +90,7 @@ impl Artifact {
     /// If the source cannot be read; or a [`LoadError::Refused`] with everything
     /// that is wrong with it.
     pub fn load<'a>(source: impl Into<Source<'a>>, trust: &Trust) -> Result<Self, LoadError> {
-        Self::from_snapshot(Snapshot::of(&trust.open(source.into())?)?, trust.origin())
+        Self::of_origin(Snapshot::of(&trust.open(source.into())?)?, trust.origin())
     }
 
     /// Loads an artifact from memory, if there is a reason to trust it. The
@@ -113,7 +113,7 @@ impl Artifact {
     /// # Errors
     /// As for [`Artifact::load`].
     pub unsafe fn load_trusting_file<'a>(source: impl Into<Source<'a>>) -> Result<Self, LoadError> {
-        Self::from_snapshot(Snapshot::of(&source.into().open()?)?, Origin::Any)
+        Self::of_origin(Snapshot::of(&source.into().open()?)?, Origin::Any)
     }
 
     /// Loads an artifact from memory for no other reason than that it is
@@ -126,12 +126,65 @@ impl Artifact {
     /// # Errors
     /// As for [`Artifact::load`].
     pub unsafe fn from_trusted_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
-        Self::from_snapshot(Snapshot::of(&Opened::Bytes(bytes))?, Origin::Any)
+        Self::of_origin(Snapshot::of(&Opened::Bytes(bytes))?, Origin::Any)
     }
 
-    fn from_snapshot(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
-        let checked = check_from(snapshot.bytes(), Some(&Host::this()), origin);
-        let checked = match (checked, snapshot.longer_source()) {
+    /// Loads a file by mapping it, instead of a copy of it: processes that map the same file
+    /// share its pages, and only those that are used take memory. It is checked like any other, and there
+    /// must be a reason to trust it.
+    ///
+    /// # Safety
+    /// The contents of the file must not change as long as the artifact exists: nobody may
+    /// write to it or make it shorter, not even by a mapping or an open file from before. What was checked would not be what
+    /// runs then; and a page that is gone ends the process with `SIGBUS`. To replace or delete
+    /// the *name* of the file is fine. Files that are updated by renaming new ones over them, and that nobody
+    /// but root may write to, satisfy this; a read-only file system does too.
+    ///
+    /// # Errors
+    /// As for [`Artifact::load`]; also if the source is memory, or if the file is on a file system from
+    /// which nothing may be executed.
+    pub unsafe fn map_shared<'a>(
+        source: impl Into<Source<'a>>,
+        trust: &Trust,
+    ) -> Result<Self, LoadError> {
+        let source = trust.open(source.into())?;
+        // SAFETY: the caller promises what this asks for.
+        let snapshot = unsafe { Snapshot::map(&source) }?;
+        Self::of_origin(snapshot, trust.origin())
+    }
+
+    /// Maps a file like [`Artifact::map_shared`], for no other reason than that it is there, and without
+    /// computing its digest: the cost does not depend on the size of the code, and pages that
+    /// are not used are not even read.
+    ///
+    /// What the header says (versions, target, CPU features, settings, lengths) is checked, and the metadata are
+    /// validated.
+    ///
+    /// # Safety
+    /// The file must be an unmodified output of the cwasm compiler, whose machine code runs
+    /// with all rights of this process; damage, too, would be run. And its contents must not change as
+    /// long as the artifact exists, as for [`Artifact::map_shared`].
+    ///
+    /// # Errors
+    /// As for [`Artifact::map_shared`], as far as the header and the metadata tell.
+    pub unsafe fn map_shared_unchecked<'a>(
+        source: impl Into<Source<'a>>,
+    ) -> Result<Self, LoadError> {
+        let source = source.into().open()?;
+        // SAFETY: the caller promises what this asks for.
+        let snapshot = unsafe { Snapshot::map(&source) }?;
+        Self::from_snapshot(snapshot, |file| check_unhashed(file, Some(&Host::this())))
+    }
+
+    fn of_origin(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
+        Self::from_snapshot(snapshot, |file| check_from(file, Some(&Host::this()), origin))
+    }
+
+    fn from_snapshot(
+        snapshot: Snapshot,
+        check: impl FnOnce(&[u8]) -> Result<Checked<'_>, Report>,
+    ) -> Result<Self, LoadError> {
+        let checked = match (check(snapshot.bytes()), snapshot.longer_source()) {
             (Ok(checked), None) => checked,
             (Err(report), None) => return Err(report.into()),
             (result, Some(length)) => {

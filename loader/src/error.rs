@@ -221,11 +221,24 @@ pub enum Error {
         size: u64,
     },
     /// A memory would be larger than its maximum or the store's limit.
-    #[error("a memory of {pages} pages exceeds the limit")]
+    #[error("a memory of {pages} pages of {page_size} bytes exceeds the limit")]
     MemoryLimit {
         /// How many pages it would have.
         pages: u64,
+        /// The size of each in bytes.
+        page_size: u64,
     },
+    /// No memory can have a type that was asked for.
+    #[error("there is no such memory: {problem}")]
+    MemoryType {
+        /// What is wrong with the type.
+        problem: &'static str,
+    },
+    /// The bytes of a memory were to be borrowed that other threads may write to.
+    #[error(
+        "the memory is shared between threads, so its bytes cannot be borrowed; copy them with `read` and `write`, or take them as atomics with `shared`"
+    )]
+    SharedMemory,
     /// A table would be larger than its maximum or the store's limit.
     #[error("a table of {elements} elements exceeds the limit")]
     TableLimit {

@@ -248,12 +248,13 @@ impl<'code, T> Caller<'_, 'code, T> {
         Some(Memory::from_index(memory, core))
     }
 
-    /// The bytes of that memory together with the application's data.
+    /// The bytes of that memory together with the application's data. `None` also if the
+    /// memory is shared, since other threads may write to it.
     pub fn memory_and_data_mut(&mut self) -> Option<(&mut [u8], &mut T)> {
         let instance = self.instance?;
         let (core, data) = self.store.reborrow().into_parts();
         let memory = core.instances.get(instance as usize)?.exported_memory?;
-        Some((core.memories[memory as usize].bytes_mut(), data))
+        Some((core.memories[memory as usize].bytes_mut()?, data))
     }
 
     /// An export of the calling instance.

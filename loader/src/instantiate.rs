@@ -9,16 +9,16 @@ use std::ptr;
 use std::sync::Arc;
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
-use cwasm_artifact::records::{
-    ConstOpRecord, ElementRecord, NONE, Span, const_op, extern_kind, item_kind, segment_mode,
-};
-use cwasm_artifact::types::ExternType;
+use cwasm_artifact::records::{ElementRecord, NONE, Span, extern_kind, item_kind, segment_mode};
+use cwasm_artifact::types::{ExternType, IndexType, MemoryType};
 
 use crate::artifact::Artifact;
+use crate::constant::evaluate;
 use crate::error::{Error, LinkError};
 use crate::external::Extern;
 use crate::func::{Func, KeepAlive};
 use crate::instance::Instance;
+use crate::shared_memory::SharedMemory;
 use crate::store::{StoreCore, StoreMut};
 use crate::vm::builtins;
 use crate::vm::host_func::{HostCode, VmHostFunc};
@@ -32,6 +32,8 @@ pub(crate) enum Import<'code> {
     Extern(Extern<'code>),
     /// A host function that is not in any store.
     Host(Arc<dyn KeepAlive + 'code>),
+    /// A memory that is not in any store, or in several.
+    Shared(SharedMemory),
 }
 
 /// Instantiates an artifact with imports in the order of the module, and runs its
@@ -73,12 +75,14 @@ fn check_imports(
             (ExternType::Func(ty), Import::Extern(Extern::Func(func))) => func.ty_in(core)? == ty,
             (ExternType::Table(ty), Import::Extern(Extern::Table(table))) => {
                 let found = table.ty_in(core)?;
-                found.element == ty.element && found.limits.matches(found.limits.min, &ty.limits)
+                found.element == ty.element
+                    && found.index == ty.index
+                    && found.limits.matches(found.limits.min, &ty.limits)
             }
             (ExternType::Memory(ty), Import::Extern(Extern::Memory(memory))) => {
-                let found = memory.ty_in(core)?;
-                found.limits.matches(found.limits.min, &ty.limits)
+                memory_matches(&memory.ty_in(core)?, ty)
             }
+            (ExternType::Memory(ty), Import::Shared(memory)) => memory_matches(&memory.ty(), ty),
             (ExternType::Global(ty), Import::Extern(Extern::Global(global))) => {
                 global.ty_in(core)? == *ty
             }
@@ -87,6 +91,7 @@ fn check_imports(
         if !matches {
             let found = match import {
                 Import::Host(host) => host.registration().types()[0].to_string(),
+                Import::Shared(memory) => memory.ty().to_string(),
                 Import::Extern(item) => item.ty_in(core)?.to_string(),
             };
             return Err(Error::Link(LinkError::IncompatibleImport {
@@ -96,10 +101,14 @@ fn check_imports(
                 found,
             }));
         }
-        if let Import::Extern(Extern::Memory(memory)) = import
-            && artifact.needs_guards()
-            && !core.memories[memory.index(core)? as usize].is_guarded()
-        {
+        let guarded = match import {
+            Import::Extern(Extern::Memory(memory)) => {
+                core.memories[memory.index(core)? as usize].is_guarded()
+            }
+            Import::Shared(memory) => memory.vm().is_guarded(),
+            _ => true,
+        };
+        if artifact.needs_guards() && !guarded {
             return Err(Error::Link(LinkError::UnguardedMemory {
                 module: wanted.module.to_owned(),
                 name: wanted.name.to_owned(),
@@ -107,6 +116,11 @@ fn check_imports(
         }
     }
     Ok(())
+}
+
+/// Whether a memory, whose type has its current size for a minimum, may be imported as `wanted`.
+fn memory_matches(found: &MemoryType, wanted: &MemoryType) -> bool {
+    found.is_like(wanted) && found.limits.matches(found.limits.min, &wanted.limits)
 }
 
 /// Fills in the vmctx: imports, memories, tables, globals, function references.
@@ -133,6 +147,7 @@ fn build<'code>(
                 functions += 1;
             }
             Import::Extern(Extern::Memory(memory)) => memories.push(memory.index(core)?),
+            Import::Shared(memory) => memories.push(core.add_shared_memory(memory)?),
             Import::Extern(Extern::Table(table)) => tables.push(table.index(core)?),
             Import::Extern(Extern::Global(global)) => globals.push(global.index(core)?),
         }
@@ -250,7 +265,8 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
     for (index, segment) in (0..).zip(view.elements()) {
         match segment.mode.get() {
             segment_mode::ACTIVE => {
-                let offset = evaluate(core, position, segment.offset).low32().into();
+                let ty = view.table_type(segment.table.get()).map(|ty| ty.index);
+                let offset = offset(core, position, segment.offset, ty);
                 let table = core.instances[position].tables[segment.table.get() as usize];
                 let count = segment.items.count.get().into();
                 let done = core.init_table(position, table, index, offset, 0, count);
@@ -282,7 +298,8 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
             continue;
         }
         if segment.in_image.get() == 0 {
-            let offset = evaluate(core, position, segment.offset).low32().into();
+            let ty = view.memory_type(segment.memory.get()).map(|ty| ty.index);
+            let offset = offset(core, position, segment.offset, ty);
             let memory = core.instances[position].memories[segment.memory.get() as usize];
             core.init_memory(position, memory, index, offset, 0, segment.length.get())
                 .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
@@ -292,28 +309,17 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
     Ok(())
 }
 
-fn trap(kind: TrapKind) -> Error {
-    Error::trapped(kind, Vec::new(), 0)
+/// Where a segment goes, by an expression of the index type of its target.
+fn offset(core: &StoreCore<'_>, position: usize, at: Span, ty: Option<IndexType>) -> u64 {
+    let value = evaluate(core, position, at);
+    match ty {
+        Some(IndexType::I64) => value.low64(),
+        _ => value.low32().into(),
+    }
 }
 
-/// The value of a constant expression (specification, 3.3.13).
-///
-/// Validation made sure that it is one operation, and that what it refers
-/// to exists.
-fn evaluate(core: &StoreCore<'_>, position: usize, expression: Span) -> VmValue {
-    let instance = &core.instances[position];
-    let ops: &[ConstOpRecord] = instance.artifact.view().const_ops(expression);
-    let Some(op) = ops.first() else { return VmValue(0) };
-    let index = op.index.get();
-    match op.op.get() {
-        const_op::GLOBAL_GET => core.global_value(instance.globals[index as usize]),
-        const_op::REF_FUNC => VmValue::from_ref(
-            instance.function(index).map_or(ptr::null_mut(), |func| func.as_ptr().cast()),
-        ),
-        const_op::REF_NULL => VmValue(0),
-        const_op::I32 | const_op::F32 => VmValue((op.low.get() & 0xffff_ffff).into()),
-        _ => VmValue(u128::from(op.high.get()) << 64 | u128::from(op.low.get())),
-    }
+fn trap(kind: TrapKind) -> Error {
+    Error::trapped(kind, Vec::new(), 0)
 }
 
 fn start_function<T>(

@@ -23,6 +23,7 @@
 
 mod artifact;
 mod cache_dir;
+mod constant;
 mod engine;
 mod error;
 mod external;
@@ -33,6 +34,7 @@ mod instantiate;
 mod limits;
 mod linker;
 mod memory;
+mod shared_memory;
 mod snapshot;
 mod source;
 mod store;
@@ -50,7 +52,7 @@ pub use cwasm_artifact::digest::Digest;
 pub use cwasm_artifact::report::{Problem, Report};
 pub use cwasm_artifact::signature::{KeyId, PublicKey, PublicKeyError};
 pub use cwasm_artifact::types::{
-    ExternType, FuncType, GlobalType, Limits, MemoryType, TableType, ValType,
+    ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, ValType,
 };
 pub use engine::{Config, Engine};
 pub use error::{Error, Frame, HostError, LinkError, LoadError, Trap};
@@ -61,6 +63,7 @@ pub use instance::Instance;
 pub use limits::StoreLimits;
 pub use linker::Linker;
 pub use memory::Memory;
+pub use shared_memory::SharedMemory;
 pub use source::Source;
 pub use store::{AsStore, AsStoreMut, Store, StoreMut, StoreRef};
 pub use table::Table;

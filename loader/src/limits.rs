@@ -9,7 +9,8 @@ use crate::error::Error;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct StoreLimits {
-    /// The largest size of each memory, in pages of 64 KiB.
+    /// The largest size of each memory, in pages of 64 KiB, whatever the pages of the
+    /// memory are. 65536 by default, which is 4 GiB, also for memories with 64-bit addresses.
     pub memory_pages: u64,
     /// The largest size of each table, in elements. 10 million by default.
     pub table_elements: u64,
@@ -34,6 +35,11 @@ impl Default for StoreLimits {
 }
 
 impl StoreLimits {
+    /// The largest size of each memory in bytes.
+    pub(crate) fn memory_bytes(&self) -> u64 {
+        self.memory_pages.saturating_mul(MemoryType::PAGE_SIZE)
+    }
+
     pub(crate) fn check_count(
         &self,
         what: &'static str,

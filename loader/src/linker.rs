@@ -15,17 +15,19 @@ use crate::external::Extern;
 use crate::func::{Caller, HostFunc, IntoHostFunc, KeepAlive};
 use crate::instance::Instance;
 use crate::instantiate::{Import, instantiate};
+use crate::shared_memory::SharedMemory;
 use crate::store::{AsStore, AsStoreMut};
 use crate::value::Val;
 
 enum Definition<'code> {
     Host(Arc<dyn KeepAlive + 'code>),
+    Shared(SharedMemory),
     Extern(Extern<'code>),
 }
 
 /// Names for what modules import, and the way to instantiate them.
 ///
-/// A linker that only defines host functions belongs to no store: make it once,
+/// A linker that only defines host functions and shared memories belongs to no store: make it once,
 /// share it between threads, and instantiate in as many stores as you like. One that
 /// defines items of a store instantiates in that store only.
 pub struct Linker<'code, T> {
@@ -118,6 +120,19 @@ impl<'code, T: 'static> Linker<'code, T> {
         self.insert(module, name, Definition::Host(HostFunc::dynamic(ty, func)))
     }
 
+    /// Defines a memory that all stores which instantiate with this linker share.
+    ///
+    /// # Errors
+    /// [`LinkError::Duplicate`].
+    pub fn shared_memory(
+        &mut self,
+        module: &str,
+        name: &str,
+        memory: &SharedMemory,
+    ) -> Result<&mut Self, LinkError> {
+        self.insert(module, name, Definition::Shared(memory.clone()))
+    }
+
     /// Defines an item of a store.
     ///
     /// # Errors
@@ -198,6 +213,7 @@ impl<'code, T: 'static> Linker<'code, T> {
             let found = self.definitions.get(import.module).and_then(|m| m.get(import.name));
             imports.push(match found {
                 Some(Definition::Host(host)) => Import::Host(Arc::clone(host)),
+                Some(Definition::Shared(memory)) => Import::Shared(memory.clone()),
                 Some(Definition::Extern(item)) => Import::Extern(*item),
                 None => {
                     return Err(Error::Link(LinkError::UnknownImport {

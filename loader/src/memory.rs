@@ -5,14 +5,16 @@ use std::marker::PhantomData;
 use cwasm_artifact::types::{Limits, MemoryType};
 
 use crate::error::Error;
+use crate::shared_memory::SharedMemory;
 use crate::store::{AsStore, AsStoreMut, StoreCore, StoreId};
 use crate::value::Borrow;
-use crate::vm::memory::{VmMemory, range_within};
+use crate::vm::memory::{StoreMemory, too_large};
 
 /// A linear memory of a store.
 ///
 /// A handle: small, `Copy`, used together with its store. Its bytes are borrowed from
-/// the store, so that nothing can grow or free the memory meanwhile.
+/// the store, so that nothing can grow or free the memory meanwhile. Those of a memory that
+/// threads share can be copied, and not borrowed.
 #[derive(Clone, Copy, Debug)]
 pub struct Memory<'code> {
     store: StoreId,
@@ -32,6 +34,28 @@ impl<'code> Memory<'code> {
         Ok(Self::from_index(index, core))
     }
 
+    /// The handle in this store of a memory that other stores may have too.
+    ///
+    /// # Errors
+    /// If a limit of the store forbids it.
+    pub fn from_shared(
+        store: &mut impl AsStoreMut<'code>,
+        memory: &SharedMemory,
+    ) -> Result<Self, Error> {
+        let mut store = store.as_store_mut();
+        let core = store.core_mut();
+        let index = core.add_shared_memory(memory)?;
+        Ok(Self::from_index(index, core))
+    }
+
+    /// The memory for use without this store, if it is one that threads can share.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`].
+    pub fn shared<'c>(&self, store: &impl AsStore<'c>) -> Result<Option<SharedMemory>, Error> {
+        Ok(self.vm(store.as_store().core())?.shared().cloned())
+    }
+
     pub(crate) fn from_index(index: u32, core: &StoreCore<'code>) -> Self {
         Self { store: core.id, index, borrow: PhantomData }
     }
@@ -44,7 +68,7 @@ impl<'code> Memory<'code> {
         }
     }
 
-    fn vm<'s>(&self, core: &'s StoreCore<'_>) -> Result<&'s VmMemory, Error> {
+    fn vm<'s>(&self, core: &'s StoreCore<'_>) -> Result<&'s StoreMemory, Error> {
         Ok(&core.memories[self.index(core)? as usize])
     }
 
@@ -58,10 +82,11 @@ impl<'code> Memory<'code> {
 
     pub(crate) fn ty_in(&self, core: &StoreCore<'_>) -> Result<MemoryType, Error> {
         let memory = self.vm(core)?;
-        Ok(MemoryType { limits: Limits { min: memory.pages(), max: memory.limits().max } })
+        let ty = *memory.ty();
+        Ok(MemoryType { limits: Limits { min: memory.pages(), max: ty.limits.max }, ..ty })
     }
 
-    /// The current size in pages of 64 KiB.
+    /// The current size in pages, which have 64 KiB unless the memory's type says otherwise.
     ///
     /// # Errors
     /// [`Error::WrongStore`].
@@ -69,25 +94,33 @@ impl<'code> Memory<'code> {
         Ok(self.vm(store.as_store().core())?.pages())
     }
 
-    /// The bytes.
+    /// The current size in bytes.
     ///
     /// # Errors
     /// [`Error::WrongStore`].
-    pub fn data<'s, 'c: 's>(&self, store: &'s impl AsStore<'c>) -> Result<&'s [u8], Error> {
-        Ok(self.vm(store.as_store().core())?.bytes())
+    pub fn size_bytes<'c>(&self, store: &impl AsStore<'c>) -> Result<u64, Error> {
+        Ok(self.vm(store.as_store().core())?.byte_length() as u64)
     }
 
     /// The bytes.
     ///
     /// # Errors
-    /// [`Error::WrongStore`].
+    /// [`Error::WrongStore`]; [`Error::SharedMemory`] if threads share the memory.
+    pub fn data<'s, 'c: 's>(&self, store: &'s impl AsStore<'c>) -> Result<&'s [u8], Error> {
+        self.vm(store.as_store().core())?.bytes().ok_or(Error::SharedMemory)
+    }
+
+    /// The bytes.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`]; [`Error::SharedMemory`] if threads share the memory.
     pub fn data_mut<'s, 'c: 's>(
         &self,
         store: &'s mut impl AsStoreMut<'c>,
     ) -> Result<&'s mut [u8], Error> {
         let core = store.as_store_mut().into_core_mut();
         let index = self.index(core)?;
-        Ok(core.memories[index as usize].bytes_mut())
+        core.memories[index as usize].bytes_mut().ok_or(Error::SharedMemory)
     }
 
     /// Copies bytes out of the memory.
@@ -100,10 +133,9 @@ impl<'code> Memory<'code> {
         offset: u64,
         buffer: &mut [u8],
     ) -> Result<(), Error> {
-        let data = self.vm(store.as_store().core())?.bytes();
-        let range = access(offset, buffer.len(), data.len())?;
-        buffer.copy_from_slice(&data[range]);
-        Ok(())
+        let memory = self.vm(store.as_store().core())?;
+        let length = buffer.len();
+        memory.read(offset, buffer).ok_or_else(|| outside(memory, offset, length))
     }
 
     /// Copies bytes into the memory.
@@ -119,10 +151,9 @@ impl<'code> Memory<'code> {
         let mut store = store.as_store_mut();
         let core = store.core_mut();
         let index = self.index(core)?;
-        let data = core.memories[index as usize].bytes_mut();
-        let range = access(offset, bytes.len(), data.len())?;
-        data[range].copy_from_slice(bytes);
-        Ok(())
+        let memory = &mut core.memories[index as usize];
+        let length = bytes.len();
+        memory.init(offset, bytes, 0, length as u64).ok_or_else(|| outside(memory, offset, length))
     }
 
     /// Grows the memory by `delta` pages; returns the old size in pages.
@@ -134,16 +165,12 @@ impl<'code> Memory<'code> {
         let mut store = store.as_store_mut();
         let core = store.core_mut();
         let index = self.index(core)?;
-        let pages = core.memories[index as usize].pages().saturating_add(delta);
-        core.grow_memory(index, delta).ok_or(Error::MemoryLimit { pages })
+        let memory = &core.memories[index as usize];
+        let error = too_large(memory.ty(), memory.pages().saturating_add(delta));
+        core.grow_memory(index, delta).ok_or(error)
     }
 }
 
-fn access(offset: u64, length: usize, size: usize) -> Result<std::ops::Range<usize>, Error> {
-    let length = length as u64;
-    range_within(offset, length, size).ok_or(Error::MemoryAccess {
-        offset,
-        length,
-        size: size as u64,
-    })
+fn outside(memory: &StoreMemory, offset: u64, length: usize) -> Error {
+    Error::MemoryAccess { offset, length: length as u64, size: memory.byte_length() as u64 }
 }

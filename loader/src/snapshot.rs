@@ -1,4 +1,5 @@
-//! The private copy of a file that is checked and then run.
+//! The private copy of a file that is checked and then run; or, where the caller asks for
+//! it and vouches that it never changes, the file itself.
 //!
 //! The bytes are read once, into memory that nobody else can write to. What is
 //! hashed is what is executed, whatever happens to the file afterwards. The
@@ -25,7 +26,7 @@ const MAX_LENGTH: u64 = 16 << 30;
 /// How much of a file that is no artifact is read, in order to say what it is.
 const MAX_UNKNOWN: u64 = 64 << 20;
 
-/// Read-only bytes of a file.
+/// Read-only bytes of a source.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     map: Mmap,
@@ -58,6 +59,25 @@ impl Snapshot {
             return Err(changed());
         }
         Self::freeze(map, length.max(wanted))
+    }
+
+    /// Maps a file itself, instead of a copy.
+    ///
+    /// # Safety
+    /// Nobody may change the file, or make it shorter, until the mapping is dropped.
+    pub(crate) unsafe fn map(source: &Opened<'_>) -> Result<Self, LoadError> {
+        let Opened::File { file, name } = source else {
+            return Err(LoadError::NotAFile { path: "the source".into(), found: "memory" });
+        };
+        let (_, length, wanted) = measure(file.get(), name)?;
+        let failed = |source| LoadError::Map { bytes: wanted, source };
+        let bytes =
+            usize::try_from(wanted).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+        let mut options = MmapOptions::new();
+        // SAFETY: the mapping is private and read-only, so it writes to nobody's memory; that what it
+        // shows does not change is the caller's promise.
+        let map = unsafe { options.len(bytes).map_copy_read_only(file.get()) }.map_err(failed)?;
+        Ok(Self { map, source_length: length.max(wanted) })
     }
 
     /// Copies bytes.

@@ -29,6 +29,18 @@ macro_rules! paths {
             }
         }
 
+        impl<'a> From<&&'a $borrowed> for Source<'a> {
+            fn from(path: &&'a $borrowed) -> Self {
+                Self::from(*path)
+            }
+        }
+
+        impl<'a> From<&&'a $owned> for Source<'a> {
+            fn from(path: &&'a $owned) -> Self {
+                Self::from(*path)
+            }
+        }
+
         impl<'a> From<&'a $owned> for Source<'a> {
             fn from(path: &'a $owned) -> Self {
                 Self::Path(Cow::Borrowed(path.as_ref()))
@@ -47,6 +59,12 @@ paths! {
     Path, PathBuf;
     str, String;
     OsStr, OsString;
+}
+
+impl<'a> From<Cow<'a, Path>> for Source<'a> {
+    fn from(path: Cow<'a, Path>) -> Self {
+        Self::Path(path)
+    }
 }
 
 impl<'a> From<&'a File> for Source<'a> {

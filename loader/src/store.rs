@@ -11,6 +11,7 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
+use cwasm_artifact::abi::memory::wait_result;
 use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType};
 
 use crate::artifact::Artifact;
@@ -18,13 +19,15 @@ use crate::engine::Engine;
 use crate::error::{Error, Frame, HostError};
 use crate::func::KeepAlive;
 use crate::limits::StoreLimits;
+use crate::shared_memory::SharedMemory;
 use crate::type_registry::Registration;
 use crate::vm::activation::{self, Unwound};
 use crate::vm::backtrace::Frames;
 use crate::vm::host_func::VmHostFunc;
 use crate::vm::instance::VmInstance;
 use crate::vm::layout::{VmFuncRef, VmStoreContext, VmValue};
-use crate::vm::memory::VmMemory;
+use crate::vm::memory::{StoreMemory, too_large};
+use crate::vm::shared::Expected;
 use crate::vm::stable::Stable;
 use crate::vm::table::{RawRef, VmTable};
 
@@ -84,7 +87,7 @@ pub(crate) struct StoreCore<'code> {
     code: AtomicPtr<Vec<CodeRange>>,
     code_owner: Stable<Vec<CodeRange>>,
     pub(crate) instances: Vec<VmInstance<'code>>,
-    pub(crate) memories: Vec<Stable<VmMemory>>,
+    pub(crate) memories: Vec<StoreMemory>,
     pub(crate) tables: Vec<Stable<VmTable>>,
     pub(crate) globals: Vec<VmGlobal>,
     /// Host functions that the application made in the store.
@@ -277,11 +280,22 @@ impl<'code> StoreCore<'code> {
 
     pub(crate) fn add_memory(&mut self, ty: &MemoryType, guarded: bool) -> Result<u32, Error> {
         self.limits.check_count("memories", self.memories.len(), self.limits.memories)?;
-        if ty.limits.min > self.limits.memory_pages {
-            return Err(Error::MemoryLimit { pages: ty.limits.min });
+        if ty.bytes(ty.limits.min).is_none_or(|bytes| bytes > self.limits.memory_bytes()) {
+            return Err(too_large(ty, ty.limits.min));
         }
-        let memory = Stable::new(VmMemory::new(ty, guarded)?);
+        let memory = StoreMemory::new(ty, guarded)?;
         Ok(push(&mut self.memories, memory))
+    }
+
+    /// Adds a memory that other stores may have too, unless it is here already.
+    pub(crate) fn add_shared_memory(&mut self, memory: &SharedMemory) -> Result<u32, Error> {
+        let is_here = |known: &StoreMemory| known.shared().is_some_and(|known| known.same(memory));
+        if let Some(index) = self.memories.iter().position(is_here) {
+            // The store has fewer than 2^32 memories, see `push`.
+            return u32::try_from(index).map_err(|_| Error::OutOfMemory);
+        }
+        self.limits.check_count("memories", self.memories.len(), self.limits.memories)?;
+        Ok(push(&mut self.memories, StoreMemory::Shared(memory.clone())))
     }
 
     pub(crate) fn add_table(&mut self, ty: TableType, init: RawRef) -> Result<u32, Error> {
@@ -316,8 +330,28 @@ impl<'code> StoreCore<'code> {
     }
 
     pub(crate) fn grow_memory(&mut self, memory: u32, delta: u64) -> Option<u64> {
-        let limit = self.limits.memory_pages;
+        let limit = self.limits.memory_bytes();
         self.memories[memory as usize].grow(delta, limit)
+    }
+
+    /// `memory.atomic.wait`; one of `wait_result`. Ends when the epoch reaches the
+    /// deadline, if the store has one.
+    pub(crate) fn wait_in_memory(
+        &self,
+        memory: u32,
+        address: u64,
+        expected: Expected,
+        timeout: i64,
+    ) -> u32 {
+        let Some(memory) = self.memories[memory as usize].shared() else {
+            // Compiled code traps before it comes here.
+            return wait_result::OUT_OF_BOUNDS;
+        };
+        let deadline = self.context.epoch_deadline;
+        let interrupted = || self.engine.epoch().load(Ordering::Relaxed) >= deadline;
+        let interrupted: Option<&dyn Fn() -> bool> =
+            if deadline == u64::MAX { None } else { Some(&interrupted) };
+        memory.vm().wait(address, expected, timeout, interrupted)
     }
 
     pub(crate) fn grow_table(&mut self, table: u32, delta: u64, init: RawRef) -> Option<u64> {

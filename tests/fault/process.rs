@@ -31,3 +31,40 @@ pub fn anonymous_code_mappings() -> usize {
         })
         .count()
 }
+
+/// A mapping of this process.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// Its rights: `r`, `w`, `x` or `-` each, then `p` (private) or `s` (shared).
+    pub rights: String,
+    /// The file that it shows; empty if it shows none.
+    pub name: String,
+}
+
+impl Mapping {
+    /// Whether it may be written to and executed.
+    #[must_use]
+    pub fn is_writable_code(&self) -> bool {
+        self.rights.contains('w') && self.rights.contains('x')
+    }
+}
+
+/// All mappings of the process.
+#[must_use]
+pub fn all_mappings() -> Vec<Mapping> {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    maps.lines()
+        .map(|line| {
+            let mut fields = line.split_whitespace();
+            let rights = fields.nth(1).unwrap_or_default().to_owned();
+            let name = fields.skip(3).collect::<Vec<_>>().join(" ");
+            Mapping { rights, name }
+        })
+        .collect()
+}
+
+/// How many files, sockets and the like the process has open.
+#[must_use]
+pub fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").expect("/proc is mounted").count()
+}

@@ -1,25 +1,34 @@
 //! What a guest is given: arguments, environment, streams, directories, clocks
 //! and random bytes. A builder collects it; calls read it.
 
-use crate::stdio::{Input, Output};
+use crate::stdio::{Bytes, Capture, Host, InputStream, Locked, Null, OutputStream};
 use crate::sys;
 use crate::table::{Descriptor, FdTable};
 use crate::types::{ClockId, Errno};
 use cap_std::fs::Dir;
 use std::io::{self, Cursor, Read, Write};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 
 /// The state of a guest that uses preview 1.
 ///
 /// It belongs into the data of a store. A new one knows nothing of the host:
-/// no arguments, no environment, empty streams and no directory.
+/// no arguments, no environment, empty streams, no directory and no socket.
+///
+/// A clone is the same state once more, for another thread of the same guest.
+#[derive(Clone)]
 pub struct WasiCtx {
+    pub(crate) shared: Arc<Shared>,
+}
+
+/// What the threads of a guest share.
+pub(crate) struct Shared {
     pub(crate) args: StringList,
     pub(crate) environment: StringList,
     pub(crate) table: FdTable,
-    pub(crate) clocks: Box<dyn Clocks>,
-    pub(crate) random: Box<dyn Random>,
+    pub(crate) clocks: Mutex<Box<dyn Clocks>>,
+    pub(crate) random: Mutex<Box<dyn Random>>,
 }
 
 impl WasiCtx {
@@ -115,6 +124,9 @@ pub enum BuildError {
         /// Why not.
         source: io::Error,
     },
+    /// A descriptor that is no socket.
+    #[error("what was given as a socket is none")]
+    Socket(#[source] io::Error),
     /// A name that the guest could not find.
     #[error("the directory {} needs a name in the guest, without a NUL byte", path.display())]
     DirectoryName {
@@ -127,9 +139,11 @@ pub enum BuildError {
 pub struct WasiCtxBuilder {
     args: Vec<Vec<u8>>,
     environment: Vec<(Vec<u8>, Vec<u8>)>,
-    stdin: Input,
-    stdout: Output,
-    stderr: Output,
+    stdin: Box<dyn InputStream>,
+    stdout: Box<dyn OutputStream>,
+    stderr: Box<dyn OutputStream>,
+    inherits_stdout: bool,
+    sockets: Vec<(OwnedFd, bool)>,
     directories: Vec<Directory>,
     clocks: Box<dyn Clocks>,
     random: Box<dyn Random>,
@@ -147,9 +161,11 @@ impl Default for WasiCtxBuilder {
         Self {
             args: Vec::new(),
             environment: Vec::new(),
-            stdin: Input::Null,
-            stdout: Output::Null,
-            stderr: Output::Null,
+            stdin: Box::new(Null),
+            stdout: Box::new(Null),
+            stderr: Box::new(Null),
+            inherits_stdout: false,
+            sockets: Vec::new(),
             directories: Vec::new(),
             clocks: Box::new(HostClocks),
             random: Box::new(HostRandom),
@@ -179,57 +195,71 @@ impl WasiCtxBuilder {
 
     /// Lets the guest read the standard input of the host.
     pub fn inherit_stdin(&mut self) -> &mut Self {
-        self.stdin = Input::Inherit;
-        self
+        self.stdin_stream(Host(io::stdin()))
     }
 
     /// Lets the guest read these bytes from its standard input.
     pub fn stdin_bytes(&mut self, bytes: impl Into<Vec<u8>>) -> &mut Self {
-        self.stdin = Input::Bytes(Cursor::new(bytes.into()));
-        self
+        self.stdin_stream(Bytes(Mutex::new(Cursor::new(bytes.into()))))
     }
 
     /// Lets the guest read from `reader`. Reading may wait.
     pub fn stdin(&mut self, reader: impl Read + Send + 'static) -> &mut Self {
-        self.stdin = Input::Reader(Box::new(reader));
+        self.stdin_stream(Locked(Mutex::new(reader)))
+    }
+
+    /// Lets the guest read from a stream that the application implements.
+    pub fn stdin_stream(&mut self, stream: impl InputStream + 'static) -> &mut Self {
+        self.stdin = Box::new(stream);
         self
     }
 
     /// Lets the guest write to the standard output of the host, at once and
-    /// without the buffer of [`std::io::Stdout`].
+    /// without the buffer of [`std::io::Stdout`]. If nobody reads it any more,
+    /// the guest ends by [`Signal::PIPE`](crate::Signal::PIPE).
     pub fn inherit_stdout(&mut self) -> &mut Self {
-        self.stdout = Output::Stdout;
+        self.stdout_stream(Host(io::stdout()));
+        self.inherits_stdout = true;
         self
     }
 
     /// Collects what the guest writes to its standard output.
     pub fn capture_stdout(&mut self, buffer: Arc<Mutex<Vec<u8>>>) -> &mut Self {
-        self.stdout = Output::Capture(buffer);
-        self
+        self.stdout_stream(Capture(buffer))
     }
 
     /// Lets the guest write to `writer`, which is flushed when the guest asks
     /// for it (`fd_sync`), closes the stream, or ends.
     pub fn stdout(&mut self, writer: impl Write + Send + 'static) -> &mut Self {
-        self.stdout = Output::Writer(Box::new(writer));
+        self.stdout_stream(Locked(Mutex::new(writer)))
+    }
+
+    /// Lets the guest write to a stream that the application implements.
+    pub fn stdout_stream(&mut self, stream: impl OutputStream + 'static) -> &mut Self {
+        self.inherits_stdout = false;
+        self.stdout = Box::new(stream);
         self
     }
 
-    /// Lets the guest write to the standard error of the host.
+    /// Lets the guest write to the standard error of the host; see
+    /// [`inherit_stdout`](Self::inherit_stdout).
     pub fn inherit_stderr(&mut self) -> &mut Self {
-        self.stderr = Output::Stderr;
-        self
+        self.stderr_stream(Host(io::stderr()))
     }
 
     /// Collects what the guest writes to its standard error.
     pub fn capture_stderr(&mut self, buffer: Arc<Mutex<Vec<u8>>>) -> &mut Self {
-        self.stderr = Output::Capture(buffer);
-        self
+        self.stderr_stream(Capture(buffer))
     }
 
     /// Lets the guest write its errors to `writer`; see [`stdout`](Self::stdout).
     pub fn stderr(&mut self, writer: impl Write + Send + 'static) -> &mut Self {
-        self.stderr = Output::Writer(Box::new(writer));
+        self.stderr_stream(Locked(Mutex::new(writer)))
+    }
+
+    /// Lets the guest write its errors to a stream that the application implements.
+    pub fn stderr_stream(&mut self, stream: impl OutputStream + 'static) -> &mut Self {
+        self.stderr = Box::new(stream);
         self
     }
 
@@ -256,6 +286,24 @@ impl WasiCtxBuilder {
 
     fn directory(&mut self, host: &Path, guest: String, read_only: bool) -> &mut Self {
         self.directories.push(Directory { host: host.to_path_buf(), guest, read_only });
+        self
+    }
+
+    /// Gives the guest a socket that listens, a
+    /// [`TcpListener`](std::net::TcpListener) or a
+    /// [`UnixListener`](std::os::unix::net::UnixListener). Sockets get the
+    /// numbers after the streams and the directories, in the order in which they
+    /// are given: the first is 3 if there is no directory.
+    pub fn listener(&mut self, listener: impl Into<OwnedFd>) -> &mut Self {
+        self.sockets.push((listener.into(), true));
+        self
+    }
+
+    /// Gives the guest a connection, such as a
+    /// [`TcpStream`](std::net::TcpStream). It is numbered like a
+    /// [`listener`](Self::listener).
+    pub fn connection(&mut self, connection: impl Into<OwnedFd>) -> &mut Self {
+        self.sockets.push((connection.into(), false));
         self
     }
 
@@ -296,7 +344,7 @@ impl WasiCtxBuilder {
             }
             environment.push(&[name, b"=", value])?;
         }
-        if matches!(this.stdout, Output::Stdout) {
+        if this.inherits_stdout {
             // What the host printed before comes before what the guest prints.
             // If that fails, so will the guest's own write, and it is told.
             let _ = io::stdout().flush();
@@ -310,13 +358,18 @@ impl WasiCtxBuilder {
         for directory in this.directories {
             descriptors.push(directory.open()?);
         }
+        for (socket, listens) in this.sockets {
+            let flags = sys::socket_flags(&socket).map_err(BuildError::Socket)?;
+            descriptors.push(Descriptor::socket(socket, listens, flags));
+        }
         // What the embedder gives is not subject to the guest's limit.
         let given = u32::try_from(descriptors.len()).unwrap_or(u32::MAX);
-        let mut table = FdTable::new(this.max_descriptors.max(given));
+        let table = FdTable::new(this.max_descriptors.max(given));
         for descriptor in descriptors {
             table.insert(descriptor).map_err(|_| BuildError::TooLong)?;
         }
-        Ok(WasiCtx { args, environment, table, clocks: this.clocks, random: this.random })
+        let (clocks, random) = (Mutex::new(this.clocks), Mutex::new(this.random));
+        Ok(WasiCtx { shared: Arc::new(Shared { args, environment, table, clocks, random }) })
     }
 }
 
@@ -347,17 +400,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_context_moves_between_threads() {
-        fn is_send<T: Send>() {}
-        is_send::<WasiCtx>();
+    fn a_context_is_shared_by_threads() {
+        fn is_send_and_sync<T: Send + Sync>() {}
+        is_send_and_sync::<WasiCtx>();
     }
 
     #[test]
     fn strings_are_laid_out_for_the_guest() {
         let ctx = WasiCtx::builder().arg("a").args(["bc", ""]).env("K", "v=w").build().unwrap();
-        assert_eq!(ctx.args.bytes, b"a\0bc\0\0");
-        assert_eq!(ctx.args.offsets, [0, 2, 5]);
-        assert_eq!(ctx.environment.bytes, b"K=v=w\0");
+        assert_eq!(ctx.shared.args.bytes, b"a\0bc\0\0");
+        assert_eq!(ctx.shared.args.offsets, [0, 2, 5]);
+        assert_eq!(ctx.shared.environment.bytes, b"K=v=w\0");
     }
 
     #[test]

@@ -7,6 +7,7 @@
 
 use crate::types::Errno;
 use core::ops::Range;
+use std::borrow::Cow;
 use std::io::{IoSlice, IoSliceMut};
 
 /// How many buffers a vectored call looks at. Calls may move less than was
@@ -28,62 +29,123 @@ fn range(memory: &[u8], ptr: u32, len: u32) -> Result<Range<usize>, Errno> {
     Ok(start..end)
 }
 
-/// Checks that `len` bytes at `ptr` lie in memory. Calls with an effect on the
-/// outside check where their result goes before they begin.
-pub(crate) fn check(memory: &[u8], ptr: u32, len: usize) -> Result<(), Errno> {
-    let len = u32::try_from(len).map_err(|_| Errno::Fault)?;
-    range(memory, ptr, len).map(|_| ())
+/// The memory of a guest while it calls.
+///
+/// What a call needs of it goes through here, so that a call neither knows nor
+/// cares whether other threads of the guest see the same memory.
+pub struct GuestMemory<'a> {
+    bytes: &'a mut [u8],
+}
+
+impl<'a> From<&'a mut [u8]> for GuestMemory<'a> {
+    fn from(bytes: &'a mut [u8]) -> Self {
+        Self { bytes }
+    }
+}
+
+impl core::fmt::Debug for GuestMemory<'_> {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("GuestMemory").field("len", &self.bytes.len()).finish()
+    }
+}
+
+impl GuestMemory<'_> {
+    /// Checks that `len` bytes at `ptr` lie in memory. Calls with an effect on
+    /// the outside check where their result goes before they begin.
+    pub(crate) fn check(&self, ptr: u32, len: usize) -> Result<(), Errno> {
+        let len = u32::try_from(len).map_err(|_| Errno::Fault)?;
+        range(self.bytes, ptr, len).map(|_| ())
+    }
+
+    /// The `len` bytes at `ptr`.
+    pub(crate) fn read(&self, ptr: u32, len: u32) -> Result<Cow<'_, [u8]>, Errno> {
+        bytes(self.bytes, ptr, len).map(Cow::Borrowed)
+    }
+
+    /// Copies `bytes` to `ptr`.
+    pub(crate) fn write(&mut self, ptr: u32, bytes: &[u8]) -> Result<(), Errno> {
+        let len = u32::try_from(bytes.len()).map_err(|_| Errno::Fault)?;
+        bytes_mut(self.bytes, ptr, len)?.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Writes a number of 32 bits to `ptr`.
+    pub(crate) fn write_u32(&mut self, ptr: u32, value: u32) -> Result<(), Errno> {
+        self.write(ptr, &value.to_le_bytes())
+    }
+
+    /// Writes a number of 64 bits to `ptr`.
+    pub(crate) fn write_u64(&mut self, ptr: u32, value: u64) -> Result<(), Errno> {
+        self.write(ptr, &value.to_le_bytes())
+    }
+
+    /// Writes a length or a count, which a `size` of the guest must hold.
+    pub(crate) fn write_size(&mut self, ptr: u32, value: usize) -> Result<(), Errno> {
+        self.write_u32(ptr, u32::try_from(value).map_err(|_| Errno::Overflow)?)
+    }
+
+    /// The path at `ptr`: UTF-8 without a NUL.
+    pub(crate) fn path(&self, ptr: u32, len: u32) -> Result<Cow<'_, str>, Errno> {
+        self.check(ptr, usize::try_from(len).map_err(|_| Errno::Fault)?)?;
+        if len > MAX_PATH {
+            return Err(Errno::NameTooLong);
+        }
+        let path = match self.read(ptr, len)? {
+            Cow::Borrowed(path) => {
+                Cow::Borrowed(core::str::from_utf8(path).map_err(|_| Errno::IlSeq)?)
+            }
+            Cow::Owned(path) => Cow::Owned(String::from_utf8(path).map_err(|_| Errno::IlSeq)?),
+        };
+        if path.contains('\0') { Err(Errno::Inval) } else { Ok(path) }
+    }
+
+    /// Lets `fill` write the `len` bytes at `ptr`, in one or more pieces.
+    pub(crate) fn fill(
+        &mut self,
+        ptr: u32,
+        len: u32,
+        mut fill: impl FnMut(&mut [u8]) -> Result<(), Errno>,
+    ) -> Result<(), Errno> {
+        fill(bytes_mut(self.bytes, ptr, len)?)
+    }
+
+    /// Lets `read` read into the buffers of an `iovec_array`: the bytes go where
+    /// they belong without a copy. Returns what `read` does.
+    pub(crate) fn read_in(
+        &mut self,
+        ptr: u32,
+        count: u32,
+        read: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        read(&mut buffers_mut(self.bytes, ptr, count)?)
+    }
+
+    /// Lets `write` write out the buffers of a `ciovec_array`, without a copy.
+    /// Returns what `write` does.
+    pub(crate) fn write_out(
+        &self,
+        ptr: u32,
+        count: u32,
+        write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, Errno>,
+    ) -> Result<usize, Errno> {
+        write(&buffers(self.bytes, ptr, count)?)
+    }
 }
 
 /// The `len` bytes at `ptr`.
-pub(crate) fn bytes(memory: &[u8], ptr: u32, len: u32) -> Result<&[u8], Errno> {
+fn bytes(memory: &[u8], ptr: u32, len: u32) -> Result<&[u8], Errno> {
     let range = range(memory, ptr, len)?;
     memory.get(range).ok_or(Errno::Fault)
 }
 
 /// The `len` bytes at `ptr`, to be written.
-pub(crate) fn bytes_mut(memory: &mut [u8], ptr: u32, len: u32) -> Result<&mut [u8], Errno> {
+fn bytes_mut(memory: &mut [u8], ptr: u32, len: u32) -> Result<&mut [u8], Errno> {
     let range = range(memory, ptr, len)?;
     memory.get_mut(range).ok_or(Errno::Fault)
 }
 
-/// Copies `bytes` to `ptr`.
-pub(crate) fn write(memory: &mut [u8], ptr: u32, bytes: &[u8]) -> Result<(), Errno> {
-    let len = u32::try_from(bytes.len()).map_err(|_| Errno::Fault)?;
-    bytes_mut(memory, ptr, len)?.copy_from_slice(bytes);
-    Ok(())
-}
-
-/// Writes a number of 32 bits to `ptr`.
-pub(crate) fn write_u32(memory: &mut [u8], ptr: u32, value: u32) -> Result<(), Errno> {
-    write(memory, ptr, &value.to_le_bytes())
-}
-
-/// Writes a number of 64 bits to `ptr`.
-pub(crate) fn write_u64(memory: &mut [u8], ptr: u32, value: u64) -> Result<(), Errno> {
-    write(memory, ptr, &value.to_le_bytes())
-}
-
-/// Writes a length or a count, which a `size` of the guest must hold, to `ptr`.
-pub(crate) fn write_size(memory: &mut [u8], ptr: u32, value: usize) -> Result<(), Errno> {
-    write_u32(memory, ptr, u32::try_from(value).map_err(|_| Errno::Overflow)?)
-}
-
-/// The path at `ptr`: UTF-8 without a NUL.
-pub(crate) fn path(memory: &[u8], ptr: u32, len: u32) -> Result<&str, Errno> {
-    let bytes = bytes(memory, ptr, len)?;
-    if len > MAX_PATH {
-        return Err(Errno::NameTooLong);
-    }
-    let path = core::str::from_utf8(bytes).map_err(|_| Errno::IlSeq)?;
-    if path.contains('\0') {
-        return Err(Errno::Inval);
-    }
-    Ok(path)
-}
-
 /// The buffers of a `ciovec_array`, from which a call writes out.
-pub(crate) fn buffers(memory: &[u8], ptr: u32, count: u32) -> Result<Vec<IoSlice<'_>>, Errno> {
+fn buffers(memory: &[u8], ptr: u32, count: u32) -> Result<Vec<IoSlice<'_>>, Errno> {
     let ranges = buffer_ranges(memory, ptr, count)?;
     Ok(ranges.into_iter().map(|range| IoSlice::new(&memory[range])).collect())
 }
@@ -92,11 +154,7 @@ pub(crate) fn buffers(memory: &[u8], ptr: u32, count: u32) -> Result<Vec<IoSlice
 ///
 /// Buffers that overlap an earlier one end the list: a read that is shorter
 /// than asked for is always in order, and Rust has no overlapping `&mut`.
-pub(crate) fn buffers_mut(
-    memory: &mut [u8],
-    ptr: u32,
-    count: u32,
-) -> Result<Vec<IoSliceMut<'_>>, Errno> {
+fn buffers_mut(memory: &mut [u8], ptr: u32, count: u32) -> Result<Vec<IoSliceMut<'_>>, Errno> {
     let mut ranges = buffer_ranges(memory, ptr, count)?;
     let overlaps = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
     let disjoint = (0..ranges.len())
@@ -173,19 +231,22 @@ mod tests {
         assert_eq!(bytes(&memory, u32::MAX, 1), Err(Errno::Fault));
         assert_eq!(bytes(&memory, 1, u32::MAX), Err(Errno::Fault));
         assert_eq!(bytes(&memory, u32::MAX, u32::MAX), Err(Errno::Fault));
-        assert_eq!(write_u64(&mut memory, 9, 0), Err(Errno::Fault));
-        assert_eq!(write_u64(&mut memory, 8, u64::MAX), Ok(()));
+        let mut guest = GuestMemory::from(&mut memory[..]);
+        assert_eq!(guest.write_u64(9, 0), Err(Errno::Fault));
+        assert_eq!(guest.write_u64(8, u64::MAX), Ok(()));
         assert_eq!(memory[7..9], [0, 0xff]);
     }
 
     #[test]
     fn paths_are_text_without_nul() {
-        let memory = b"dir/\xffile\0x";
-        assert_eq!(path(memory, 0, 4), Ok("dir/"));
-        assert_eq!(path(memory, 0, 5), Err(Errno::IlSeq));
-        assert_eq!(path(memory, 5, 5), Err(Errno::Inval));
-        assert_eq!(path(memory, 0, 12), Err(Errno::Fault));
-        assert_eq!(path(&[b'a'; 5000], 0, 4097), Err(Errno::NameTooLong));
+        let mut memory = *b"dir/\xffile\0x";
+        let memory = GuestMemory::from(&mut memory[..]);
+        assert_eq!(memory.path(0, 4), Ok("dir/".into()));
+        assert_eq!(memory.path(0, 5), Err(Errno::IlSeq));
+        assert_eq!(memory.path(5, 5), Err(Errno::Inval));
+        assert_eq!(memory.path(0, 12), Err(Errno::Fault));
+        let mut long = [b'a'; 5000];
+        assert_eq!(GuestMemory::from(&mut long[..]).path(0, 4097), Err(Errno::NameTooLong));
     }
 
     #[test]
@@ -231,7 +292,7 @@ mod tests {
             let mut memory = memory;
             let size = memory.len();
             let _ = bytes_mut(&mut memory, ptr, len);
-            let _ = path(&memory, ptr, len);
+            let _ = GuestMemory::from(&mut memory[..]).path(ptr, len);
             if let Ok(list) = buffers(&memory, ptr, len) {
                 prop_assert!(list.iter().map(|slice| slice.len()).sum::<usize>() <= size);
             }

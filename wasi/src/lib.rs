@@ -30,7 +30,9 @@ mod sys;
 mod table;
 mod types;
 
-pub use calls::ProcExit;
+pub use calls::{ProcExit, Signaled};
 pub use ctx::{BuildError, Clocks, HostClocks, HostRandom, Random, WasiCtx, WasiCtxBuilder};
+pub use guest::GuestMemory;
 pub use link::{NoMemory, add_to_linker};
-pub use types::{ClockId, Errno, Snapshot};
+pub use stdio::{InputStream, OutputStream};
+pub use types::{ClockId, Errno, Signal, Snapshot};

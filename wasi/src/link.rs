@@ -2,8 +2,8 @@
 
 use crate::calls::Call;
 use crate::ctx::WasiCtx;
-use crate::types::{Errno, Snapshot};
-use cwasm_loader::{Caller, LinkError, Linker};
+use crate::types::Snapshot;
+use cwasm_loader::{Caller, HostError, LinkError, Linker};
 
 /// A module that uses preview 1 has to export the memory that its pointers
 /// mean. Calls of one that does not end with this error.
@@ -30,10 +30,11 @@ macro_rules! define {
         $linker.func(
             $snapshot.module(),
             stringify!($name),
-            move |mut caller: Caller<'_, '_, T>, $($arg: $ty),*| -> Result<i32, NoMemory> {
+            move |mut caller: Caller<'_, '_, T>, $($arg: $ty),*| -> Result<i32, HostError> {
                 let (memory, data) = caller.memory_and_data_mut().ok_or(NoMemory)?;
                 let mut call = Call::new($get(data), memory, $snapshot);
-                Ok(Errno::of(call.$name($($arg),*)))
+                let result = call.$name($($arg),*);
+                Ok(call.finish(result)?)
             },
         )?;
     )*};
@@ -109,7 +110,7 @@ fn add_snapshot<'code, T: 'static>(
         snapshot.module(),
         "proc_exit",
         move |mut caller: Caller<'_, '_, T>, status: u32| -> Result<(), crate::ProcExit> {
-            Err(Call::new(get(caller.data_mut()), &mut [], snapshot).proc_exit(status))
+            Err(Call::new(get(caller.data_mut()), &mut [][..], snapshot).proc_exit(status))
         },
     )?;
     Ok(())

@@ -1,29 +1,35 @@
 //! What this crate asks of the operating system besides cap-std: reads and
-//! writes at an offset, hints, times, flags, waiting, the clocks.
+//! writes at an offset, hints, times, flags, listings, sockets, waiting, the
+//! clocks.
 //!
 //! Every function works on a descriptor that is already open. None takes a
 //! path, so that none can leave a preopened directory.
 
-use crate::types::{ClockId, Errno, FdFlags, FileStat};
+use crate::types::{ClockId, Errno, FdFlags, FileStat, FileType};
 use cap_std::fs::{Metadata, MetadataExt};
 use core::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{Advice, FallocateFlags, OFlags, Timestamps, UTIME_NOW, UTIME_OMIT};
+use rustix::fs::{Advice, FallocateFlags, OFlags, RawDir, Timestamps, UTIME_NOW, UTIME_OMIT};
 use rustix::io::retry_on_intr;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, Shutdown,
+    SocketFlags,
+};
 use rustix::time::ClockId as HostClock;
-use std::io::{IoSlice, IoSliceMut, IsTerminal};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::ffi::CStr;
+use std::io::{self, IoSlice, IoSliceMut, IsTerminal};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 const NANOS: u64 = 1_000_000_000;
 
 /// Reads from where the descriptor stands.
-pub(crate) fn read(fd: impl AsFd, buffers: &mut [IoSliceMut<'_>]) -> Result<usize, Errno> {
-    Ok(retry_on_intr(|| rustix::io::readv(&fd, buffers))?)
+pub(crate) fn read(fd: impl AsFd, buffers: &mut [IoSliceMut<'_>]) -> rustix::io::Result<usize> {
+    retry_on_intr(|| rustix::io::readv(&fd, buffers))
 }
 
 /// Writes to where the descriptor stands.
-pub(crate) fn write(fd: impl AsFd, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
-    Ok(retry_on_intr(|| rustix::io::writev(&fd, buffers))?)
+pub(crate) fn write(fd: impl AsFd, buffers: &[IoSlice<'_>]) -> rustix::io::Result<usize> {
+    retry_on_intr(|| rustix::io::writev(&fd, buffers))
 }
 
 /// Reads at an offset.
@@ -138,6 +144,120 @@ pub(crate) fn is_terminal(fd: impl AsFd) -> bool {
 /// How many bytes can be read without waiting, as far as is known.
 pub(crate) fn readable_bytes(fd: impl AsFd) -> u64 {
     rustix::io::ioctl_fionread(fd).unwrap_or(1)
+}
+
+/// The entries of a directory that `buffer` holds, from the place that `cookie`
+/// stands for; 0 is the first. `each` gets them until it returns `false`.
+/// Returns whether the end of the directory was reached.
+pub(crate) fn list(
+    dir: impl AsFd,
+    cookie: u64,
+    buffer: &mut Vec<u8>,
+    mut each: impl FnMut(HostEntry<'_>) -> Result<bool, Errno>,
+) -> Result<bool, Errno> {
+    rustix::fs::seek(&dir, rustix::fs::SeekFrom::Start(cookie))?;
+    let mut entries = RawDir::new(&dir, buffer.spare_capacity_mut());
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        let filetype = match entry.file_type() {
+            rustix::fs::FileType::Unknown => filetype_of(&dir, entry.file_name()),
+            known => known.into(),
+        };
+        let (inode, next) = (entry.ino(), entry.next_entry_cookie());
+        if !each(HostEntry { next, inode, filetype, name })? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// An entry of a directory of the host.
+pub(crate) struct HostEntry<'a> {
+    /// Where the next entry is.
+    pub(crate) next: u64,
+    pub(crate) inode: u64,
+    pub(crate) filetype: FileType,
+    pub(crate) name: &'a [u8],
+}
+
+/// The kind of an entry, on a file system that does not tell it in the listing.
+/// The name is a single one, so that it leads nowhere else.
+fn filetype_of(dir: impl AsFd, name: &CStr) -> FileType {
+    let stat = rustix::fs::statat(dir, name, rustix::fs::AtFlags::SYMLINK_NOFOLLOW);
+    stat.map_or(FileType::Unknown, |stat| rustix::fs::FileType::from_raw_mode(stat.st_mode).into())
+}
+
+impl From<rustix::fs::FileType> for FileType {
+    fn from(host: rustix::fs::FileType) -> Self {
+        use rustix::fs::FileType as Host;
+        match host {
+            Host::RegularFile => Self::RegularFile,
+            Host::Directory => Self::Directory,
+            Host::Symlink => Self::SymbolicLink,
+            Host::CharacterDevice => Self::CharacterDevice,
+            Host::BlockDevice => Self::BlockDevice,
+            Host::Socket => Self::SocketStream,
+            Host::Fifo | Host::Unknown => Self::Unknown,
+        }
+    }
+}
+
+/// The flags of what an application says is a socket; fails if it is none.
+pub(crate) fn socket_flags(fd: impl AsFd) -> io::Result<FdFlags> {
+    rustix::net::sockopt::socket_type(&fd)?;
+    let mut flags = FdFlags::empty();
+    flags.set(FdFlags::NONBLOCK, rustix::fs::fcntl_getfl(&fd)?.contains(OFlags::NONBLOCK));
+    Ok(flags)
+}
+
+/// Accepts a connection.
+pub(crate) fn accept(fd: impl AsFd, nonblocking: bool) -> Result<OwnedFd, Errno> {
+    let mut flags = SocketFlags::CLOEXEC;
+    flags.set(SocketFlags::NONBLOCK, nonblocking);
+    Ok(retry_on_intr(|| rustix::net::accept_with(&fd, flags))?)
+}
+
+/// Receives from a connection; returns how much, and whether more of the
+/// message was there.
+pub(crate) fn receive(
+    fd: impl AsFd,
+    buffers: &mut [IoSliceMut<'_>],
+    peek: bool,
+    all: bool,
+) -> Result<(usize, bool), Errno> {
+    let mut flags = RecvFlags::CMSG_CLOEXEC;
+    flags.set(RecvFlags::PEEK, peek);
+    flags.set(RecvFlags::WAITALL, all);
+    let received = retry_on_intr(|| {
+        rustix::net::recvmsg(&fd, buffers, &mut RecvAncillaryBuffer::default(), flags)
+    })?;
+    Ok((received.bytes, received.flags.contains(ReturnFlags::TRUNC)))
+}
+
+/// Sends over a connection. One that is broken raises no signal.
+pub(crate) fn send(fd: impl AsFd, buffers: &[IoSlice<'_>]) -> Result<usize, Errno> {
+    let flags = SendFlags::NOSIGNAL;
+    let send = || rustix::net::sendmsg(&fd, buffers, &mut SendAncillaryBuffer::default(), flags);
+    Ok(retry_on_intr(send)?)
+}
+
+/// Ends one or both directions of a connection.
+pub(crate) fn shutdown(fd: impl AsFd, read: bool, write: bool) -> Result<(), Errno> {
+    let how = match (read, write) {
+        (true, true) => Shutdown::Both,
+        (true, false) => Shutdown::Read,
+        (false, true) => Shutdown::Write,
+        (false, false) => return Err(Errno::Inval),
+    };
+    Ok(rustix::net::shutdown(fd, how)?)
+}
+
+/// Whether a read, or a write, would not wait.
+pub(crate) fn is_ready(fd: BorrowedFd<'_>, write: bool) -> Result<bool, Errno> {
+    let mut waiting = [Waiting::new(fd, write)];
+    wait(&mut waiting, Some(Duration::ZERO))?;
+    Ok(waiting[0].ready)
 }
 
 /// What [`wait`] waits for and what it saw.

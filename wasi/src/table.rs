@@ -1,16 +1,24 @@
 //! The descriptors of a guest: what each stands for and what it may do.
+//!
+//! Threads of a guest share them. A call takes hold of a descriptor and lets go
+//! of the table, so that one that waits keeps no other from working, and closing
+//! a descriptor ends nothing that is under way.
 
-use crate::stdio::{Input, Output};
+use crate::stdio::{self, InputStream, OutputStream, lock};
 use crate::types::{Errno, FdFlags, FdStat, FileType, Rights};
 use cap_std::fs::{Dir, File};
+use core::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::collections::BTreeSet;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
 
 /// What a descriptor stands for.
 pub(crate) enum Handle {
-    Input(Input),
-    Output(Output),
+    Input(Box<dyn InputStream>),
+    Output(Box<dyn OutputStream>),
     File(File),
     Dir(OpenDir),
+    Socket(Socket),
 }
 
 /// An open directory.
@@ -18,84 +26,140 @@ pub(crate) struct OpenDir {
     pub(crate) dir: Dir,
     /// The name under which the guest knows it, if it was there from the start.
     pub(crate) preopen: Option<String>,
-    /// What `fd_readdir` is reading.
-    pub(crate) listing: Option<Listing>,
+    /// The directory again, opened by the first `fd_readdir` to list it.
+    pub(crate) listing: Mutex<Option<File>>,
 }
 
-/// The entries of a directory at the time that `fd_readdir` began to read it.
-pub(crate) struct Listing {
-    pub(crate) entries: Vec<Entry>,
-}
-
-/// An entry of a [`Listing`].
-pub(crate) struct Entry {
-    pub(crate) inode: u64,
-    pub(crate) filetype: FileType,
-    pub(crate) name: Box<[u8]>,
+/// An open socket.
+pub(crate) struct Socket {
+    pub(crate) fd: OwnedFd,
+    /// Whether it accepts connections rather than being one.
+    pub(crate) listens: bool,
 }
 
 /// A descriptor.
 pub(crate) struct Descriptor {
     pub(crate) handle: Handle,
     pub(crate) filetype: FileType,
-    pub(crate) flags: FdFlags,
-    pub(crate) base: Rights,
-    pub(crate) inheriting: Rights,
     /// Whether it was opened in a directory that the embedder gave for reading
     /// only. Unlike a missing right, this shows as a read-only file system.
     pub(crate) read_only: bool,
+    flags: AtomicU16,
+    base: AtomicU64,
+    inheriting: AtomicU64,
 }
 
 impl Descriptor {
-    /// A standard input.
-    pub(crate) fn input(input: Input) -> Self {
-        let filetype = input.filetype();
-        Self::stream(Handle::Input(input), filetype, Rights::INPUT)
-    }
-
-    /// A standard output. What reaches it is always appended.
-    pub(crate) fn output(output: Output) -> Self {
-        let filetype = output.filetype();
-        let this = Self::stream(Handle::Output(output), filetype, Rights::OUTPUT);
-        Self { flags: FdFlags::APPEND, ..this }
-    }
-
-    fn stream(handle: Handle, filetype: FileType, base: Rights) -> Self {
+    /// A descriptor with rights, for itself and for what is opened through it.
+    pub(crate) fn new(
+        handle: Handle,
+        filetype: FileType,
+        flags: FdFlags,
+        (base, inheriting): (Rights, Rights),
+        read_only: bool,
+    ) -> Self {
         Self {
             handle,
             filetype,
-            flags: FdFlags::empty(),
-            base,
-            inheriting: Rights::empty(),
-            read_only: false,
+            read_only,
+            flags: AtomicU16::new(flags.bits()),
+            base: AtomicU64::new(base.bits()),
+            inheriting: AtomicU64::new(inheriting.bits()),
         }
+    }
+
+    /// A standard input.
+    pub(crate) fn input(input: Box<dyn InputStream>) -> Self {
+        let filetype = stdio::filetype(input.is_terminal());
+        let rights = (Rights::INPUT, Rights::empty());
+        Self::new(Handle::Input(input), filetype, FdFlags::empty(), rights, false)
+    }
+
+    /// A standard output. What reaches it is always appended.
+    pub(crate) fn output(output: Box<dyn OutputStream>) -> Self {
+        let filetype = stdio::filetype(output.is_terminal());
+        let rights = (Rights::OUTPUT, Rights::empty());
+        Self::new(Handle::Output(output), filetype, FdFlags::APPEND, rights, false)
+    }
+
+    /// A directory.
+    pub(crate) fn dir(
+        dir: Dir,
+        preopen: Option<String>,
+        rights: (Rights, Rights),
+        read_only: bool,
+    ) -> Self {
+        let handle = Handle::Dir(OpenDir { dir, preopen, listing: Mutex::default() });
+        // Nothing is read from or written to a directory: it has no flags.
+        Self::new(handle, FileType::Directory, FdFlags::empty(), rights, read_only)
     }
 
     /// A preopened directory.
     pub(crate) fn preopen(dir: Dir, name: String, read_only: bool) -> Self {
-        Self {
-            handle: Handle::Dir(OpenDir { dir, preopen: Some(name), listing: None }),
-            filetype: FileType::Directory,
-            flags: FdFlags::empty(),
-            base: Rights::DIRECTORY,
-            inheriting: Rights::DIRECTORY | Rights::FILE,
-            read_only,
+        let rights = (Rights::DIRECTORY, Rights::DIRECTORY | Rights::FILE);
+        Self::dir(dir, Some(name), rights, read_only)
+    }
+
+    /// A socket. One that listens passes the rights of a connection on.
+    pub(crate) fn socket(fd: OwnedFd, listens: bool, flags: FdFlags) -> Self {
+        let rights = if listens {
+            (Rights::LISTENER, Rights::CONNECTION)
+        } else {
+            (Rights::CONNECTION, Rights::empty())
+        };
+        let handle = Handle::Socket(Socket { fd, listens });
+        Self::new(handle, FileType::SocketStream, flags, rights, false)
+    }
+
+    /// How it reads and writes.
+    pub(crate) fn flags(&self) -> FdFlags {
+        FdFlags::from_bits_truncate(self.flags.load(Ordering::Relaxed))
+    }
+
+    /// Sets how it reads and writes.
+    pub(crate) fn set_flags(&self, flags: FdFlags) {
+        self.flags.store(flags.bits(), Ordering::Relaxed);
+    }
+
+    /// Whether a call may wait for data or room.
+    pub(crate) fn waits(&self) -> bool {
+        !self.flags().contains(FdFlags::NONBLOCK)
+    }
+
+    /// What may be done with it.
+    pub(crate) fn base(&self) -> Rights {
+        Rights::from_bits_truncate(self.base.load(Ordering::Relaxed))
+    }
+
+    /// What may be done with what is opened through it.
+    pub(crate) fn inheriting(&self) -> Rights {
+        Rights::from_bits_truncate(self.inheriting.load(Ordering::Relaxed))
+    }
+
+    /// Gives up the rights that are not among these. Fails if one of these is
+    /// not there; none is ever gained, also if two threads do this at once.
+    pub(crate) fn restrict(&self, base: Rights, inheriting: Rights) -> Result<(), Errno> {
+        if !self.base().contains(base) || !self.inheriting().contains(inheriting) {
+            return Err(Errno::NotCapable);
         }
+        self.base.fetch_and(base.bits(), Ordering::Relaxed);
+        self.inheriting.fetch_and(inheriting.bits(), Ordering::Relaxed);
+        Ok(())
     }
 
     /// What `fd_fdstat_get` tells of it.
     pub(crate) fn fdstat(&self) -> FdStat {
         FdStat {
             filetype: self.filetype,
-            flags: self.flags,
-            base: self.base,
-            inheriting: self.inheriting,
+            flags: self.flags(),
+            base: self.base(),
+            inheriting: self.inheriting(),
         }
     }
 
     /// Checks that the descriptor has all of `rights`.
     pub(crate) fn require(&self, rights: Rights) -> Result<(), Errno> {
-        if self.base.contains(rights) { Ok(()) } else { Err(Errno::NotCapable) }
+        if self.base().contains(rights) { Ok(()) } else { Err(Errno::NotCapable) }
     }
 
     /// Checks that the embedder lets the guest change what lies behind it.
@@ -103,20 +167,20 @@ impl Descriptor {
         if self.read_only { Err(Errno::RoFs) } else { Ok(()) }
     }
 
-    /// The file it stands for. A stream is no file: it cannot seek.
-    pub(crate) fn file(&self, rights: Rights) -> Result<&File, Errno> {
+    /// The file it stands for. A stream or a socket is no file: it cannot seek.
+    pub(crate) fn as_file(&self, rights: Rights) -> Result<&File, Errno> {
         match &self.handle {
             Handle::File(file) => {
                 self.require(rights)?;
                 Ok(file)
             }
             Handle::Dir(_) => Err(Errno::IsDir),
-            Handle::Input(_) | Handle::Output(_) => Err(Errno::SPipe),
+            Handle::Input(_) | Handle::Output(_) | Handle::Socket(_) => Err(Errno::SPipe),
         }
     }
 
     /// The directory it stands for.
-    pub(crate) fn dir(&self, rights: Rights) -> Result<&OpenDir, Errno> {
+    pub(crate) fn as_dir(&self, rights: Rights) -> Result<&OpenDir, Errno> {
         match &self.handle {
             Handle::Dir(dir) => {
                 self.require(rights)?;
@@ -125,90 +189,121 @@ impl Descriptor {
             _ => Err(Errno::NotDir),
         }
     }
+
+    /// The directory it stands for, in which the guest may change something.
+    pub(crate) fn as_writable_dir(&self, rights: Rights) -> Result<&Dir, Errno> {
+        let dir = self.as_dir(rights)?;
+        self.require_writable()?;
+        Ok(&dir.dir)
+    }
+
+    /// The socket it stands for.
+    pub(crate) fn as_socket(&self, rights: Rights) -> Result<&Socket, Errno> {
+        match &self.handle {
+            Handle::Socket(socket) => {
+                self.require(rights)?;
+                Ok(socket)
+            }
+            _ => Err(Errno::NotSock),
+        }
+    }
 }
 
 /// The descriptors of a guest by number.
 pub(crate) struct FdTable {
-    slots: Vec<Option<Descriptor>>,
-    /// The numbers below the end of `slots` that are free.
-    free: BTreeSet<u32>,
+    slots: Mutex<Slots>,
     limit: u32,
+}
+
+#[derive(Default)]
+struct Slots {
+    all: Vec<Option<Arc<Descriptor>>>,
+    /// The numbers below the end of `all` that are free.
+    free: BTreeSet<u32>,
 }
 
 impl FdTable {
     /// An empty table for at most `limit` descriptors.
     pub(crate) fn new(limit: u32) -> Self {
-        Self { slots: Vec::new(), free: BTreeSet::new(), limit }
+        Self { slots: Mutex::default(), limit }
     }
 
     /// Checks that one more descriptor fits.
     pub(crate) fn check_room(&self) -> Result<(), Errno> {
-        let used = self.slots.len() - self.free.len();
-        if u32::try_from(used).is_ok_and(|used| used < self.limit) {
-            Ok(())
-        } else {
-            Err(Errno::MFile)
-        }
+        lock(&self.slots).check_room(self.limit)
     }
 
     /// Gives a descriptor the lowest free number.
-    pub(crate) fn insert(&mut self, descriptor: Descriptor) -> Result<u32, Errno> {
-        self.check_room()?;
-        if let Some(fd) = self.free.pop_first() {
-            *self.slot(fd)? = Some(descriptor);
+    pub(crate) fn insert(&self, descriptor: Descriptor) -> Result<u32, Errno> {
+        let mut slots = lock(&self.slots);
+        slots.check_room(self.limit)?;
+        let descriptor = Some(Arc::new(descriptor));
+        if let Some(fd) = slots.free.pop_first() {
+            *slots.slot(fd)? = descriptor;
             return Ok(fd);
         }
-        let fd = u32::try_from(self.slots.len()).map_err(|_| Errno::MFile)?;
-        self.slots.push(Some(descriptor));
+        let fd = u32::try_from(slots.all.len()).map_err(|_| Errno::MFile)?;
+        slots.all.push(descriptor);
         Ok(fd)
     }
 
     /// The descriptor of a number.
-    pub(crate) fn get(&self, fd: u32) -> Result<&Descriptor, Errno> {
-        let index = usize::try_from(fd).map_err(|_| Errno::BadF)?;
-        self.slots.get(index).and_then(Option::as_ref).ok_or(Errno::BadF)
-    }
-
-    /// The descriptor of a number, to be changed.
-    pub(crate) fn get_mut(&mut self, fd: u32) -> Result<&mut Descriptor, Errno> {
-        self.slot(fd)?.as_mut().ok_or(Errno::BadF)
+    pub(crate) fn get(&self, fd: u32) -> Result<Arc<Descriptor>, Errno> {
+        lock(&self.slots).slot(fd)?.clone().ok_or(Errno::BadF)
     }
 
     /// Takes a descriptor out. Its number is free for the next one.
-    pub(crate) fn remove(&mut self, fd: u32) -> Result<Descriptor, Errno> {
+    pub(crate) fn remove(&self, fd: u32) -> Result<Arc<Descriptor>, Errno> {
+        lock(&self.slots).remove(fd)
+    }
+
+    /// Moves a descriptor to the number of another, which is closed.
+    pub(crate) fn renumber(&self, from: u32, to: u32) -> Result<(), Errno> {
+        let mut slots = lock(&self.slots);
+        for fd in [from, to] {
+            slots.slot(fd)?.as_ref().ok_or(Errno::BadF)?;
+        }
+        if from != to {
+            let moved = slots.remove(from)?;
+            let closed = slots.slot(to)?.replace(moved);
+            // Closing may take long: do it without the lock.
+            drop(slots);
+            drop(closed);
+        }
+        Ok(())
+    }
+}
+
+impl Slots {
+    fn check_room(&self, limit: u32) -> Result<(), Errno> {
+        let used = self.all.len() - self.free.len();
+        if u32::try_from(used).is_ok_and(|used| used < limit) { Ok(()) } else { Err(Errno::MFile) }
+    }
+
+    fn remove(&mut self, fd: u32) -> Result<Arc<Descriptor>, Errno> {
         let descriptor = self.slot(fd)?.take().ok_or(Errno::BadF)?;
         self.free.insert(fd);
         Ok(descriptor)
     }
 
-    /// Moves a descriptor to the number of another, which is closed.
-    pub(crate) fn renumber(&mut self, from: u32, to: u32) -> Result<(), Errno> {
-        self.get(from)?;
-        self.get(to)?;
-        if from != to {
-            let moved = self.remove(from)?;
-            *self.get_mut(to)? = moved;
-        }
-        Ok(())
-    }
-
-    fn slot(&mut self, fd: u32) -> Result<&mut Option<Descriptor>, Errno> {
+    fn slot(&mut self, fd: u32) -> Result<&mut Option<Arc<Descriptor>>, Errno> {
         let index = usize::try_from(fd).map_err(|_| Errno::BadF)?;
-        self.slots.get_mut(index).ok_or(Errno::BadF)
+        self.all.get_mut(index).ok_or(Errno::BadF)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::stdio::Null;
 
     fn null() -> Descriptor {
-        Descriptor::output(Output::Null)
+        Descriptor::output(Box::new(Null))
     }
 
     #[test]
     fn the_lowest_free_number_is_next() {
-        let mut table = FdTable::new(8);
+        let table = FdTable::new(8);
         for fd in 0..5 {
             assert_eq!(table.insert(null()), Ok(fd));
         }
@@ -220,7 +315,7 @@ mod tests {
 
     #[test]
     fn the_table_has_a_limit_and_closing_makes_room() {
-        let mut table = FdTable::new(2);
+        let table = FdTable::new(2);
         assert_eq!(table.insert(null()), Ok(0));
         assert_eq!(table.insert(null()), Ok(1));
         assert_eq!(table.insert(null()), Err(Errno::MFile));
@@ -230,8 +325,8 @@ mod tests {
 
     #[test]
     fn renumbering_moves_and_wants_both() {
-        let mut table = FdTable::new(8);
-        table.insert(Descriptor::input(Input::Null)).unwrap();
+        let table = FdTable::new(8);
+        table.insert(Descriptor::input(Box::new(Null))).unwrap();
         table.insert(null()).unwrap();
         assert_eq!(table.renumber(0, 2), Err(Errno::BadF));
         assert_eq!(table.renumber(u32::MAX, 0), Err(Errno::BadF));

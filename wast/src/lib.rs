@@ -10,4 +10,4 @@ mod expect;
 mod script;
 mod spectest;
 
-pub use script::{Failure, Summary, run_script};
+pub use script::{Failure, Summary, run_script, run_script_with};

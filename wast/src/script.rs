@@ -1,18 +1,19 @@
 //! Running a script, directive by directive.
 
 use std::collections::HashMap;
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use cwasm_compiler::{CompileError, Settings};
 use cwasm_loader::{
-    Artifact, Config, Digest, Engine, Error, ExternRef, Instance, LinkError, Linker, Store, Trust,
-    Val,
+    Artifact, Config, Digest, Engine, Error, ExternRef, Instance, LinkError, Linker, SharedMemory,
+    Store, Trust, Val,
 };
 use elsa::FrozenVec;
 use wast::core::{AbstractHeapType, HeapType, WastArgCore};
 use wast::lexer::Lexer;
 use wast::parser::{ParseBuffer, parse};
 use wast::token::{Id, Span};
-use wast::{QuoteWat, Wast, WastArg, WastDirective, WastExecute, WastInvoke, Wat};
+use wast::{QuoteWat, Wast, WastArg, WastDirective, WastExecute, WastInvoke, WastThread, Wat};
 
 use crate::{expect, spectest};
 
@@ -66,51 +67,96 @@ fn wrong(message: impl Into<String>) -> Wrong {
 /// Every directive is executed, also after one that failed.
 #[must_use]
 pub fn run_script(name: &str, source: &str) -> Summary {
-    let mut summary = Summary::default();
-    let mut fail = |line: usize, message: String| {
-        summary.failures.push(Failure { script: name.to_owned(), line, message });
-    };
-    let line = |span: Span| span.linecol_in(source).0 + 1;
+    run_script_with(name, source, &Settings::default())
+}
+
+/// Runs a script whose modules are compiled with these settings.
+#[must_use]
+pub fn run_script_with(name: &str, source: &str, settings: &Settings) -> Summary {
+    let origin = Origin { name, source, settings };
     let mut lexer = Lexer::new(source);
     lexer.allow_confusing_unicode(true);
     let buffer = match ParseBuffer::new_with_lexer(lexer) {
         Ok(buffer) => buffer,
-        Err(error) => {
-            fail(line(error.span()), error.message());
-            return summary;
-        }
+        Err(error) => return origin.failure(error.span(), error.message()),
     };
     let script = match parse::<Wast<'_>>(&buffer) {
         Ok(script) => script,
-        Err(error) => {
-            fail(line(error.span()), error.message());
-            return summary;
-        }
+        Err(error) => return origin.failure(error.span(), error.message()),
     };
-    let artifacts = FrozenVec::new();
-    let mut runner = match Runner::new(&artifacts) {
-        Ok(runner) => runner,
-        Err(error) => {
-            fail(0, error.to_string());
-            return summary;
-        }
-    };
-    let mut passed = 0;
-    for directive in script.directives {
-        let span = directive.span();
-        match runner.directive(directive) {
-            Ok(is_assertion) => passed += usize::from(is_assertion),
-            Err(error) => {
-                summary.failures.push(Failure {
-                    script: name.to_owned(),
-                    line: line(span),
-                    message: error.to_string(),
-                });
-            }
-        }
+    // Threads that the script does not wait for end before this does.
+    thread::scope(|scope| run_directives(origin, script.directives, HashMap::new(), scope))
+}
+
+/// A script, for messages, and how its modules are compiled.
+#[derive(Clone, Copy)]
+struct Origin<'a> {
+    name: &'a str,
+    source: &'a str,
+    settings: &'a Settings,
+}
+
+impl Origin<'_> {
+    fn failure(&self, span: Span, message: String) -> Summary {
+        let line = span.linecol_in(self.source).0 + 1;
+        let failure = Failure { script: self.name.to_owned(), line, message };
+        Summary { passed: 0, failures: vec![failure] }
     }
-    summary.passed = passed;
+}
+
+/// Shared memories that a thread is given, as the exports of a module.
+type Given = HashMap<String, Vec<(String, SharedMemory)>>;
+
+/// Runs the directives of a script or of one of its threads, in a store of their own.
+fn run_directives<'scope, 'a: 'scope>(
+    origin: Origin<'a>,
+    directives: Vec<WastDirective<'a>>,
+    given: Given,
+    scope: &'scope Scope<'scope, '_>,
+) -> Summary {
+    let artifacts = FrozenVec::new();
+    let mut runner = match Runner::new(&artifacts, origin.settings, given) {
+        Ok(runner) => runner,
+        Err(error) => return origin.failure(Span::from_offset(0), error.to_string()),
+    };
+    let mut summary = Summary::default();
+    let mut threads = HashMap::new();
+    for directive in directives {
+        let span = directive.span();
+        let result = match directive {
+            WastDirective::Thread(thread) => runner.given_to(&thread).map(|given| {
+                let run = move || run_directives(origin, thread.directives, given, scope);
+                threads.insert(thread.name.name(), scope.spawn(run));
+                Summary::default()
+            }),
+            WastDirective::Wait { thread, .. } => {
+                join(threads.remove(thread.name()).ok_or_else(|| wrong("there is no such thread")))
+            }
+            directive => runner
+                .directive(directive)
+                .map(|is_assertion| Summary { passed: is_assertion.into(), failures: Vec::new() }),
+        };
+        summary.add(result.unwrap_or_else(|error| origin.failure(span, error.to_string())));
+    }
+    for thread in threads.into_values() {
+        let result = join(Ok(thread));
+        summary.add(
+            result.unwrap_or_else(|error| origin.failure(Span::from_offset(0), error.to_string())),
+        );
+    }
     summary
+}
+
+/// Waits for the end of a thread.
+fn join(thread: Result<ScopedJoinHandle<'_, Summary>, Wrong>) -> Result<Summary, Wrong> {
+    thread?.join().map_err(|_| wrong("the thread panicked"))
+}
+
+impl Summary {
+    fn add(&mut self, other: Self) {
+        self.passed += other.passed;
+        self.failures.extend(other.failures);
+    }
 }
 
 struct Runner<'code> {
@@ -123,10 +169,16 @@ struct Runner<'code> {
     instances: HashMap<String, Instance<'code>>,
     current: Option<Instance<'code>>,
     host_values: HashMap<u32, ExternRef>,
+    /// What the thread was given.
+    given: Given,
 }
 
 impl<'code> Runner<'code> {
-    fn new(artifacts: &'code FrozenVec<Box<Artifact>>) -> Result<Self, Error> {
+    fn new(
+        artifacts: &'code FrozenVec<Box<Artifact>>,
+        settings: &Settings,
+        given: Given,
+    ) -> Result<Self, Error> {
         // Scripts exhaust the stack on purpose; a small one is soon exhausted.
         let mut config = Config::default();
         config.max_wasm_stack = 512 << 10;
@@ -139,12 +191,13 @@ impl<'code> Runner<'code> {
             artifacts,
             linker,
             store,
-            settings: Settings { jobs: 1, ..Settings::default() },
+            settings: Settings { jobs: 1, ..settings.clone() },
             definitions: HashMap::new(),
             last_definition: None,
             instances: HashMap::new(),
             current: None,
             host_values: HashMap::new(),
+            given,
         })
     }
 
@@ -171,6 +224,15 @@ impl<'code> Runner<'code> {
                 Ok(false)
             }
             WastDirective::Register { name, module, .. } => {
+                let given = module.and_then(|id| self.given.get(id.name()));
+                if let Some(memories) = given {
+                    for (export, memory) in memories {
+                        self.linker
+                            .shared_memory(name, export, memory)
+                            .map_err(|error| wrong(error.to_string()))?;
+                    }
+                    return Ok(false);
+                }
                 let instance = self.instance(module)?;
                 self.linker.instance(&self.store, name, instance)?;
                 Ok(false)
@@ -201,7 +263,9 @@ impl<'code> Runner<'code> {
                 trapped(result, message)
             }
             WastDirective::AssertInvalid { module, message, .. }
-            | WastDirective::AssertMalformed { module, message, .. } => rejected(module, message),
+            | WastDirective::AssertMalformed { module, message, .. } => {
+                self.rejected(module, message)
+            }
             WastDirective::AssertUnlinkable { module, message, .. } => {
                 self.unlinkable(module, message)
             }
@@ -219,9 +283,30 @@ impl<'code> Runner<'code> {
                 Err(wrong("assert_suspension: stack switching is not supported by this version"))
             }
             WastDirective::Thread(_) | WastDirective::Wait { .. } => {
-                Err(wrong("thread: threads are not supported by this version"))
+                Err(wrong("threads are started and awaited elsewhere"))
             }
         }
+    }
+
+    /// What a thread gets of this one: the shared memories that a module exports.
+    fn given_to(&self, thread: &WastThread<'_>) -> Result<Given, Wrong> {
+        let mut given = Given::new();
+        if let Some(id) = thread.shared_module {
+            if let Some(memories) = self.given.get(id.name()) {
+                given.insert(id.name().to_owned(), memories.clone());
+                return Ok(given);
+            }
+            let mut memories = Vec::new();
+            for (name, item) in self.instance(Some(id))?.exports(&self.store)? {
+                if let Some(memory) = item.into_memory()
+                    && let Some(memory) = memory.shared(&self.store)?
+                {
+                    memories.push((name.to_owned(), memory));
+                }
+            }
+            given.insert(id.name().to_owned(), memories);
+        }
+        Ok(given)
     }
 
     fn compile(&self, wasm: Vec<u8>) -> Result<&'code Artifact, Wrong> {
@@ -316,6 +401,19 @@ impl<'code> Runner<'code> {
             Ok(_) => Err(wrong(format!("it was instantiated, and `{message}` was asserted"))),
         }
     }
+
+    /// Whether a module is rejected because of what it is, and not because of a
+    /// limit or a defect of the compiler.
+    fn rejected(&self, mut module: QuoteWat<'_>, message: &str) -> Result<bool, Wrong> {
+        let Ok(wasm) = module.encode() else { return Ok(true) };
+        match cwasm_compiler::compile(&wasm, &self.settings) {
+            Err(error @ (CompileError::Limit { .. } | CompileError::Codegen { .. })) => {
+                Err(wrong(format!("it failed with `{error}`, and `{message}` was asserted")))
+            }
+            Err(_) => Ok(true),
+            Ok(_) => Err(wrong(format!("it compiled, and `{message}` was asserted"))),
+        }
+    }
 }
 
 fn link_error_matches(error: &LinkError, message: &str) -> bool {
@@ -330,19 +428,5 @@ fn trapped(result: Result<Vec<Val<'_>>, Wrong>, message: &str) -> Result<bool, W
         Ok(values) => {
             Err(wrong(format!("it returned {values:?}, and the trap `{message}` was asserted")))
         }
-    }
-}
-
-/// Whether a module is rejected because of what it is, and not because of a
-/// limit or a defect of the compiler.
-fn rejected(mut module: QuoteWat<'_>, message: &str) -> Result<bool, Wrong> {
-    let Ok(wasm) = module.encode() else { return Ok(true) };
-    let settings = Settings { jobs: 1, ..Settings::default() };
-    match cwasm_compiler::compile(&wasm, &settings) {
-        Err(error @ (CompileError::Limit { .. } | CompileError::Codegen { .. })) => {
-            Err(wrong(format!("it failed with `{error}`, and `{message}` was asserted")))
-        }
-        Err(_) => Ok(true),
-        Ok(_) => Err(wrong(format!("it compiled, and `{message}` was asserted"))),
     }
 }

@@ -1,8 +1,8 @@
 //! The host module `spectest`, as the specification's test suite describes it.
 
 use cwasm_loader::{
-    Caller, Error, Global, GlobalType, Limits, Linker, Memory, MemoryType, Ref, Store, Table,
-    TableType, Val, ValType,
+    Caller, Error, Global, GlobalType, IndexType, Limits, Linker, Memory, MemoryType, Ref, Store,
+    Table, TableType, Val, ValType,
 };
 
 /// Defines the module in a linker, with its items in a store.
@@ -29,11 +29,18 @@ pub(crate) fn define<'code>(
         linker.define(store, MODULE, name, global)?;
     }
     let limits = Limits { min: 10, max: Some(20) };
-    let table = TableType { element: ValType::FuncRef, limits };
-    let table = Table::new(store, table, Ref::Func(None))?;
-    linker.define(store, MODULE, "table", table)?;
+    let table = TableType::new(ValType::FuncRef, limits);
+    let table64 = TableType { index: IndexType::I64, ..table };
+    for (name, ty) in [("table", table), ("table64", table64)] {
+        let table = Table::new(store, ty, Ref::Func(None))?;
+        linker.define(store, MODULE, name, table)?;
+    }
     let limits = Limits { min: 1, max: Some(2) };
-    let memory = Memory::new(store, MemoryType { limits })?;
-    linker.define(store, MODULE, "memory", memory)?;
+    let memory = MemoryType::new(limits);
+    let shared = MemoryType { shared: true, ..memory };
+    for (name, ty) in [("memory", memory), ("shared_memory", shared)] {
+        let memory = Memory::new(store, ty)?;
+        linker.define(store, MODULE, name, memory)?;
+    }
     Ok(())
 }

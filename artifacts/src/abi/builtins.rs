@@ -72,6 +72,15 @@ builtins! {
     TableInit = "table_init" (I32, I32, I64, I32, I32) -> I32;
     /// `(element segment)`. `elem.drop`.
     ElemDrop = "elem_drop" (I32);
+    /// `(memory, address, expected, timeout in nanoseconds) -> one of
+    /// [`super::memory::wait_result`]`. `memory.atomic.wait32` on a shared memory. The address is
+    /// aligned; less than zero is no timeout.
+    MemoryWait32 = "memory_wait32" (I32, I64, I32, I64) -> I32;
+    /// The same for `memory.atomic.wait64`.
+    MemoryWait64 = "memory_wait64" (I32, I64, I64, I64) -> I32;
+    /// `(memory, address, count) -> how many were woken, or -1 if out of bounds`.
+    /// `memory.atomic.notify` on any memory. The address is aligned.
+    MemoryNotify = "memory_notify" (I32, I64, I32) -> I64;
     /// `() -> 1 to go on (the deadline was moved), or 0 to trap`. Called when
     /// the epoch has reached the deadline.
     NewEpoch = "new_epoch" () -> I32;

@@ -25,6 +25,7 @@ unwinding: sp, fp and pc are set to the entry trampoline's recorded values; no o
 frames: frame pointer chain; return address above the saved frame pointer
 references: 64-bit pointers, zero is null; externref is opaque to code
 table elements: one reference each; no lazy initialisation
+lengths of shared memories change at any time; they are read and written atomically
 vmctx order: head, memories, imported functions, tables, imported globals, type ids, defined globals, func refs
 ";
 
@@ -98,6 +99,7 @@ pub fn describe() -> String {
     fact("table_definition.elements", table_definition::ELEMENTS.into());
     fact("table_definition.length", table_definition::LENGTH.into());
     fact("guard size", vmctx::GUARD_SIZE);
+    super::memory::describe(&mut text);
     let _ = writeln!(text, "wasm calling convention = {WASM_CALLING_CONVENTION}");
     for builtin in Builtin::ALL {
         let _ = writeln!(

@@ -6,6 +6,7 @@
 //! is a constant of this module, and both sides take it from here:
 //!
 //! * [`vmctx`]: the structures in memory ([`vmctx::VmctxLayout`] and friends);
+//! * [`memory`]: how accesses to linear memories are kept inside them;
 //! * [`builtins`]: the functions that compiled code may call in the loader;
 //! * [`traps`]: the codes of the trap table;
 //! * [`fingerprint`]: a digest of all of the above, which every artifact
@@ -39,6 +40,7 @@
 
 pub mod builtins;
 mod fingerprint;
+pub mod memory;
 pub mod traps;
 pub mod vmctx;
 

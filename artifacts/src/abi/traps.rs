@@ -39,11 +39,15 @@ pub enum Trap {
     NullReference = 13,
     /// A host function returned an error or panicked; the store holds it.
     HostError = 14,
+    /// An atomic access to an address that is not a multiple of its size.
+    UnalignedAtomic = 15,
+    /// A wait in a memory that is not shared, which nobody could end.
+    UnsharedWait = 16,
 }
 
 impl Trap {
     /// Every trap, in the order of its codes.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Unreachable,
         Self::MemoryOutOfBounds,
         Self::TableOutOfBounds,
@@ -58,6 +62,8 @@ impl Trap {
         Self::Interrupted,
         Self::NullReference,
         Self::HostError,
+        Self::UnalignedAtomic,
+        Self::UnsharedWait,
     ];
 
     /// The code in the site table.
@@ -93,6 +99,8 @@ impl Trap {
             Self::Interrupted => "interrupted",
             Self::NullReference => "null reference",
             Self::HostError => "error in a host function",
+            Self::UnalignedAtomic => "unaligned atomic",
+            Self::UnsharedWait => "expected shared memory",
         }
     }
 }
@@ -114,6 +122,6 @@ mod tests {
             assert_eq!(Trap::from_code(trap.code()), Some(trap));
         }
         assert_eq!(Trap::from_code(0), None);
-        assert_eq!(Trap::from_code(15), None);
+        assert_eq!(Trap::from_code(17), None);
     }
 }

@@ -88,7 +88,7 @@ pub mod func_import {
 /// A memory in a vmctx. Imported and defined memories look the same.
 pub mod memory_slot {
     /// Address of byte 0 of the linear memory. Constant while the instance
-    /// lives if the memory is guarded, unused otherwise.
+    /// lives if [`super::super::memory::base_is_constant`], unused otherwise.
     pub const BASE: u32 = 0;
     /// Pointer to the [`super::memory_definition`]. Constant.
     pub const DEFINITION: u32 = 8;
@@ -98,9 +98,9 @@ pub mod memory_slot {
 
 /// A linear memory.
 pub mod memory_definition {
-    /// Address of byte 0. Changes when a memory grows that is not guarded.
+    /// Address of byte 0. Changes when a memory grows whose base is not constant.
     pub const BASE: u32 = 0;
-    /// `u64`: current size in bytes.
+    /// `u64`: current size in bytes. Of a shared memory, other threads change it.
     pub const BYTE_LENGTH: u32 = 8;
     /// Size of the part that compiled code knows.
     pub const SIZE: u32 = 16;
@@ -116,8 +116,9 @@ pub mod table_definition {
     pub const SIZE: u32 = 16;
 }
 
-/// How many bytes of address space behind a guarded memory are inaccessible,
-/// beyond the 4 GiB that a 32-bit index reaches. A load or store at
+/// How many bytes of address space behind a guarded memory are inaccessible:
+/// beyond the 4 GiB that a 32-bit index reaches, or behind the end of a memory with
+/// 64-bit indices. A load or store at
 /// `index + offset` may leave its check to the guard if the constant `offset` plus the access
 /// size is at most this.
 pub const GUARD_SIZE: u64 = 32 << 20;

@@ -4,10 +4,14 @@
 //! Segments take effect in order, and a segment that does not fit traps after
 //! the ones before it were written. An image therefore covers a prefix of the
 //! active segments: up to the first whose place is not known, is not in a memory that
-//! the module defines, or is not within that memory's minimum size.
+//! the module defines, or is not within that memory's minimum size. Memories whose
+//! pages are bytes have none: they need not fill a page of the host.
 
-use super::{ConstExpr, MemoryIndex, Module, SegmentMode};
 use std::collections::BTreeMap;
+
+use cwasm_artifact::types::MemoryType;
+
+use super::{ConstOp, MemoryIndex, Module, SegmentMode};
 
 /// Initial contents of a run of pages of a memory.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,12 +48,18 @@ impl Images {
         let mut data_size = 0usize;
         let mut covered = 0;
         for segment in &module.data {
-            if let SegmentMode::Active { target, offset } = segment.mode {
-                let ConstExpr::I32(offset) = offset else { break };
-                let start = u64::from(offset.cast_unsigned());
-                let end = start + segment.bytes.len() as u64;
+            if let SegmentMode::Active { target, ref offset } = segment.mode {
+                let start = match offset.constant() {
+                    Some(ConstOp::I32(offset)) => u64::from(offset.cast_unsigned()),
+                    Some(ConstOp::I64(offset)) => offset.cast_unsigned(),
+                    _ => break,
+                };
+                let end = start.checked_add(segment.bytes.len() as u64);
+                let ty = &module.memories[target];
+                let size = ty.bytes(ty.limits.min).unwrap_or(u64::MAX);
                 let fits = target.as_u32() >= module.imported_memories
-                    && end <= module.memories[target].limits.min << 16;
+                    && ty.page_size_log2 == MemoryType::PAGE_SIZE_LOG2
+                    && end.is_some_and(|end| end <= size);
                 data_size += segment.bytes.len();
                 let touched = segment.bytes.len() / page + 2;
                 if !fits || (pages.len() + touched) * page > data_size * GROWTH + SLACK {

@@ -15,7 +15,8 @@ use cwasm_artifact::abi::vmctx::VmctxLayout;
 use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
 use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
 
-pub use constant::ConstExpr;
+pub use constant::{Arithmetic, ConstExpr, ConstOp};
+pub(crate) use features::GC;
 pub use images::{Image, Images};
 pub use index::{
     DefinedFuncIndex, DefinedGlobalIndex, FuncIndex, FuncRefIndex, GlobalIndex, MemoryIndex,
@@ -71,7 +72,7 @@ pub struct Function {
 }
 
 /// A global of the module.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Global {
     /// Its type.
     pub ty: GlobalType,
@@ -79,8 +80,16 @@ pub struct Global {
     pub init: Option<ConstExpr>,
 }
 
+impl Global {
+    /// The value, if it never changes and does not depend on an import.
+    #[must_use]
+    pub fn constant(&self) -> Option<ConstOp> {
+        if self.ty.mutable { None } else { self.init.as_ref()?.constant() }
+    }
+}
+
 /// What happens to a segment at instantiation.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SegmentMode<Target> {
     /// It waits for `memory.init` or `table.init`.
     Passive,
@@ -116,7 +125,7 @@ pub struct ElementSegment {
 }
 
 /// A data segment.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct DataSegment<'wasm> {
     /// What happens to it at instantiation.
     pub mode: SegmentMode<MemoryIndex>,

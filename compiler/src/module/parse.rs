@@ -8,7 +8,7 @@ use cwasm_artifact::abi::vmctx::{VmctxCounts, VmctxLayout};
 use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator};
 
-use super::features::{self, SUPPORTED};
+use super::features::{self, GC, SUPPORTED};
 use super::{
     Body, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
     FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
@@ -146,7 +146,8 @@ impl<'wasm> Reader<'wasm> {
             Payload::TypeSection(section) => {
                 let offset = section.range().start;
                 for ty in section.into_iter_err_on_gc_types() {
-                    let ty = ty?;
+                    // It is valid, so this is the only error that is left.
+                    let ty = ty.map_err(|error| Problem::Unsupported(GC, error.offset()))?;
                     let convert = |types: &[wasmparser::ValType]| {
                         types.iter().map(|ty| value_type(*ty, offset)).collect::<Result<_, _>>()
                     };
@@ -185,7 +186,7 @@ impl<'wasm> Reader<'wasm> {
                 for global in section.into_iter_with_offsets() {
                     let (offset, global) = global?;
                     let ty = global_type(global.ty, offset)?;
-                    let init = Some(const_expr(&global.init_expr, offset)?);
+                    let init = Some(self.const_expr(&global.init_expr, offset)?);
                     self.globals.push(Global { ty, init });
                 }
             }
@@ -225,7 +226,7 @@ impl<'wasm> Reader<'wasm> {
                         wasmparser::DataKind::Active { memory_index, offset_expr } => {
                             SegmentMode::Active {
                                 target: MemoryIndex::from_u32(memory_index),
-                                offset: const_expr(&offset_expr, offset)?,
+                                offset: self.const_expr(&offset_expr, offset)?,
                             }
                         }
                     };
@@ -280,7 +281,7 @@ impl<'wasm> Reader<'wasm> {
             wasmparser::ElementKind::Declared => SegmentMode::Declared,
             wasmparser::ElementKind::Active { table_index, offset_expr } => SegmentMode::Active {
                 target: TableIndex::from_u32(table_index.unwrap_or(0)),
-                offset: const_expr(offset_expr, offset)?,
+                offset: self.const_expr(offset_expr, offset)?,
             },
         };
         let (ty, items) = match &element.items {
@@ -296,13 +297,21 @@ impl<'wasm> Reader<'wasm> {
                 let ty = value_type(wasmparser::ValType::Ref(*ty), offset)?;
                 let mut items = Vec::new();
                 for expression in expressions.clone() {
-                    items.push(const_expr(&expression?, offset)?);
+                    items.push(self.const_expr(&expression?, offset)?);
                 }
                 (ty, ElementItems::Exprs(items))
             }
         };
         self.elements.push(ElementSegment { mode, ty, items });
         Ok(())
+    }
+
+    fn const_expr(
+        &self,
+        expr: &wasmparser::ConstExpr<'_>,
+        offset: u64,
+    ) -> Result<ConstExpr, Problem> {
+        ConstExpr::read(expr, &self.globals)?.ok_or(Problem::Unsupported(REFERENCES, offset))
     }
 
     /// Marks the functions that escape, and lays out the vmctx.
@@ -312,7 +321,11 @@ impl<'wasm> Reader<'wasm> {
             ExportItem::Func(index) => Some(index),
             _ => None,
         });
-        let in_globals = self.globals.values().filter_map(|global| global.init?.func());
+        let in_globals = self
+            .globals
+            .values()
+            .filter_map(|global| global.init.as_ref())
+            .flat_map(ConstExpr::funcs);
         for index in exported.chain(in_globals).chain(self.start) {
             escapes[index] = true;
         }
@@ -322,7 +335,7 @@ impl<'wasm> Reader<'wasm> {
                     functions.iter().for_each(|index| escapes[*index] = true);
                 }
                 ElementItems::Exprs(items) => {
-                    items.iter().filter_map(ConstExpr::func).for_each(|f| escapes[f] = true);
+                    items.iter().flat_map(ConstExpr::funcs).for_each(|f| escapes[f] = true);
                 }
             }
         }
@@ -400,7 +413,3 @@ fn global_type(ty: wasmparser::GlobalType, offset: u64) -> Result<GlobalType, Pr
 
 /// What value types beyond those of Wasm 2.0 belong to.
 const REFERENCES: &str = "typed function references";
-
-fn const_expr(expr: &wasmparser::ConstExpr<'_>, offset: u64) -> Result<ConstExpr, Problem> {
-    ConstExpr::read(expr)?.ok_or(Problem::Unsupported("extended constant expressions", offset))
-}

@@ -1,7 +1,7 @@
 //! From wasmparser's types to the types that an artifact can hold. What has no
 //! counterpart there belongs to proposals that are not compiled.
 
-use cwasm_artifact::types::{GlobalType, Limits, MemoryType, TableType, ValType};
+use cwasm_artifact::types::{GlobalType, IndexType, Limits, MemoryType, TableType, ValType};
 
 use super::index::TypeIndex;
 
@@ -39,11 +39,23 @@ pub(super) fn ref_type(ty: wasmparser::RefType) -> Option<ValType> {
 
 pub(super) fn table_type(ty: wasmparser::TableType) -> Option<TableType> {
     let limits = Limits { min: ty.initial, max: ty.maximum };
-    Some(TableType { element: ref_type(ty.element_type)?, limits })
+    Some(TableType { element: ref_type(ty.element_type)?, limits, index: index_type(ty.table64) })
 }
 
 pub(super) fn memory_type(ty: wasmparser::MemoryType) -> MemoryType {
-    MemoryType { limits: Limits { min: ty.initial, max: ty.maximum } }
+    MemoryType {
+        limits: Limits { min: ty.initial, max: ty.maximum },
+        index: index_type(ty.memory64),
+        // Validation allows 0 and 16.
+        page_size_log2: ty.page_size_log2.map_or(MemoryType::PAGE_SIZE_LOG2, |log2| {
+            u8::try_from(log2).unwrap_or(MemoryType::PAGE_SIZE_LOG2)
+        }),
+        shared: ty.shared,
+    }
+}
+
+fn index_type(is_64: bool) -> IndexType {
+    if is_64 { IndexType::I64 } else { IndexType::I32 }
 }
 
 pub(super) fn global_type(ty: wasmparser::GlobalType) -> Option<GlobalType> {

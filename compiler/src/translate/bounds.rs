@@ -2,17 +2,23 @@
 //!
 //! A mistake in this file lets a guest read or write the host's memory. Each
 //! case states the inequality that it relies on. Notation: `index` is the
-//! unsigned 32-bit operand, `offset` the constant of the instruction (below
-//! 2^32), `size` the number of bytes accessed (at most 16), `length` the
-//! memory's current size in bytes, `base` the address of its first byte. An
-//! access is inside its memory if `index + offset + size <= length`, computed
-//! without overflow.
+//! operand as an unsigned number of 64 bits (below 2^32 if the memory's addresses have
+//! 32 bits), `offset` the constant of the instruction (in the same range, by
+//! validation), `size` the number of bytes accessed (at most 16), `reach` their
+//! sum `offset + size`, `length` the memory's current size in bytes, `base` the address
+//! of its first byte. An access is inside its memory if `index + reach <= length`,
+//! computed without overflow.
+//!
+//! A memory never shrinks. A shared one may grow between the check and the access,
+//! which makes no checked access wrong.
 
 use cranelift_codegen::ir::{
     Endianness, InstBuilder as _, MemFlagsData, Value, condcodes::IntCC, types,
 };
+use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{GUARD_SIZE, memory_definition, memory_slot};
+use cwasm_artifact::types::IndexType;
 use wasmparser::{MemArg, MemArgTarget};
 
 use super::Translator;
@@ -41,27 +47,31 @@ impl Translator<'_, '_> {
     /// [`Translator::heap_flags`], so that a fault in the guard is a trap.
     pub(super) fn address(&mut self, memarg: &MemArg, index: Value, size: u32) -> Address {
         let memory = memory_of(memarg);
-        // offset + size < 2^32 + 16, so there is no overflow in 64 bits.
-        let reach = memarg.offset + u64::from(size);
-        let index = self.builder.ins().uextend(types::I64, index);
-        match self.env.memory_bounds {
-            MemoryBounds::Guarded if reach <= GUARD_SIZE => {
-                // index < 2^32 and offset + size <= GUARD_SIZE, therefore
-                // index + offset + size < 2^32 + GUARD_SIZE = GUARDED_SPACE:
+        let index = self.extend(index, self.env.module.memories[memory].index);
+        let near = memarg.offset.checked_add(size.into()).is_some_and(|reach| reach <= GUARD_SIZE);
+        match self.memory_style(memory) {
+            MemoryStyle::Reserved if near => {
+                // index < 2^32 and reach <= GUARD_SIZE, therefore
+                // index + reach < 2^32 + GUARD_SIZE = GUARDED_SPACE:
                 // the access is inside the memory, or faults in the guard.
-                let base = self.guarded_base(memory);
+                let base = self.memory_base(memory);
                 self.place(base, index, memarg.offset)
             }
-            MemoryBounds::Guarded => {
-                // The guard is too small for this offset: compare, as below.
-                let outside = self.check(memory, index, reach);
-                let base = self.guarded_base(memory);
+            MemoryStyle::Fenced if near => {
+                // index < length and reach <= GUARD_SIZE, therefore
+                // index + reach < length + GUARD_SIZE: the access is inside
+                // the memory, or faults in the guard behind its end.
+                let length = self.memory_length(memory);
+                let outside =
+                    self.builder.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, index, length);
+                self.builder.ins().trapnz(outside, trap_code(Trap::MemoryOutOfBounds));
+                let base = self.memory_base(memory);
                 self.checked_place(outside, base, index, memarg.offset)
             }
-            MemoryBounds::Explicit => {
-                let outside = self.check(memory, index, reach);
-                let definition = self.memory_definition(memory);
-                let base = self.definition_field(definition, memory_definition::BASE);
+            // The guard is too small for this offset, or there is none.
+            MemoryStyle::Reserved | MemoryStyle::Fenced | MemoryStyle::Checked => {
+                let outside = self.check(memory, index, memarg.offset, size);
+                let base = self.memory_base(memory);
                 self.checked_place(outside, base, index, memarg.offset)
             }
         }
@@ -69,11 +79,33 @@ impl Translator<'_, '_> {
 
     /// Traps unless `index + reach <= length`. Returns whether it is outside, for
     /// [`Translator::checked_place`].
-    fn check(&mut self, memory: MemoryIndex, index: Value, reach: u64) -> Value {
-        // index < 2^32 and reach < 2^33, so the sum does not overflow.
-        let end = self.builder.ins().iadd_imm_u(index, reach.cast_signed());
+    fn check(&mut self, memory: MemoryIndex, index: Value, offset: u64, size: u32) -> Value {
+        let ty = &self.env.module.memories[memory];
         let length = self.memory_length(memory);
-        let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length);
+        let outside = match (ty.index, offset.checked_add(size.into())) {
+            // reach >= 2^64 > length: no index is inside.
+            (_, None) => self.builder.ins().iconst(types::I8, 1),
+            (IndexType::I32, Some(reach)) => {
+                // index < 2^32 and reach < 2^32 + 16, so the sum does not overflow.
+                let end = self.builder.ins().iadd_imm_u(index, reach.cast_signed());
+                self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length)
+            }
+            (IndexType::I64, Some(reach)) => {
+                // reach <= length and index <= length - reach. The difference does
+                // not wrap if the first holds, and does not matter otherwise.
+                let reach_value = self.builder.ins().iconst(types::I64, reach.cast_signed());
+                let last = self.builder.ins().isub(length, reach_value);
+                let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, index, last);
+                // reach <= minimum <= length needs no comparison.
+                if ty.bytes(ty.limits.min).is_some_and(|minimum| reach <= minimum) {
+                    outside
+                } else {
+                    let short =
+                        self.builder.ins().icmp(IntCC::UnsignedGreaterThan, reach_value, length);
+                    self.builder.ins().bor(outside, short)
+                }
+            }
+        };
         self.builder.ins().trapnz(outside, trap_code(Trap::MemoryOutOfBounds));
         outside
     }
@@ -109,16 +141,45 @@ impl Translator<'_, '_> {
             .with_alias_region(Some(self.regions.heap))
     }
 
-    /// The current size of a memory in bytes.
-    pub(super) fn memory_length(&mut self, memory: MemoryIndex) -> Value {
-        let definition = self.memory_definition(memory);
-        self.definition_field(definition, memory_definition::BYTE_LENGTH)
+    /// How accesses to a memory are kept inside it.
+    fn memory_style(&self, memory: MemoryIndex) -> MemoryStyle {
+        MemoryStyle::of(&self.env.module.memories[memory], self.explicit_checks())
     }
 
-    /// The address of a guarded memory, which never moves.
-    fn guarded_base(&mut self, memory: MemoryIndex) -> Value {
-        let slot = self.env.module.vmctx.memory(memory.as_u32());
-        self.vmctx_field(types::I64, slot + memory_slot::BASE)
+    fn explicit_checks(&self) -> bool {
+        self.env.memory_bounds == MemoryBounds::Explicit
+    }
+
+    /// The current size of a memory in bytes.
+    pub(super) fn memory_length(&mut self, memory: MemoryIndex) -> Value {
+        let ty = self.env.module.memories[memory];
+        // One that can never grow. A memory that is imported with equal bounds has
+        // exactly this size too.
+        if let Some(size) = ty.bytes(ty.limits.min)
+            && ty.limits.max == Some(ty.limits.min)
+        {
+            return self.builder.ins().iconst(types::I64, size.cast_signed());
+        }
+        let definition = self.memory_definition(memory);
+        if !ty.shared {
+            return self.definition_field(definition, memory_definition::BYTE_LENGTH);
+        }
+        // Other threads write it.
+        let address =
+            self.builder.ins().iadd_imm_u(definition, i64::from(memory_definition::BYTE_LENGTH));
+        let flags = field().with_alias_region(Some(self.regions.definitions));
+        self.builder.ins().atomic_load(types::I64, flags, address)
+    }
+
+    /// The address of a memory's first byte.
+    fn memory_base(&mut self, memory: MemoryIndex) -> Value {
+        let ty = &self.env.module.memories[memory];
+        if base_is_constant(ty, self.explicit_checks()) {
+            let slot = self.env.module.vmctx.memory(memory.as_u32());
+            return self.vmctx_field(types::I64, slot + memory_slot::BASE);
+        }
+        let definition = self.memory_definition(memory);
+        self.definition_field(definition, memory_definition::BASE)
     }
 
     fn memory_definition(&mut self, memory: MemoryIndex) -> Value {

@@ -6,7 +6,7 @@ use wasmparser::Operator;
 
 use super::runtime::{field, offset32};
 use super::{Translator, clif_type};
-use crate::module::{ConstExpr, GlobalIndex};
+use crate::module::{ConstOp, GlobalIndex};
 
 impl Translator<'_, '_> {
     /// Translates the operator if it belongs to this family.
@@ -34,19 +34,18 @@ impl Translator<'_, '_> {
 
     /// The value of an immutable global whose initial value is a constant.
     fn global_constant(&mut self, index: GlobalIndex) -> Option<Value> {
-        let global = &self.env.module.globals[index];
-        if global.ty.mutable {
-            return None;
-        }
+        let value = self.env.module.globals[index].constant()?;
         let ins = self.builder.ins();
-        Some(match global.init? {
-            ConstExpr::I32(value) => ins.iconst(types::I32, i64::from(value.cast_unsigned())),
-            ConstExpr::I64(value) => ins.iconst(types::I64, value),
-            ConstExpr::F32(bits) => ins.f32const(immediates::Ieee32::with_bits(bits)),
-            ConstExpr::F64(bits) => ins.f64const(immediates::Ieee64::with_bits(bits)),
-            ConstExpr::RefNull(_) => ins.iconst(types::I64, 0),
-            ConstExpr::RefFunc(function) => self.func_ref(function),
-            ConstExpr::GlobalGet(_) => return None,
+        Some(match value {
+            ConstOp::I32(value) => ins.iconst(types::I32, i64::from(value.cast_unsigned())),
+            ConstOp::I64(value) => ins.iconst(types::I64, value),
+            ConstOp::F32(bits) => ins.f32const(immediates::Ieee32::with_bits(bits)),
+            ConstOp::F64(bits) => ins.f64const(immediates::Ieee64::with_bits(bits)),
+            ConstOp::RefNull(_) => ins.iconst(types::I64, 0),
+            ConstOp::RefFunc(function) => self.func_ref(function),
+            ConstOp::GlobalGet(_) | ConstOp::I32Arithmetic(_) | ConstOp::I64Arithmetic(_) => {
+                return None;
+            }
         })
     }
 

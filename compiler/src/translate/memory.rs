@@ -3,6 +3,7 @@
 use cranelift_codegen::ir::{self, InstBuilder as _, MemFlagsData, Value, types};
 use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::types::IndexType;
 use wasmparser::{MemArg, Operator};
 
 use super::Translator;
@@ -48,33 +49,40 @@ impl Translator<'_, '_> {
                 self.store(memarg, 2);
             }
             Operator::MemorySize { mem } => {
-                let length = self.memory_length(MemoryIndex::from_u32(*mem));
-                let pages = self.builder.ins().ushr_imm_u(length, 16);
-                let pages = self.builder.ins().ireduce(types::I32, pages);
+                let memory = MemoryIndex::from_u32(*mem);
+                let length = self.memory_length(memory);
+                let ty = self.env.module.memories[memory];
+                let pages = self.builder.ins().ushr_imm_u(length, i64::from(ty.page_size_log2));
+                let pages = self.reduce(pages, ty.index);
                 self.stack.push(pages);
             }
             Operator::MemoryGrow { mem } => {
-                let delta = self.pop_u64();
+                let index = self.memory_index_type(*mem);
+                let delta = self.pop_index(index);
                 let memory = self.u32_constant(*mem);
                 let old = self.builtin_value(Builtin::MemoryGrow, &[memory, delta]);
-                let old = self.builder.ins().ireduce(types::I32, old);
+                let old = self.reduce(old, index);
                 self.stack.push(old);
             }
             Operator::MemoryCopy { dst_mem, src_mem } => {
-                let (len, src, dst) = (self.pop_u64(), self.pop_u64(), self.pop_u64());
+                let target = self.memory_index_type(*dst_mem);
+                let source = self.memory_index_type(*src_mem);
+                let len = self.pop_index(shorter(target, source));
+                let (src, dst) = (self.pop_index(source), self.pop_index(target));
                 let (to, from) = (self.u32_constant(*dst_mem), self.u32_constant(*src_mem));
                 self.bulk(Builtin::MemoryCopy, &[to, from, dst, src, len]);
             }
             Operator::MemoryFill { mem } => {
-                let len = self.pop_u64();
+                let index = self.memory_index_type(*mem);
+                let len = self.pop_index(index);
                 let byte = self.stack.pop();
-                let dst = self.pop_u64();
+                let dst = self.pop_index(index);
                 let memory = self.u32_constant(*mem);
                 self.bulk(Builtin::MemoryFill, &[memory, dst, byte, len]);
             }
             Operator::MemoryInit { data_index, mem } => {
                 let (src, len) = self.stack.pop2();
-                let dst = self.pop_u64();
+                let dst = self.pop_index(self.memory_index_type(*mem));
                 let (memory, data) = (self.u32_constant(*mem), self.u32_constant(*data_index));
                 self.bulk(Builtin::MemoryInit, &[memory, data, dst, src, len]);
             }
@@ -91,10 +99,30 @@ impl Translator<'_, '_> {
         self.builtin_or_trap(builtin, arguments, Trap::MemoryOutOfBounds);
     }
 
-    /// Takes a 32-bit operand as an unsigned 64-bit number.
-    pub(super) fn pop_u64(&mut self) -> Value {
+    pub(super) fn memory_index_type(&self, memory: u32) -> IndexType {
+        self.env.module.memories[MemoryIndex::from_u32(memory)].index
+    }
+
+    /// Takes an operand of this type as an unsigned 64-bit number.
+    pub(super) fn pop_index(&mut self, ty: IndexType) -> Value {
         let value = self.stack.pop();
-        self.builder.ins().uextend(types::I64, value)
+        self.extend(value, ty)
+    }
+
+    /// An index or size as an unsigned 64-bit number.
+    pub(super) fn extend(&mut self, value: Value, ty: IndexType) -> Value {
+        match ty {
+            IndexType::I32 => self.builder.ins().uextend(types::I64, value),
+            IndexType::I64 => value,
+        }
+    }
+
+    /// A 64-bit number, which is small enough or -1, as an index or size.
+    pub(super) fn reduce(&mut self, value: Value, ty: IndexType) -> Value {
+        match ty {
+            IndexType::I32 => self.builder.ins().ireduce(types::I32, value),
+            IndexType::I64 => value,
+        }
     }
 
     fn load(&mut self, memarg: &MemArg, ty: ir::Type) {
@@ -130,8 +158,13 @@ impl Translator<'_, '_> {
         };
     }
 
-    fn access(&mut self, memarg: &MemArg, size: u32) -> (Address, MemFlagsData) {
+    pub(super) fn access(&mut self, memarg: &MemArg, size: u32) -> (Address, MemFlagsData) {
         let index = self.stack.pop();
         (self.address(memarg, index, size), self.heap_flags())
     }
+}
+
+/// The type of the length of a copy between memories or tables (specification, 3.4.10).
+pub(super) fn shorter(a: IndexType, b: IndexType) -> IndexType {
+    if a == IndexType::I64 { b } else { a }
 }

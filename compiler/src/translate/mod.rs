@@ -8,12 +8,14 @@
 //! * [`numeric`] and [`rounding`]: arithmetic, comparisons and conversions;
 //! * [`memory`]: loads, stores and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
+//! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`];
 //! * [`simd`]: refused by this version.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
 //! reaches the vmctx and the loader's builtins, and [`interrupt`] adds fuel and epochs.
 
+mod atomic;
 mod bounds;
 mod call;
 mod control;
@@ -38,7 +40,7 @@ use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
-use crate::module::{DefinedFuncIndex, FuncIndex, Module, TypeIndex, val_type};
+use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
 use crate::settings::MemoryBounds;
 use runtime::Regions;
 pub(crate) use runtime::{stack_limit, trap_code};
@@ -114,9 +116,10 @@ pub(crate) fn translate(
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
-        let ty = val_type(ty)
-            .filter(|ty| *ty != ValType::V128)
-            .ok_or(BodyError::Unsupported(simd::NAME, start))?;
+        let ty = val_type(ty).ok_or(BodyError::Unsupported(GC, start))?;
+        if ty == ValType::V128 {
+            return Err(BodyError::Unsupported(simd::NAME, start));
+        }
         translator.declare_locals(count, ty);
     }
     translator.enter_function();
@@ -224,6 +227,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)
+            || self.atomic(operator)
             || self.reference(operator);
         if done { Ok(()) } else { Err(simd::refuse(operator, offset)) }
     }

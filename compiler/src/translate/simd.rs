@@ -2,6 +2,7 @@
 //! of operators knows: refused by name.
 
 use super::BodyError;
+use crate::module::GC;
 use wasmparser::Operator;
 
 pub(super) const NAME: &str = "SIMD (128-bit vectors)";
@@ -12,5 +13,5 @@ pub(super) fn refuse(operator: &Operator<'_>, offset: u64) -> BodyError {
     let vector = ["V128", "I8x16", "I16x8", "I32x4", "I64x2", "F32x4", "F64x2"]
         .iter()
         .any(|prefix| name.starts_with(prefix));
-    BodyError::Unsupported(if vector { NAME } else { "an instruction of a later proposal" }, offset)
+    BodyError::Unsupported(if vector { NAME } else { GC }, offset)
 }

@@ -4,8 +4,10 @@ use cranelift_codegen::ir::{InstBuilder as _, MemFlagsData, Value, condcodes::In
 use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::table_definition;
+use cwasm_artifact::types::IndexType;
 use wasmparser::Operator;
 
+use super::memory::shorter;
 use super::runtime::field;
 use super::{Translator, trap_code};
 use crate::module::TableIndex;
@@ -27,32 +29,37 @@ impl Translator<'_, '_> {
             }
             Operator::TableSize { table } => {
                 let length = self.table_length(TableIndex::from_u32(table));
-                let length = self.builder.ins().ireduce(types::I32, length);
+                let length = self.reduce(length, self.table_index_type(table));
                 self.stack.push(length);
             }
             Operator::TableGrow { table } => {
-                let delta = self.pop_u64();
+                let index = self.table_index_type(table);
+                let delta = self.pop_index(index);
                 let value = self.stack.pop();
                 let table = self.u32_constant(table);
                 let old = self.builtin_value(Builtin::TableGrow, &[table, delta, value]);
-                let old = self.builder.ins().ireduce(types::I32, old);
+                let old = self.reduce(old, index);
                 self.stack.push(old);
             }
             Operator::TableCopy { dst_table, src_table } => {
-                let (len, src, dst) = (self.pop_u64(), self.pop_u64(), self.pop_u64());
+                let target = self.table_index_type(dst_table);
+                let source = self.table_index_type(src_table);
+                let len = self.pop_index(shorter(target, source));
+                let (src, dst) = (self.pop_index(source), self.pop_index(target));
                 let (to, from) = (self.u32_constant(dst_table), self.u32_constant(src_table));
                 self.table_bulk(Builtin::TableCopy, &[to, from, dst, src, len]);
             }
             Operator::TableFill { table } => {
-                let len = self.pop_u64();
+                let index = self.table_index_type(table);
+                let len = self.pop_index(index);
                 let value = self.stack.pop();
-                let dst = self.pop_u64();
+                let dst = self.pop_index(index);
                 let table = self.u32_constant(table);
                 self.table_bulk(Builtin::TableFill, &[table, dst, value, len]);
             }
             Operator::TableInit { elem_index, table } => {
                 let (src, len) = self.stack.pop2();
-                let dst = self.pop_u64();
+                let dst = self.pop_index(self.table_index_type(table));
                 let (table, elem) = (self.u32_constant(table), self.u32_constant(elem_index));
                 self.table_bulk(Builtin::TableInit, &[table, elem, dst, src, len]);
             }
@@ -80,12 +87,16 @@ impl Translator<'_, '_> {
         field().with_alias_region(Some(self.regions.elements))
     }
 
+    fn table_index_type(&self, table: u32) -> IndexType {
+        self.env.module.tables[TableIndex::from_u32(table)].index
+    }
+
     /// The address of an element. SANDBOX-CRITICAL: `index < length` is
-    /// checked here and nowhere else, and an element has eight bytes.
+    /// checked here and nowhere else, in 64 bits, and an element has eight bytes.
     /// Speculation past the check does not get an address outside either.
     fn element_address(&mut self, table: u32, index: Value, trap: Trap) -> Value {
+        let index = self.extend(index, self.table_index_type(table));
         let table = TableIndex::from_u32(table);
-        let index = self.builder.ins().uextend(types::I64, index);
         let length = self.table_length(table);
         let outside = self.builder.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, index, length);
         self.builder.ins().trapnz(outside, trap_code(trap));

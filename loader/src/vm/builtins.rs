@@ -12,6 +12,8 @@ use std::ptr::NonNull;
 use cwasm_artifact::abi::builtins::Builtin;
 
 use super::layout::VmContext;
+use super::memory::{self, range_within};
+use super::shared::Expected;
 use super::table::RawRef;
 use crate::store::StoreCore;
 
@@ -35,6 +37,9 @@ static BUILTINS: BuiltinArray = BuiltinArray({
     array[Builtin::TableFill as usize] = table_fill as *const c_void;
     array[Builtin::TableInit as usize] = table_init as *const c_void;
     array[Builtin::ElemDrop as usize] = elem_drop as *const c_void;
+    array[Builtin::MemoryWait32 as usize] = memory_wait32 as *const c_void;
+    array[Builtin::MemoryWait64 as usize] = memory_wait64 as *const c_void;
+    array[Builtin::MemoryNotify as usize] = memory_notify as *const c_void;
     array[Builtin::NewEpoch as usize] = new_epoch as *const c_void;
     array
 });
@@ -87,15 +92,8 @@ unsafe extern "C" fn memory_copy(
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     let memories = &store.instances[instance].memories;
-    let (target, source) =
-        (memories[to_memory as usize] as usize, memories[from_memory as usize] as usize);
-    if target == source {
-        return success(store.memories[target].copy_within(to, from, length));
-    }
-    let Ok([target, source]) = store.memories.get_disjoint_mut([target, source]) else {
-        return 0;
-    };
-    success(target.init(to, source.bytes(), from, length))
+    let (target, source) = (memories[to_memory as usize], memories[from_memory as usize]);
+    success(memory::copy(&mut store.memories, (target, to), (source, from), length))
 }
 
 unsafe extern "C" fn memory_fill(
@@ -200,6 +198,50 @@ unsafe extern "C" fn elem_drop(vmctx: *mut VmContext, segment: u32) {
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     store.instances[instance].dropped_elements[segment as usize] = true;
+}
+
+unsafe extern "C" fn memory_wait32(
+    vmctx: *mut VmContext,
+    memory: u32,
+    address: u64,
+    expected: u32,
+    timeout: i64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let memory = store.instances[instance].memories[memory as usize];
+    store.wait_in_memory(memory, address, Expected::Four(expected), timeout)
+}
+
+unsafe extern "C" fn memory_wait64(
+    vmctx: *mut VmContext,
+    memory: u32,
+    address: u64,
+    expected: u64,
+    timeout: i64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let memory = store.instances[instance].memories[memory as usize];
+    store.wait_in_memory(memory, address, Expected::Eight(expected), timeout)
+}
+
+unsafe extern "C" fn memory_notify(
+    vmctx: *mut VmContext,
+    memory: u32,
+    address: u64,
+    count: u32,
+) -> i64 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let memory = store.instances[instance].memories[memory as usize] as usize;
+    let memory = &store.memories[memory];
+    let woken = match memory.shared() {
+        Some(memory) => memory.vm().notify(address, count),
+        // Nobody can wait there.
+        None => range_within(address, 4, memory.byte_length()).map(|_| 0),
+    };
+    woken.map_or(-1, i64::from)
 }
 
 /// The deadline is the store's word; a store without a way to move it stops.

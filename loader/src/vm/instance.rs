@@ -9,7 +9,7 @@ use cwasm_artifact::abi::vmctx::{VMCTX_MAGIC, VmctxLayout};
 
 use super::host_func::VmHostFunc;
 use super::layout::{VmContext, VmFuncImport, VmFuncRef, VmMemorySlot, VmStoreContext, VmValue};
-use super::memory::VmMemory;
+use super::memory::StoreMemory;
 use super::stable::Stable;
 use super::table::VmTable;
 use crate::artifact::Artifact;
@@ -99,9 +99,9 @@ impl<'code> VmInstance<'code> {
         unsafe { place.write(import) };
     }
 
-    pub(crate) fn set_memory(&mut self, index: u32, memory: &Stable<VmMemory>) {
+    pub(crate) fn set_memory(&mut self, index: u32, memory: &StoreMemory) {
         let place = self.at::<VmMemorySlot>(self.layout.memory(index));
-        let slot = VmMemorySlot { base: memory.base(), definition: memory.as_ptr().cast() };
+        let slot = VmMemorySlot { base: memory.base(), definition: memory.definition() };
         // SAFETY: `at` gives a valid place; the layout aligns it to 8.
         unsafe { place.write(slot) };
     }

@@ -5,7 +5,7 @@
 
 use std::ffi::c_void;
 use std::mem::offset_of;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use cwasm_artifact::abi::vmctx;
 
@@ -136,7 +136,8 @@ const _: () = {
 #[repr(C)]
 pub(crate) struct VmMemoryDefinition {
     pub(crate) base: *mut u8,
-    pub(crate) byte_length: usize,
+    /// Changes at any time if the memory is shared.
+    pub(crate) byte_length: AtomicUsize,
 }
 
 const _: () = {

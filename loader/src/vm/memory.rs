@@ -1,195 +1,289 @@
-//! Linear memories.
+//! Linear memories: those of one store, and those that stores share.
 //!
-//! A *guarded* memory reserves the whole range that a 32-bit index and a
-//! small constant offset can reach, so that its base never changes and its
-//! accesses need no checks. Where that much address space cannot be had, code that was
-//! compiled with explicit checks uses an *unguarded* memory, which reserves
-//! what it may grow to if that is little, and moves otherwise.
+//! [`super::space`] has the address space that they lie in, [`super::shared`] what
+//! is special about sharing.
 
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cwasm_artifact::abi::vmctx::GUARDED_SPACE;
-use cwasm_artifact::types::{Limits, MemoryType};
+use cwasm_artifact::abi::memory::MemoryStyle;
+use cwasm_artifact::types::MemoryType;
 
 use super::layout::VmMemoryDefinition;
+use super::racy;
+use super::shared::VmSharedMemory;
+use super::space::Space;
+use super::stable::Stable;
 use crate::error::Error;
-use crate::sys::{self, ImageFile, Reservation};
+use crate::shared_memory::SharedMemory;
+use crate::sys::ImageFile;
 
-const PAGE: u64 = MemoryType::PAGE_SIZE;
-
-/// A linear memory. Always in a `Stable`, since `definition` is pointed to.
+/// A linear memory that belongs to one store. Always in a `Stable`, since `definition` is pointed to.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct VmMemory {
     definition: VmMemoryDefinition,
-    reservation: Reservation,
-    /// How many bytes at the start of the reservation are accessible; whole
-    /// pages of the host.
-    committed: usize,
-    reserved: usize,
+    space: Space,
     guarded: bool,
-    limits: Limits,
+    ty: MemoryType,
 }
 
-// SAFETY: the pointer in `definition` is to the memory that `reservation` owns.
+// SAFETY: the pointer in `definition` is to the memory that `space` owns.
 unsafe impl Send for VmMemory {}
 // SAFETY: as above; sharing allows reading only.
 unsafe impl Sync for VmMemory {}
 
-fn bytes_of(pages: u64) -> Option<usize> {
-    pages.checked_mul(PAGE).and_then(|bytes| usize::try_from(bytes).ok())
+/// The minimum size of a memory in bytes, if a memory can have this type and
+/// size at all.
+pub(super) fn minimum(ty: &MemoryType) -> Result<usize, Error> {
+    if let Some(problem) = ty.problem() {
+        return Err(Error::MemoryType { problem });
+    }
+    let bytes = ty.bytes(ty.limits.min).and_then(|bytes| isize::try_from(bytes).ok());
+    // Not negative.
+    bytes.map(isize::cast_unsigned).ok_or_else(|| too_large(ty, ty.limits.min))
+}
+
+pub(crate) fn too_large(ty: &MemoryType, pages: u64) -> Error {
+    Error::MemoryLimit { pages, page_size: ty.page_size() }
+}
+
+/// The size in bytes of a memory of `old` pages that grows by `delta`, if its type and
+/// `limit` (in bytes) allow it.
+pub(super) fn grown(ty: &MemoryType, old: u64, delta: u64, limit: u64) -> Option<usize> {
+    let new = old.checked_add(delta)?;
+    if new > ty.limits.max.unwrap_or(u64::MAX).min(ty.max_pages()) {
+        return None;
+    }
+    let bytes = ty.bytes(new).filter(|bytes| *bytes <= limit)?;
+    isize::try_from(bytes).ok().map(isize::cast_unsigned)
 }
 
 impl VmMemory {
     /// Creates a memory of the type's minimum size, zeroed.
     pub(crate) fn new(ty: &MemoryType, guarded: bool) -> Result<Self, Error> {
-        let length = bytes_of(ty.limits.min).filter(|_| ty.limits.min <= MemoryType::MAX_PAGES);
-        let length = length.ok_or(Error::MemoryLimit { pages: ty.limits.min })?;
-        let reserved = if guarded {
-            usize::try_from(GUARDED_SPACE).unwrap_or(usize::MAX).next_multiple_of(sys::page_size())
-        } else {
-            length
+        let length = minimum(ty)?;
+        let space = Space::new(ty, length, guarded)?;
+        let definition = VmMemoryDefinition {
+            base: space.start().as_ptr(),
+            byte_length: AtomicUsize::new(length),
         };
-        let reservation = Reservation::new(reserved, length)
-            .map_err(|source| Error::MemoryReservation { bytes: reserved as u64, source })?;
-        let base = reservation.start().as_ptr();
-        Ok(Self {
-            definition: VmMemoryDefinition { base, byte_length: length },
-            reservation,
-            committed: length.next_multiple_of(sys::page_size()),
-            reserved,
-            guarded,
-            limits: ty.limits,
-        })
-    }
-
-    /// Makes `length` bytes accessible.
-    fn resize(&mut self, length: usize) -> Result<(), Error> {
-        let committed = length.next_multiple_of(sys::page_size());
-        let failed = |source| Error::MemoryReservation { bytes: length as u64, source };
-        if committed > self.reserved {
-            self.relocate(committed).map_err(failed)?;
-        }
-        if committed > self.committed {
-            self.reservation.commit(committed).map_err(failed)?;
-            self.committed = committed;
-        }
-        self.definition.byte_length = length;
-        Ok(())
-    }
-
-    /// Moves an unguarded memory to a larger reservation.
-    fn relocate(&mut self, reserved: usize) -> std::io::Result<()> {
-        if self.guarded {
-            return Err(std::io::ErrorKind::OutOfMemory.into());
-        }
-        // Room to grow, so that growing page by page costs linear time.
-        let reserved = reserved.max(self.reserved.saturating_mul(2));
-        let reservation = Reservation::new(reserved, self.committed)?;
-        // SAFETY: both ranges are committed for `byte_length` bytes, and belong
-        // to different mappings.
-        unsafe {
-            std::ptr::copy_nonoverlapping(
-                self.definition.base,
-                reservation.start().as_ptr(),
-                self.definition.byte_length,
-            );
-        }
-        self.definition.base = reservation.start().as_ptr();
-        self.reservation = reservation;
-        self.reserved = reserved;
-        Ok(())
+        Ok(Self { definition, space, guarded, ty: *ty })
     }
 
     /// Grows by `delta` pages; returns the old size in pages, or `None` if the
-    /// memory's maximum, `limit` (in pages) or the system forbids it.
+    /// memory's maximum, `limit` (in bytes) or the system forbids it.
     pub(crate) fn grow(&mut self, delta: u64, limit: u64) -> Option<u64> {
-        let old = self.pages();
-        let new = old.checked_add(delta)?;
-        let max = self.limits.max.unwrap_or(MemoryType::MAX_PAGES).min(MemoryType::MAX_PAGES);
+        let old = self.bytes().len() as u64 / self.ty.page_size();
         if delta > 0 {
-            if new > max.min(limit) {
-                return None;
-            }
-            self.resize(bytes_of(new)?).ok()?;
+            let length = grown(&self.ty, old, delta, limit)?;
+            self.space.commit(length).ok()?;
+            self.definition.base = self.space.start().as_ptr();
+            *self.definition.byte_length.get_mut() = length;
         }
         Some(old)
     }
 
-    /// Current size in pages.
-    pub(crate) fn pages(&self) -> u64 {
-        self.definition.byte_length as u64 / PAGE
+    pub(crate) fn bytes(&self) -> &[u8] {
+        let VmMemoryDefinition { base, byte_length } = &self.definition;
+        // SAFETY: `byte_length` bytes from `base` are committed. Compiled code
+        // writes to them only while the store is borrowed exclusively, and
+        // the slice borrows the memory, which the store owns.
+        unsafe { std::slice::from_raw_parts(*base, byte_length.load(Ordering::Relaxed)) }
     }
 
-    /// Whether accesses may leave their checks to the guard.
-    pub(crate) fn is_guarded(&self) -> bool {
-        self.guarded
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        let VmMemoryDefinition { base, byte_length } = &mut self.definition;
+        // SAFETY: as in `bytes`, and `&mut self` is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(*base, *byte_length.get_mut()) }
+    }
+}
+
+/// A linear memory as a store holds it.
+#[derive(Debug)]
+pub(crate) enum StoreMemory {
+    Own(Stable<VmMemory>),
+    Shared(SharedMemory),
+}
+
+impl StoreMemory {
+    /// Creates a memory of the type's minimum size, zeroed.
+    pub(crate) fn new(ty: &MemoryType, guarded: bool) -> Result<Self, Error> {
+        Ok(if ty.shared {
+            Self::Shared(SharedMemory::from_vm(VmSharedMemory::new(ty, guarded)?))
+        } else {
+            Self::Own(Stable::new(VmMemory::new(ty, guarded)?))
+        })
     }
 
-    /// The limits that the memory was created with.
-    pub(crate) fn limits(&self) -> Limits {
-        self.limits
+    /// The definition, for compiled code. Its address never changes.
+    pub(crate) fn definition(&self) -> *mut VmMemoryDefinition {
+        match self {
+            Self::Own(memory) => memory.as_ptr().cast(),
+            Self::Shared(memory) => memory.vm().definition(),
+        }
+    }
+
+    /// The first byte and the number of bytes.
+    fn span(&self) -> (*mut u8, usize) {
+        match self {
+            Self::Own(memory) => {
+                let VmMemoryDefinition { base, byte_length } = &memory.definition;
+                (*base, byte_length.load(Ordering::Relaxed))
+            }
+            Self::Shared(memory) => memory.vm().span(),
+        }
     }
 
     /// The address of byte 0.
     pub(crate) fn base(&self) -> *mut u8 {
-        self.definition.base
+        self.span().0
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: `byte_length` bytes from `base` are committed. Compiled code
-        // writes to them only while the store is borrowed exclusively, and
-        // the slice borrows the memory, which the store owns.
-        unsafe { std::slice::from_raw_parts(self.definition.base, self.definition.byte_length) }
+    /// The current size in bytes.
+    pub(crate) fn byte_length(&self) -> usize {
+        self.span().1
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
-        // SAFETY: as in `bytes`, and `&mut self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(self.definition.base, self.definition.byte_length) }
+    /// The current size in pages.
+    pub(crate) fn pages(&self) -> u64 {
+        self.byte_length() as u64 / self.ty().page_size()
     }
 
-    /// `memory.fill`. `None` if it is out of bounds.
-    pub(crate) fn fill(&mut self, start: u64, value: u8, length: u64) -> Option<()> {
-        let range = range_within(start, length, self.bytes().len())?;
-        self.bytes_mut()[range].fill(value);
-        Some(())
+    /// The type that the memory was created with.
+    pub(crate) fn ty(&self) -> &MemoryType {
+        match self {
+            Self::Own(memory) => &memory.ty,
+            Self::Shared(memory) => memory.vm().ty(),
+        }
     }
 
-    /// `memory.init` from a segment's bytes. `None` if it is out of bounds.
-    pub(crate) fn init(&mut self, start: u64, data: &[u8], from: u64, length: u64) -> Option<()> {
-        let source = range_within(from, length, data.len())?;
-        let target = range_within(start, length, self.bytes().len())?;
-        self.bytes_mut()[target].copy_from_slice(&data[source]);
-        Some(())
+    /// Whether code may rely on a guard, where it would for a memory of this type.
+    pub(crate) fn is_guarded(&self) -> bool {
+        match self {
+            Self::Own(memory) => {
+                memory.guarded || MemoryStyle::of(&memory.ty, false) == MemoryStyle::Checked
+            }
+            Self::Shared(memory) => memory.vm().is_guarded(),
+        }
     }
 
-    /// Lets the memory begin as a part of an image at `start`, copy-on-write.
-    /// `None` if that is impossible, and the bytes must be copied.
-    ///
-    /// Only for a memory that nothing was written to yet: what is in the last
-    /// page behind the image becomes zero.
+    /// The bytes, if no other store has them too.
+    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Own(memory) => Some(memory.bytes()),
+            Self::Shared(_) => None,
+        }
+    }
+
+    /// The bytes, if no other store has them too.
+    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+        match self {
+            Self::Own(memory) => Some(memory.bytes_mut()),
+            Self::Shared(_) => None,
+        }
+    }
+
+    pub(crate) fn shared(&self) -> Option<&SharedMemory> {
+        match self {
+            Self::Own(_) => None,
+            Self::Shared(memory) => Some(memory),
+        }
+    }
+
+    /// Grows by `delta` pages; returns the old size in pages, or `None` if the
+    /// memory's maximum, `limit` (in bytes) or the system forbids it.
+    pub(crate) fn grow(&mut self, delta: u64, limit: u64) -> Option<u64> {
+        match self {
+            Self::Own(memory) => memory.grow(delta, limit),
+            Self::Shared(memory) => memory.vm().grow(delta, limit),
+        }
+    }
+
+    /// See [`Space::map_image`].
     pub(crate) fn map_image(
         &mut self,
         start: u64,
         image: &ImageFile,
         range: Range<usize>,
     ) -> Option<()> {
-        let start = usize::try_from(start).ok()?;
-        let pages = range.start..range.end.next_multiple_of(sys::page_size());
-        if start.checked_add(pages.len())? > self.committed {
-            return None;
+        match self {
+            Self::Own(memory) => memory.space.map_image(start, image, range),
+            // It is copied once for all stores.
+            Self::Shared(_) => None,
         }
-        self.reservation.map_image(start, image, pages).ok()
     }
 
-    /// `memory.copy` within this memory. `None` if it is out of bounds.
-    pub(crate) fn copy_within(&mut self, to: u64, from: u64, length: u64) -> Option<()> {
-        let size = self.bytes().len();
-        let source = range_within(from, length, size)?;
-        let target = range_within(to, length, size)?;
-        self.bytes_mut().copy_within(source, target.start);
-        Some(())
+    /// `memory.fill`. `None` if it is out of bounds.
+    pub(crate) fn fill(&mut self, start: u64, value: u8, length: u64) -> Option<()> {
+        match self {
+            Self::Own(memory) => {
+                let bytes = memory.bytes_mut();
+                let range = range_within(start, length, bytes.len())?;
+                bytes[range].fill(value);
+                Some(())
+            }
+            Self::Shared(memory) => memory.vm().fill(start, value, length),
+        }
     }
+
+    /// `memory.init` from a segment's bytes. `None` if it is out of bounds.
+    pub(crate) fn init(&mut self, start: u64, data: &[u8], from: u64, length: u64) -> Option<()> {
+        let data = data.get(range_within(from, length, data.len())?)?;
+        match self {
+            Self::Own(memory) => {
+                let bytes = memory.bytes_mut();
+                let range = range_within(start, length, bytes.len())?;
+                bytes[range].copy_from_slice(data);
+                Some(())
+            }
+            Self::Shared(memory) => memory.vm().write(start, data),
+        }
+    }
+
+    /// Copies bytes out of the memory. `None` if they are out of bounds.
+    pub(crate) fn read(&self, start: u64, buffer: &mut [u8]) -> Option<()> {
+        match self {
+            Self::Own(memory) => {
+                let bytes = memory.bytes();
+                let range = range_within(start, buffer.len() as u64, bytes.len())?;
+                buffer.copy_from_slice(&bytes[range]);
+                Some(())
+            }
+            Self::Shared(memory) => memory.vm().read(start, buffer),
+        }
+    }
+}
+
+/// `memory.copy` between two memories of a store, which may be the same. `None` if it is
+/// out of bounds.
+pub(crate) fn copy(
+    memories: &mut [StoreMemory],
+    (target, to): (u32, u64),
+    (source, from): (u32, u64),
+    length: u64,
+) -> Option<()> {
+    let span = |memory: u32, start: u64| {
+        let memory = memories.get(memory as usize)?;
+        let (base, size) = memory.span();
+        let range = range_within(start, length, size)?;
+        // SAFETY: the range lies within the memory.
+        Some((unsafe { base.add(range.start) }, range.len(), memory.shared().is_some()))
+    };
+    let (to, length, shared_target) = span(target, to)?;
+    let (from, _, shared_source) = span(source, from)?;
+    // SAFETY: both ranges are committed, and stay so: no memory shrinks, and one that may
+    // move does so only by `&mut` of it, which this function has. Nobody
+    // has a reference to the bytes of a memory of this store, which is borrowed exclusively;
+    // other threads access those of shared ones, which `racy` allows.
+    unsafe {
+        if shared_target || shared_source {
+            racy::copy(to, from, length);
+        } else {
+            std::ptr::copy(from, to, length);
+        }
+    }
+    Some(())
 }
 
 /// `start .. start + length` if it ends within `size`.
@@ -204,10 +298,12 @@ pub(crate) fn range_within(start: u64, length: u64, size: usize) -> Option<Range
 
 #[cfg(test)]
 mod tests {
+    use cwasm_artifact::types::{IndexType, Limits};
+
     use super::*;
 
     fn memory(min: u64, max: Option<u64>, guarded: bool) -> VmMemory {
-        VmMemory::new(&MemoryType { limits: Limits { min, max } }, guarded).unwrap()
+        VmMemory::new(&MemoryType::new(Limits { min, max }), guarded).unwrap()
     }
 
     #[test]
@@ -220,16 +316,55 @@ mod tests {
             assert_eq!(memory.grow(0, 0), Some(3));
             assert_eq!(memory.bytes()[65535], 7);
             assert!(memory.bytes()[65536..].iter().all(|byte| *byte == 0));
-            assert_eq!(memory.grow(1, 3), None);
+            assert_eq!(memory.grow(1, 3 << 16), None);
         }
     }
 
     #[test]
     fn the_base_of_a_guarded_memory_never_changes() {
         let mut memory = memory(0, None, true);
-        let base = memory.base();
+        let base = memory.bytes().as_ptr();
         assert_eq!(memory.grow(100, u64::MAX), Some(0));
-        assert_eq!(memory.base(), base);
+        assert_eq!(memory.bytes().as_ptr(), base);
+    }
+
+    #[test]
+    fn memories_of_every_kind_grow_to_their_limit_and_no_further() {
+        for index in [IndexType::I32, IndexType::I64] {
+            for page_size_log2 in [0, 16] {
+                for (guarded, shared) in
+                    [(true, true), (true, false), (false, true), (false, false)]
+                {
+                    let limits = Limits { min: 1, max: Some(9) };
+                    let ty = MemoryType { limits, index, page_size_log2, shared };
+                    let mut memory = StoreMemory::new(&ty, guarded).unwrap();
+                    memory.fill(0, 5, ty.page_size()).unwrap();
+                    assert_eq!(memory.fill(1, 5, ty.page_size()), None, "{ty}");
+                    assert_eq!(memory.grow(8, u64::MAX), Some(1), "{ty}");
+                    assert_eq!(memory.grow(1, u64::MAX), None, "{ty}");
+                    assert_eq!(memory.pages(), 9);
+                    let mut all = vec![0xff; usize::try_from(9 * ty.page_size()).unwrap()];
+                    memory.read(0, &mut all).unwrap();
+                    let (old, new) = all.split_at(all.len() / 9);
+                    assert!(old.iter().all(|byte| *byte == 5), "{ty}");
+                    assert!(new.iter().all(|byte| *byte == 0), "{ty}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn impossible_sizes_are_refused() {
+        let ty = MemoryType {
+            index: IndexType::I64,
+            ..MemoryType::new(Limits { min: 1 << 48, max: None })
+        };
+        assert!(matches!(VmMemory::new(&ty, true), Err(Error::MemoryLimit { .. })));
+        let ty = MemoryType { page_size_log2: 3, ..ty };
+        assert!(matches!(VmMemory::new(&ty, true), Err(Error::MemoryType { .. })));
+        let mut memory = memory(1, None, true);
+        assert_eq!(memory.grow(u64::MAX, u64::MAX), None);
+        assert_eq!(memory.grow(65536, u64::MAX), None);
     }
 
     #[test]

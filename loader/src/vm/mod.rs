@@ -5,6 +5,8 @@
 //! * [`layout`]: the structures of the ABI as `repr(C)` types;
 //! * [`stable`]: owners of values that raw pointers lead to;
 //! * [`memory`], [`table`]: linear memories and tables;
+//! * [`space`]: the address space of a memory; [`shared`]: memories that stores share, with
+//!   [`racy`] accesses from Rust, and threads [`waiting`] in them;
 //! * [`instance`]: the vmctx of an instance;
 //! * [`builtins`]: the functions that compiled code calls;
 //! * [`host_func`]: host functions as compiled code sees them;
@@ -18,5 +20,9 @@ pub(crate) mod host_func;
 pub(crate) mod instance;
 pub(crate) mod layout;
 pub(crate) mod memory;
+pub(crate) mod racy;
+pub(crate) mod shared;
+pub(crate) mod space;
 pub(crate) mod stable;
 pub(crate) mod table;
+pub(crate) mod waiting;

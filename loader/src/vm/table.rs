@@ -46,7 +46,7 @@ impl VmTable {
     pub(crate) fn grow(&mut self, delta: u64, init: RawRef, limit: u64) -> Option<u64> {
         let old = self.elements.len() as u64;
         let new = old.checked_add(delta)?;
-        let max = self.ty.limits.max.unwrap_or(u64::from(u32::MAX)).min(u64::from(u32::MAX));
+        let max = self.ty.limits.max.unwrap_or(u64::MAX).min(self.ty.index.max());
         if delta > 0 {
             if new > max.min(limit) {
                 return None;

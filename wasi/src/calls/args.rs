@@ -2,47 +2,53 @@
 
 use super::Call;
 use crate::ctx::StringList;
-use crate::guest;
+use crate::guest::GuestMemory;
 use crate::types::Errno;
 
 impl Call<'_> {
     /// Writes the argument strings to `argv_buf` and pointers to them to `argv`.
     pub fn args_get(&mut self, argv: u32, argv_buf: u32) -> Result<(), Errno> {
-        get(self.memory, &self.ctx.args, argv, argv_buf)
+        get(&mut self.memory, &self.ctx.args, argv, argv_buf)
     }
 
     /// Writes how many arguments there are and how many bytes they take.
     pub fn args_sizes_get(&mut self, argc: u32, argv_buf_size: u32) -> Result<(), Errno> {
-        sizes(self.memory, &self.ctx.args, argc, argv_buf_size)
+        sizes(&mut self.memory, &self.ctx.args, argc, argv_buf_size)
     }
 
     /// Writes the environment strings to `environ_buf` and pointers to them to
     /// `environ`.
     pub fn environ_get(&mut self, environ: u32, environ_buf: u32) -> Result<(), Errno> {
-        get(self.memory, &self.ctx.environment, environ, environ_buf)
+        get(&mut self.memory, &self.ctx.environment, environ, environ_buf)
     }
 
     /// Writes how many environment variables there are and how many bytes they
     /// take.
     pub fn environ_sizes_get(&mut self, count: u32, buf_size: u32) -> Result<(), Errno> {
-        sizes(self.memory, &self.ctx.environment, count, buf_size)
+        sizes(&mut self.memory, &self.ctx.environment, count, buf_size)
     }
 }
 
-fn get(memory: &mut [u8], list: &StringList, pointers: u32, buffer: u32) -> Result<(), Errno> {
-    guest::write(memory, buffer, &list.bytes)?;
-    let len = u32::try_from(list.offsets.len() * 4).map_err(|_| Errno::Overflow)?;
-    let places = guest::bytes_mut(memory, pointers, len)?;
-    for (place, offset) in places.chunks_exact_mut(4).zip(&list.offsets) {
-        // No string begins after the memory's last byte, where 4 GiB end.
-        place.copy_from_slice(&buffer.wrapping_add(*offset).to_le_bytes());
-    }
-    Ok(())
+fn get(
+    memory: &mut GuestMemory<'_>,
+    list: &StringList,
+    pointers: u32,
+    buffer: u32,
+) -> Result<(), Errno> {
+    memory.write(buffer, &list.bytes)?;
+    // No string begins after the memory's last byte, where 4 GiB end.
+    let all = list.offsets.iter().flat_map(|offset| buffer.wrapping_add(*offset).to_le_bytes());
+    memory.write(pointers, &all.collect::<Vec<_>>())
 }
 
-fn sizes(memory: &mut [u8], list: &StringList, count: u32, bytes: u32) -> Result<(), Errno> {
-    guest::write_size(memory, count, list.offsets.len())?;
-    guest::write_size(memory, bytes, list.bytes.len())
+fn sizes(
+    memory: &mut GuestMemory<'_>,
+    list: &StringList,
+    count: u32,
+    bytes: u32,
+) -> Result<(), Errno> {
+    memory.write_size(count, list.offsets.len())?;
+    memory.write_size(bytes, list.bytes.len())
 }
 
 #[cfg(test)]

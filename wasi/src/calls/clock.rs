@@ -1,21 +1,21 @@
 //! The clocks.
 
 use super::Call;
-use crate::guest;
+use crate::stdio::lock;
 use crate::types::{ClockId, Errno};
 
 impl Call<'_> {
     /// Writes the smallest step of a clock, in nanoseconds.
     pub fn clock_res_get(&mut self, id: u32, resolution: u32) -> Result<(), Errno> {
-        let step = self.ctx.clocks.resolution(ClockId::from_guest(id)?)?;
-        guest::write_u64(self.memory, resolution, step)
+        let step = lock(&self.ctx.clocks).resolution(ClockId::from_guest(id)?)?;
+        self.memory.write_u64(resolution, step)
     }
 
     /// Writes the time of a clock, in nanoseconds. The precision that the guest
     /// asks for is a lag it would accept; there is none.
     pub fn clock_time_get(&mut self, id: u32, _precision: u64, time: u32) -> Result<(), Errno> {
-        let now = self.ctx.clocks.time(ClockId::from_guest(id)?)?;
-        guest::write_u64(self.memory, time, now)
+        let now = lock(&self.ctx.clocks).time(ClockId::from_guest(id)?)?;
+        self.memory.write_u64(time, now)
     }
 }
 

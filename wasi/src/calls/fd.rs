@@ -1,17 +1,15 @@
 //! Descriptors as such: closing, moving, what they may do, preopened names.
 
 use super::Call;
-use crate::guest;
 use crate::sys;
-use crate::table::Handle;
-use crate::types::{Errno, FdFlags, FdStat, Prestat, Rights};
+use crate::table::{Handle, OpenDir};
+use crate::types::{Errno, FdFlags, Prestat, Rights};
 
 impl Call<'_> {
     /// Closes a descriptor.
     pub fn fd_close(&mut self, fd: u32) -> Result<(), Errno> {
-        let mut closed = self.ctx.table.remove(fd)?;
-        match &mut closed.handle {
-            Handle::Output(output) => output.flush(),
+        match &self.ctx.table.remove(fd)?.handle {
+            Handle::Output(output) => Ok(output.flush()?),
             _ => Ok(()),
         }
     }
@@ -24,31 +22,30 @@ impl Call<'_> {
     /// Writes what a descriptor is and may do.
     pub fn fd_fdstat_get(&mut self, fd: u32, stat: u32) -> Result<(), Errno> {
         let record = self.ctx.table.get(fd)?.fdstat().encode();
-        debug_assert_eq!(record.len(), FdStat::SIZE);
-        guest::write(self.memory, stat, &record)
+        self.memory.write(stat, &record)
     }
 
     /// Sets how reads and writes of a descriptor behave. Whether they are
-    /// synchronised is decided when a file is opened; a stream, which may be
-    /// shared with the host, keeps its flags.
+    /// synchronised is decided when a file is opened.
+    ///
+    /// A standard stream may be shared with other processes of the host, so its
+    /// flags there stay as they are. Calls that must not wait ask it first.
     pub fn fd_fdstat_set_flags(&mut self, fd: u32, flags: u32) -> Result<(), Errno> {
-        let flags = FdFlags::from_guest(flags)?;
-        let descriptor = self.ctx.table.get_mut(fd)?;
+        let mut flags = FdFlags::from_guest(flags)?;
+        let descriptor = self.ctx.table.get(fd)?;
         descriptor.require(Rights::FD_FDSTAT_SET_FLAGS)?;
-        let changed = flags ^ descriptor.flags;
+        let changed = flags ^ descriptor.flags();
         if changed.intersects(FdFlags::DSYNC | FdFlags::RSYNC | FdFlags::SYNC) {
             return Err(Errno::NotSup);
         }
         match &descriptor.handle {
             Handle::File(file) => sys::set_flags(file, flags)?,
-            Handle::Dir(_) => {}
+            Handle::Socket(socket) => sys::set_flags(&socket.fd, flags)?,
             // Outputs always append, whether the guest says so or not.
-            Handle::Input(_) | Handle::Output(_) if changed.contains(FdFlags::NONBLOCK) => {
-                return Err(Errno::NotSup);
-            }
-            Handle::Input(_) | Handle::Output(_) => return Ok(()),
+            Handle::Output(_) => flags |= FdFlags::APPEND,
+            Handle::Input(_) | Handle::Dir(_) => {}
         }
-        descriptor.flags = flags;
+        descriptor.set_flags(flags);
         Ok(())
     }
 
@@ -59,45 +56,39 @@ impl Call<'_> {
         base: u64,
         inheriting: u64,
     ) -> Result<(), Errno> {
-        let descriptor = self.ctx.table.get_mut(fd)?;
+        let descriptor = self.ctx.table.get(fd)?;
         let (Some(base), Some(inheriting)) =
             (Rights::from_bits(base), Rights::from_bits(inheriting))
         else {
             return Err(Errno::NotCapable);
         };
-        if !descriptor.base.contains(base) || !descriptor.inheriting.contains(inheriting) {
-            return Err(Errno::NotCapable);
-        }
-        descriptor.base = base;
-        descriptor.inheriting = inheriting;
-        Ok(())
+        descriptor.restrict(base, inheriting)
     }
 
     /// Writes how long the name of a preopened directory is. A guest looks for
     /// its directories by calling this until it fails with `Errno::BadF`.
     pub fn fd_prestat_get(&mut self, fd: u32, prestat: u32) -> Result<(), Errno> {
-        let name = self.preopen_name(fd)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let Handle::Dir(OpenDir { preopen: Some(name), .. }) = &descriptor.handle else {
+            return Err(Errno::BadF);
+        };
         let name_len = u32::try_from(name.len()).map_err(|_| Errno::Overflow)?;
-        guest::write(self.memory, prestat, &Prestat { name_len }.encode())
+        self.memory.write(prestat, &Prestat { name_len }.encode())
     }
 
     /// Writes the name of a preopened directory, without a terminator.
     pub fn fd_prestat_dir_name(&mut self, fd: u32, path: u32, len: u32) -> Result<(), Errno> {
-        let Handle::Dir(dir) = &self.ctx.table.get(fd)?.handle else {
+        let descriptor = self.ctx.table.get(fd)?;
+        let Handle::Dir(dir) = &descriptor.handle else {
             return Err(Errno::NotDir);
         };
         let name = dir.preopen.as_ref().ok_or(Errno::BadF)?;
-        let buffer = guest::bytes_mut(self.memory, path, len)?;
-        let place = buffer.get_mut(..name.len()).ok_or(Errno::NameTooLong)?;
-        place.copy_from_slice(name.as_bytes());
-        Ok(())
-    }
-
-    fn preopen_name(&self, fd: u32) -> Result<&str, Errno> {
-        match &self.ctx.table.get(fd)?.handle {
-            Handle::Dir(dir) => dir.preopen.as_deref().ok_or(Errno::BadF),
-            _ => Err(Errno::BadF),
+        let len = usize::try_from(len).map_err(|_| Errno::Fault)?;
+        self.memory.check(path, len)?;
+        if len < name.len() {
+            return Err(Errno::NameTooLong);
         }
+        self.memory.write(path, name.as_bytes())
     }
 }
 

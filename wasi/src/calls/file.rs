@@ -1,7 +1,6 @@
 //! Files apart from their contents: attributes, size, offset, storage.
 
 use super::Call;
-use crate::guest;
 use crate::sys::{self, NewTime};
 use crate::table::Handle;
 use crate::types::{Errno, FileStat, FstFlags, Rights, Whence};
@@ -10,41 +9,41 @@ use std::io::{Seek, SeekFrom};
 impl Call<'_> {
     /// Says how a range of a file will be used.
     pub fn fd_advise(&mut self, fd: u32, offset: u64, len: u64, advice: u32) -> Result<(), Errno> {
-        let file = self.ctx.table.get(fd)?.file(Rights::FD_ADVISE)?;
-        sys::advise(file, offset, len, advice)
+        let descriptor = self.ctx.table.get(fd)?;
+        sys::advise(descriptor.as_file(Rights::FD_ADVISE)?, offset, len, advice)
     }
 
     /// Makes sure that a range of a file has storage; the file grows to its end.
     pub fn fd_allocate(&mut self, fd: u32, offset: u64, len: u64) -> Result<(), Errno> {
         let descriptor = self.ctx.table.get(fd)?;
-        let file = descriptor.file(Rights::FD_ALLOCATE)?;
+        let file = descriptor.as_file(Rights::FD_ALLOCATE)?;
         descriptor.require_writable()?;
         sys::allocate(file, offset, len)
     }
 
     /// Stores the contents of a file.
     pub fn fd_datasync(&mut self, fd: u32) -> Result<(), Errno> {
-        let descriptor = self.ctx.table.get_mut(fd)?;
-        match &mut descriptor.handle {
-            Handle::Output(output) => output.flush(),
-            Handle::File(file) if descriptor.base.contains(Rights::FD_DATASYNC) => {
+        let descriptor = self.ctx.table.get(fd)?;
+        match &descriptor.handle {
+            Handle::Output(output) => Ok(output.flush()?),
+            Handle::File(file) if descriptor.base().contains(Rights::FD_DATASYNC) => {
                 Ok(file.sync_data()?)
             }
             Handle::File(_) => Err(Errno::NotCapable),
             Handle::Dir(_) => Err(Errno::IsDir),
-            Handle::Input(_) => Err(Errno::Inval),
+            Handle::Input(_) | Handle::Socket(_) => Err(Errno::Inval),
         }
     }
 
     /// Stores the contents and attributes of a file or directory.
     pub fn fd_sync(&mut self, fd: u32) -> Result<(), Errno> {
-        let descriptor = self.ctx.table.get_mut(fd)?;
+        let descriptor = self.ctx.table.get(fd)?;
         descriptor.require(Rights::FD_SYNC)?;
-        match &mut descriptor.handle {
-            Handle::Output(output) => output.flush(),
-            Handle::File(file) => sys::sync(&*file),
+        match &descriptor.handle {
+            Handle::Output(output) => Ok(output.flush()?),
+            Handle::File(file) => sys::sync(file),
             Handle::Dir(dir) => sys::sync(&dir.dir),
-            Handle::Input(_) => Err(Errno::Inval),
+            Handle::Input(_) | Handle::Socket(_) => Err(Errno::Inval),
         }
     }
 
@@ -56,7 +55,7 @@ impl Call<'_> {
         let filestat = match &descriptor.handle {
             Handle::File(file) => sys::filestat(&file.metadata()?),
             Handle::Dir(dir) => sys::filestat(&dir.dir.dir_metadata()?),
-            Handle::Input(_) | Handle::Output(_) => {
+            Handle::Input(_) | Handle::Output(_) | Handle::Socket(_) => {
                 FileStat { filetype: descriptor.filetype, ..FileStat::default() }
             }
         };
@@ -66,7 +65,7 @@ impl Call<'_> {
     /// Cuts a file off, or makes it longer with zeros.
     pub fn fd_filestat_set_size(&mut self, fd: u32, size: u64) -> Result<(), Errno> {
         let descriptor = self.ctx.table.get(fd)?;
-        let file = descriptor.file(Rights::FD_FILESTAT_SET_SIZE)?;
+        let file = descriptor.as_file(Rights::FD_FILESTAT_SET_SIZE)?;
         descriptor.require_writable()?;
         // `File::set_len` reports a size beyond `i64` without a number.
         i64::try_from(size).map_err(|_| Errno::Inval)?;
@@ -88,7 +87,7 @@ impl Call<'_> {
         match &descriptor.handle {
             Handle::File(file) => sys::set_times(file, accessed, modified),
             Handle::Dir(dir) => sys::set_times(&dir.dir, accessed, modified),
-            Handle::Input(_) | Handle::Output(_) => Err(Errno::Inval),
+            Handle::Input(_) | Handle::Output(_) | Handle::Socket(_) => Err(Errno::Inval),
         }
     }
 
@@ -104,32 +103,33 @@ impl Call<'_> {
         if offset == 0 && whence == Whence::Cur {
             return self.fd_tell(fd, new_offset);
         }
-        guest::check(self.memory, new_offset, 8)?;
-        let mut file = self.ctx.table.get(fd)?.file(Rights::FD_SEEK)?;
+        self.memory.check(new_offset, 8)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let mut file = descriptor.as_file(Rights::FD_SEEK)?;
         let position = match whence {
             Whence::Set => SeekFrom::Start(u64::try_from(offset).map_err(|_| Errno::Inval)?),
             Whence::Cur => SeekFrom::Current(offset),
             Whence::End => SeekFrom::End(offset),
         };
         let position = file.seek(position)?;
-        guest::write_u64(self.memory, new_offset, position)
+        self.memory.write_u64(new_offset, position)
     }
 
     /// Writes the offset of a file.
     pub fn fd_tell(&mut self, fd: u32, offset: u32) -> Result<(), Errno> {
         let descriptor = self.ctx.table.get(fd)?;
-        let mut file = descriptor.file(Rights::empty())?;
-        if !descriptor.base.intersects(Rights::FD_TELL | Rights::FD_SEEK) {
+        let mut file = descriptor.as_file(Rights::empty())?;
+        if !descriptor.base().intersects(Rights::FD_TELL | Rights::FD_SEEK) {
             return Err(Errno::NotCapable);
         }
         let position = file.stream_position()?;
-        guest::write_u64(self.memory, offset, position)
+        self.memory.write_u64(offset, position)
     }
 
     /// Writes the attributes of a file in the layout of the snapshot.
     pub(super) fn write_filestat(&mut self, ptr: u32, stat: &FileStat) -> Result<(), Errno> {
         let record = stat.encode(self.snapshot);
-        guest::write(self.memory, ptr, &record[..FileStat::size_in(self.snapshot)])
+        self.memory.write(ptr, &record[..FileStat::size_in(self.snapshot)])
     }
 }
 

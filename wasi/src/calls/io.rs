@@ -1,27 +1,30 @@
 //! Reading and writing.
+//!
+//! Bytes go straight between the memory of the guest and the file: the system
+//! reads into and writes from that memory.
 
 use super::Call;
-use crate::guest;
+use crate::stdio;
 use crate::sys;
 use crate::table::Handle;
-use crate::types::{Errno, Rights};
+use crate::types::{Errno, Rights, Signal};
 
 impl Call<'_> {
     /// Reads into the buffers of the guest and writes how much was read.
     pub fn fd_read(&mut self, fd: u32, iovs: u32, count: u32, read: u32) -> Result<(), Errno> {
-        guest::check(self.memory, read, 4)?;
-        let descriptor = self.ctx.table.get_mut(fd)?;
+        self.memory.check(read, 4)?;
+        let descriptor = self.ctx.table.get(fd)?;
         if matches!(descriptor.handle, Handle::Dir(_)) {
             return Err(Errno::IsDir);
         }
         descriptor.require(Rights::FD_READ)?;
-        let mut buffers = guest::buffers_mut(self.memory, iovs, count)?;
-        let len = match &mut descriptor.handle {
-            Handle::File(file) => sys::read(&*file, &mut buffers)?,
-            Handle::Input(input) => input.read(&mut buffers)?,
-            Handle::Output(_) | Handle::Dir(_) => return Err(Errno::BadF),
-        };
-        guest::write_size(self.memory, read, len)
+        let len = self.memory.read_in(iovs, count, |buffers| match &descriptor.handle {
+            Handle::File(file) => Ok(sys::read(file, buffers)?),
+            Handle::Input(input) => stdio::read(&**input, buffers, descriptor.waits()),
+            Handle::Socket(socket) => Ok(sys::read(&socket.fd, buffers)?),
+            Handle::Output(_) | Handle::Dir(_) => Err(Errno::BadF),
+        })?;
+        self.memory.write_size(read, len)
     }
 
     /// Reads at an offset, without moving that of the file.
@@ -33,28 +36,34 @@ impl Call<'_> {
         offset: u64,
         read: u32,
     ) -> Result<(), Errno> {
-        guest::check(self.memory, read, 4)?;
-        let file = self.ctx.table.get(fd)?.file(Rights::FD_READ | Rights::FD_SEEK)?;
-        let mut buffers = guest::buffers_mut(self.memory, iovs, count)?;
-        let len = sys::read_at(file, &mut buffers, offset)?;
-        guest::write_size(self.memory, read, len)
+        self.memory.check(read, 4)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let file = descriptor.as_file(Rights::FD_READ | Rights::FD_SEEK)?;
+        let len =
+            self.memory.read_in(iovs, count, |buffers| sys::read_at(file, buffers, offset))?;
+        self.memory.write_size(read, len)
     }
 
     /// Writes out the buffers of the guest and writes how much was written.
     pub fn fd_write(&mut self, fd: u32, iovs: u32, count: u32, written: u32) -> Result<(), Errno> {
-        guest::check(self.memory, written, 4)?;
-        let descriptor = self.ctx.table.get_mut(fd)?;
+        self.memory.check(written, 4)?;
+        let descriptor = self.ctx.table.get(fd)?;
         if matches!(descriptor.handle, Handle::Dir(_)) {
             return Err(Errno::IsDir);
         }
         descriptor.require(Rights::FD_WRITE)?;
-        let buffers = guest::buffers(self.memory, iovs, count)?;
-        let len = match &mut descriptor.handle {
-            Handle::File(file) => sys::write(&*file, &buffers)?,
-            Handle::Output(output) => output.write(&buffers)?,
-            Handle::Input(_) | Handle::Dir(_) => return Err(Errno::BadF),
-        };
-        guest::write_size(self.memory, written, len)
+        let result = self.memory.write_out(iovs, count, |buffers| match &descriptor.handle {
+            Handle::File(file) => Ok(sys::write(file, buffers)?),
+            Handle::Output(output) => stdio::write(&**output, buffers, descriptor.waits()),
+            Handle::Socket(socket) => sys::send(&socket.fd, buffers),
+            Handle::Input(_) | Handle::Dir(_) => Err(Errno::BadF),
+        });
+        if let (Err(Errno::Pipe), Handle::Output(output)) = (result, &descriptor.handle)
+            && output.ends_guest_when_broken()
+        {
+            self.signal = Some(Signal::PIPE);
+        }
+        self.memory.write_size(written, result?)
     }
 
     /// Writes at an offset, without moving that of the file. A file that is
@@ -67,11 +76,12 @@ impl Call<'_> {
         offset: u64,
         written: u32,
     ) -> Result<(), Errno> {
-        guest::check(self.memory, written, 4)?;
-        let file = self.ctx.table.get(fd)?.file(Rights::FD_WRITE | Rights::FD_SEEK)?;
-        let buffers = guest::buffers(self.memory, iovs, count)?;
-        let len = sys::write_at(file, &buffers, offset)?;
-        guest::write_size(self.memory, written, len)
+        self.memory.check(written, 4)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let file = descriptor.as_file(Rights::FD_WRITE | Rights::FD_SEEK)?;
+        let len =
+            self.memory.write_out(iovs, count, |buffers| sys::write_at(file, buffers, offset))?;
+        self.memory.write_size(written, len)
     }
 }
 

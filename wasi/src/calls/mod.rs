@@ -18,22 +18,33 @@ mod sock;
 #[cfg(test)]
 mod testing;
 
-use crate::ctx::WasiCtx;
-use crate::types::Snapshot;
+use crate::ctx::{Shared, WasiCtx};
+use crate::guest::GuestMemory;
+use crate::types::{Errno, Signal, Snapshot};
 
-pub use process::ProcExit;
+pub use process::{ProcExit, Signaled};
 
 /// A call in progress: the state of the guest, its memory, and the snapshot
 /// whose layouts it expects.
 pub struct Call<'a> {
-    ctx: &'a mut WasiCtx,
-    memory: &'a mut [u8],
+    ctx: &'a Shared,
+    memory: GuestMemory<'a>,
     snapshot: Snapshot,
+    signal: Option<Signal>,
 }
 
 impl<'a> Call<'a> {
     /// Begins a call.
-    pub fn new(ctx: &'a mut WasiCtx, memory: &'a mut [u8], snapshot: Snapshot) -> Self {
-        Self { ctx, memory, snapshot }
+    pub fn new(ctx: &'a WasiCtx, memory: impl Into<GuestMemory<'a>>, snapshot: Snapshot) -> Self {
+        Self { ctx: &ctx.shared, memory: memory.into(), snapshot, signal: None }
+    }
+
+    /// What the guest goes on with after a call that returned `result`: the
+    /// number for it, or, if a signal ended the guest, nothing.
+    pub fn finish(self, result: Result<(), Errno>) -> Result<i32, Signaled> {
+        match self.signal {
+            Some(signal) => Err(Signaled(signal)),
+            None => Ok(Errno::of(result)),
+        }
     }
 }

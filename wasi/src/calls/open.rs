@@ -1,9 +1,8 @@
 //! `path_open`: how the flags and rights of the guest become those of the host.
 
 use super::Call;
-use crate::guest;
 use crate::sys;
-use crate::table::{Descriptor, Handle, OpenDir};
+use crate::table::{Descriptor, Handle};
 use crate::types::{Errno, FdFlags, FileType, LookupFlags, OFlags, Rights};
 use cap_fs_ext::{FollowSymlinks, OpenOptionsFollowExt, OpenOptionsSyncExt};
 use cap_std::fs::{Dir, File, OpenOptions};
@@ -38,26 +37,26 @@ impl Call<'_> {
         let lookup = LookupFlags::from_guest(lookup)?;
         let oflags = OFlags::from_guest(oflags)?;
         let fdflags = FdFlags::from_guest(fdflags)?;
-        guest::check(self.memory, opened, 4)?;
-        let path = guest::path(self.memory, path, path_len)?;
+        self.memory.check(opened, 4)?;
+        let path = self.memory.path(path, path_len)?;
 
         let parent = self.ctx.table.get(fd)?;
         let mut needed = Rights::PATH_OPEN;
         needed.set(Rights::PATH_CREATE_FILE, oflags.contains(OFlags::CREAT));
         needed.set(Rights::PATH_FILESTAT_SET_SIZE, oflags.contains(OFlags::TRUNC));
-        let dir = &parent.dir(needed)?.dir;
+        let dir = &parent.as_dir(needed)?.dir;
         self.ctx.table.check_room()?;
 
         let request = Request {
             follow: lookup.contains(LookupFlags::SYMLINK_FOLLOW),
             oflags,
             fdflags,
-            rights: Rights::from_bits_truncate(base) & parent.inheriting,
+            rights: Rights::from_bits_truncate(base) & parent.inheriting(),
         };
-        let inheriting = Rights::from_bits_truncate(inheriting) & parent.inheriting;
-        let descriptor = request.open(dir, path, inheriting, parent.read_only)?;
+        let inheriting = Rights::from_bits_truncate(inheriting) & parent.inheriting();
+        let descriptor = request.open(dir, &path, inheriting, parent.read_only)?;
         let new = self.ctx.table.insert(descriptor)?;
-        guest::write_u32(self.memory, opened, new)
+        self.memory.write_u32(opened, new)
     }
 }
 
@@ -74,15 +73,8 @@ impl Request {
         let filetype = FileType::from(file.metadata()?.file_type());
         if filetype == FileType::Directory {
             let dir = Dir::from_std_file(file.into_std());
-            return Ok(Descriptor {
-                handle: Handle::Dir(OpenDir { dir, preopen: None, listing: None }),
-                filetype,
-                // Nothing is read from or written to a directory.
-                flags: FdFlags::empty(),
-                base: self.rights & Rights::DIRECTORY,
-                inheriting,
-                read_only,
-            });
+            let rights = (self.rights & Rights::DIRECTORY, inheriting);
+            return Ok(Descriptor::dir(dir, None, rights, read_only));
         }
         if self.oflags.contains(OFlags::DIRECTORY) {
             return Err(Errno::NotDir);
@@ -96,14 +88,8 @@ impl Request {
         if filetype == FileType::CharacterDevice && sys::is_terminal(&file) {
             base -= Rights::FD_SEEK | Rights::FD_TELL;
         }
-        Ok(Descriptor {
-            handle: Handle::File(file),
-            filetype,
-            flags: self.fdflags,
-            base,
-            inheriting,
-            read_only,
-        })
+        let handle = Handle::File(file);
+        Ok(Descriptor::new(handle, filetype, self.fdflags, (base, inheriting), read_only))
     }
 
     /// Whether the host has to open for writing. Of a directory only

@@ -2,7 +2,6 @@
 
 use super::Call;
 use super::file::new_times;
-use crate::guest;
 use crate::sys::{self, NewTime};
 use crate::types::{Errno, LookupFlags, Rights};
 use cap_fs_ext::{DirExt, SystemTimeSpec};
@@ -14,9 +13,10 @@ use std::time::SystemTime;
 impl Call<'_> {
     /// Makes a directory.
     pub fn path_create_directory(&mut self, fd: u32, path: u32, len: u32) -> Result<(), Errno> {
-        let path = guest::path(self.memory, path, len)?;
-        let dir = self.writable_dir(fd, Rights::PATH_CREATE_DIRECTORY)?;
-        Ok(dir.create_dir(path)?)
+        let path = self.memory.path(path, len)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let dir = descriptor.as_writable_dir(Rights::PATH_CREATE_DIRECTORY)?;
+        Ok(dir.create_dir(&*path)?)
     }
 
     /// Writes the attributes of what a path names.
@@ -29,12 +29,13 @@ impl Call<'_> {
         stat: u32,
     ) -> Result<(), Errno> {
         let lookup = LookupFlags::from_guest(lookup)?;
-        let path = guest::path(self.memory, path, len)?;
-        let dir = &self.ctx.table.get(fd)?.dir(Rights::PATH_FILESTAT_GET)?.dir;
+        let path = self.memory.path(path, len)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let dir = &descriptor.as_dir(Rights::PATH_FILESTAT_GET)?.dir;
         let metadata = if lookup.contains(LookupFlags::SYMLINK_FOLLOW) {
-            dir.metadata(path)?
+            dir.metadata(&*path)?
         } else {
-            dir.symlink_metadata(path)?
+            dir.symlink_metadata(&*path)?
         };
         self.write_filestat(stat, &sys::filestat(&metadata))
     }
@@ -54,12 +55,13 @@ impl Call<'_> {
         let lookup = LookupFlags::from_guest(lookup)?;
         let (accessed, modified) = new_times(accessed, modified, flags)?;
         let (accessed, modified) = (time_spec(accessed)?, time_spec(modified)?);
-        let path = guest::path(self.memory, path, len)?;
-        let dir = self.writable_dir(fd, Rights::PATH_FILESTAT_SET_TIMES)?;
+        let path = self.memory.path(path, len)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let dir = descriptor.as_writable_dir(Rights::PATH_FILESTAT_SET_TIMES)?;
         if lookup.contains(LookupFlags::SYMLINK_FOLLOW) {
-            Ok(DirExt::set_times(dir, path, accessed, modified)?)
+            Ok(DirExt::set_times(dir, &*path, accessed, modified)?)
         } else {
-            Ok(dir.set_symlink_times(path, accessed, modified)?)
+            Ok(dir.set_symlink_times(&*path, accessed, modified)?)
         }
     }
 
@@ -77,15 +79,16 @@ impl Call<'_> {
         new_len: u32,
     ) -> Result<(), Errno> {
         let lookup = LookupFlags::from_guest(lookup)?;
-        let old_path = guest::path(self.memory, old_path, old_len)?;
-        let new_path = guest::path(self.memory, new_path, new_len)?;
+        let old_path = self.memory.path(old_path, old_len)?;
+        let new_path = self.memory.path(new_path, new_len)?;
         // A name in a writable directory would make a read-only file writable.
-        let old = self.writable_dir(old_fd, Rights::PATH_LINK_SOURCE)?;
-        let new = self.writable_dir(new_fd, Rights::PATH_LINK_TARGET)?;
+        let (old, new) = (self.ctx.table.get(old_fd)?, self.ctx.table.get(new_fd)?);
+        let old = old.as_writable_dir(Rights::PATH_LINK_SOURCE)?;
+        let new = new.as_writable_dir(Rights::PATH_LINK_TARGET)?;
         if lookup.contains(LookupFlags::SYMLINK_FOLLOW) {
             return Err(Errno::Inval);
         }
-        Ok(old.hard_link(old_path, new, new_path)?)
+        Ok(old.hard_link(&*old_path, new, &*new_path)?)
     }
 
     /// Writes where a symbolic link points, cut off where the buffer ends, and
@@ -99,22 +102,25 @@ impl Call<'_> {
         buf_len: u32,
         used: u32,
     ) -> Result<(), Errno> {
-        let path = guest::path(self.memory, path, len)?;
-        let dir = &self.ctx.table.get(fd)?.dir(Rights::PATH_READLINK)?.dir;
+        let path = self.memory.path(path, len)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let dir = &descriptor.as_dir(Rights::PATH_READLINK)?.dir;
         // A link to an absolute path would tell of the host; cap-std refuses.
-        let target = dir.read_link(path)?;
+        let target = dir.read_link(&*path)?;
         let target = target.as_os_str().as_bytes();
-        let buffer = guest::bytes_mut(self.memory, buf, buf_len)?;
-        let copied = usize::min(buffer.len(), target.len());
-        buffer[..copied].copy_from_slice(&target[..copied]);
-        guest::write_size(self.memory, used, copied)
+        let room = usize::try_from(buf_len).map_err(|_| Errno::Fault)?;
+        self.memory.check(buf, room)?;
+        let copied = &target[..target.len().min(room)];
+        self.memory.write(buf, copied)?;
+        self.memory.write_size(used, copied.len())
     }
 
     /// Removes an empty directory.
     pub fn path_remove_directory(&mut self, fd: u32, path: u32, len: u32) -> Result<(), Errno> {
-        let path = guest::path(self.memory, path, len)?;
-        let dir = self.writable_dir(fd, Rights::PATH_REMOVE_DIRECTORY)?;
-        Ok(dir.remove_dir(path)?)
+        let path = self.memory.path(path, len)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let dir = descriptor.as_writable_dir(Rights::PATH_REMOVE_DIRECTORY)?;
+        Ok(dir.remove_dir(&*path)?)
     }
 
     /// Gives a file or directory another place.
@@ -127,11 +133,18 @@ impl Call<'_> {
         new_path: u32,
         new_len: u32,
     ) -> Result<(), Errno> {
-        let old_path = guest::path(self.memory, old_path, old_len)?;
-        let new_path = guest::path(self.memory, new_path, new_len)?;
-        let old = self.writable_dir(old_fd, Rights::PATH_RENAME_SOURCE)?;
-        let new = self.writable_dir(new_fd, Rights::PATH_RENAME_TARGET)?;
-        Ok(old.rename(old_path, new, new_path)?)
+        let old_path = self.memory.path(old_path, old_len)?;
+        let new_path = self.memory.path(new_path, new_len)?;
+        let (old, new) = (self.ctx.table.get(old_fd)?, self.ctx.table.get(new_fd)?);
+        let old = old.as_writable_dir(Rights::PATH_RENAME_SOURCE)?;
+        let new = new.as_writable_dir(Rights::PATH_RENAME_TARGET)?;
+        // A slash at the end says that it is a directory, of either name. cap-std
+        // forgets that one of the new name, and would replace a link.
+        let of_directory = old_path.ends_with('/') || new_path.ends_with('/');
+        if of_directory && !old.symlink_metadata(&*old_path)?.is_dir() {
+            return Err(Errno::NotDir);
+        }
+        Ok(old.rename(&*old_path, new, &*new_path)?)
     }
 
     /// Makes a symbolic link. It must be relative.
@@ -143,25 +156,19 @@ impl Call<'_> {
         path: u32,
         len: u32,
     ) -> Result<(), Errno> {
-        let target = guest::path(self.memory, target, target_len)?;
-        let path = guest::path(self.memory, path, len)?;
-        let dir = self.writable_dir(fd, Rights::PATH_SYMLINK)?;
-        Ok(Dir::symlink(dir, target, path)?)
+        let target = self.memory.path(target, target_len)?;
+        let path = self.memory.path(path, len)?;
+        let descriptor = self.ctx.table.get(fd)?;
+        let dir = descriptor.as_writable_dir(Rights::PATH_SYMLINK)?;
+        Ok(Dir::symlink(dir, &*target, &*path)?)
     }
 
     /// Removes a name that is not a directory's.
     pub fn path_unlink_file(&mut self, fd: u32, path: u32, len: u32) -> Result<(), Errno> {
-        let path = guest::path(self.memory, path, len)?;
-        let dir = self.writable_dir(fd, Rights::PATH_UNLINK_FILE)?;
-        Ok(dir.remove_file(path)?)
-    }
-
-    /// A directory with these rights in which the guest may change something.
-    fn writable_dir(&self, fd: u32, rights: Rights) -> Result<&Dir, Errno> {
+        let path = self.memory.path(path, len)?;
         let descriptor = self.ctx.table.get(fd)?;
-        let dir = descriptor.dir(rights)?;
-        descriptor.require_writable()?;
-        Ok(&dir.dir)
+        let dir = descriptor.as_writable_dir(Rights::PATH_UNLINK_FILE)?;
+        Ok(dir.remove_file(&*path)?)
     }
 }
 
@@ -243,7 +250,6 @@ mod tests {
         let (inner, inner_len) = (file + 4, 4);
         assert_eq!(guest.call().path_create_directory(ROOT, dir, dir_len), Ok(()));
         assert_eq!(guest.call().path_create_directory(ROOT, dir, dir_len), Err(Errno::Exist));
-        guest.ctx.table.get(ROOT).map(|_| ()).unwrap();
         fs::write(guest.host.path().join("file"), "x").unwrap();
 
         let mut call = guest.call();

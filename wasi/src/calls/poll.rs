@@ -1,16 +1,22 @@
 //! `poll_oneoff`: waiting for times, for data and for room.
 
 use super::Call;
-use crate::ctx::{Clocks, WasiCtx};
-use crate::guest;
-use crate::stdio::HostStreams;
+use crate::ctx::Clocks;
+use crate::stdio::lock;
 use crate::sys::{self, Waiting};
-use crate::table::{Descriptor, FdTable, Handle};
-use crate::types::{ClockId, Errno, Event, EventKind, FileType, Subscription, SubscriptionKind};
+use crate::table::{Descriptor, Handle};
+use crate::types::{
+    ClockId, Errno, Event, EventKind, FileType, Rights, Subscription, SubscriptionKind,
+};
 use core::time::Duration;
 use std::io::Seek;
 use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex};
 use std::time::Instant;
+
+/// How many subscriptions a call takes: more than a guest has descriptors, and
+/// few enough for the host to keep.
+const MAX_SUBSCRIPTIONS: u32 = 16_384;
 
 /// A subscription while `poll_oneoff` runs.
 enum State<'fd> {
@@ -35,38 +41,50 @@ impl Call<'_> {
         if count == 0 {
             return Err(Errno::Inval);
         }
-        guest::check(self.memory, happened, 4)?;
+        self.memory.check(happened, 4)?;
         let array = |size: usize| {
             let size = u64::try_from(size).map_err(|_| Errno::Fault)?;
             u32::try_from(u64::from(count) * size).map_err(|_| Errno::Fault)
         };
         let size = Subscription::size_in(self.snapshot);
-        let records = guest::bytes(self.memory, subscriptions, array(size)?)?;
+        let records_len = array(size)?;
         let events_len = array(Event::SIZE)?;
-        guest::bytes(self.memory, events, events_len)?;
+        self.memory
+            .check(subscriptions, usize::try_from(records_len).map_err(|_| Errno::Fault)?)?;
+        self.memory.check(events, usize::try_from(events_len).map_err(|_| Errno::Fault)?)?;
+        if count > MAX_SUBSCRIPTIONS {
+            return Err(Errno::Inval);
+        }
+        let records = self.memory.read(subscriptions, records_len)?;
         let subscriptions = records
             .chunks_exact(size)
             .map(|record| Subscription::decode(self.snapshot, record))
             .collect::<Result<Vec<_>, _>>()?;
+        drop(records);
 
-        let WasiCtx { table, clocks, .. } = &mut *self.ctx;
-        let streams = HostStreams::new();
-        let mut states = Vec::with_capacity(subscriptions.len());
-        for subscription in &subscriptions {
-            states.push(match subscription.kind {
-                SubscriptionKind::Clock { id, timeout, absolute } => {
-                    match time_left(clocks, id, timeout, absolute) {
-                        Ok(left) => State::Timer(left),
-                        Err(errno) => State::Done(Err(errno)),
-                    }
+        // The descriptors stay open for as long as they are waited for.
+        let descriptors: Vec<_> = subscriptions
+            .iter()
+            .map(|subscription| match subscription.kind {
+                SubscriptionKind::Clock { .. } => Err(Errno::BadF),
+                SubscriptionKind::FdRead(fd) | SubscriptionKind::FdWrite(fd) => {
+                    self.ctx.table.get(fd)
                 }
-                SubscriptionKind::FdRead(fd) => begin(table, &streams, fd, false),
-                SubscriptionKind::FdWrite(fd) => begin(table, &streams, fd, true),
-            });
+            })
+            .collect();
+        let mut states = Vec::with_capacity(subscriptions.len());
+        for (subscription, descriptor) in subscriptions.iter().zip(&descriptors) {
+            let state = match subscription.kind {
+                SubscriptionKind::Clock { id, timeout, absolute } => {
+                    time_left(&self.ctx.clocks, id, timeout, absolute).map(State::Timer)
+                }
+                SubscriptionKind::FdRead(_) => begin(descriptor, false),
+                SubscriptionKind::FdWrite(_) => begin(descriptor, true),
+            };
+            states.push(state.unwrap_or_else(|errno| State::Done(Err(errno))));
         }
         let waited = wait(&mut states)?;
 
-        let buffer = guest::bytes_mut(self.memory, events, events_len)?;
         let mut written = 0;
         for (subscription, state) in subscriptions.iter().zip(states) {
             let Some(result) = state.finish(waited) else { continue };
@@ -75,17 +93,18 @@ impl Call<'_> {
                 Err(errno) => (failed(subscription.kind), Some(errno)),
             };
             let event = Event { userdata: subscription.userdata, error, kind };
-            let start = written * Event::SIZE;
-            buffer[start..start + Event::SIZE].copy_from_slice(&event.encode());
+            let offset = u32::try_from(written * Event::SIZE).map_err(|_| Errno::Fault)?;
+            // In bounds, as was checked.
+            self.memory.write(events.wrapping_add(offset), &event.encode())?;
             written += 1;
         }
-        guest::write_size(self.memory, happened, written)
+        self.memory.write_size(happened, written)
     }
 }
 
 /// How long it is until a clock shows a time, in nanoseconds.
 fn time_left(
-    clocks: &mut Box<dyn Clocks>,
+    clocks: &Mutex<Box<dyn Clocks>>,
     id: u32,
     timeout: u64,
     absolute: bool,
@@ -95,28 +114,19 @@ fn time_left(
         // These stand still while the guest waits for them.
         return Err(Errno::NotSup);
     }
-    if absolute { Ok(timeout.saturating_sub(clocks.time(id)?)) } else { Ok(timeout) }
+    if absolute { Ok(timeout.saturating_sub(lock(clocks).time(id)?)) } else { Ok(timeout) }
 }
 
 /// Begins to wait for a descriptor.
-fn begin<'fd>(table: &'fd FdTable, streams: &'fd HostStreams, fd: u32, write: bool) -> State<'fd> {
-    match table.get(fd).and_then(|descriptor| begin_on(descriptor, streams, write)) {
-        Ok(state) => state,
-        Err(errno) => State::Done(Err(errno)),
-    }
-}
-
-fn begin_on<'fd>(
-    descriptor: &'fd Descriptor,
-    streams: &'fd HostStreams,
-    write: bool,
-) -> Result<State<'fd>, Errno> {
+fn begin(descriptor: &Result<Arc<Descriptor>, Errno>, write: bool) -> Result<State<'_>, Errno> {
+    let descriptor = descriptor.as_ref().map_err(|errno| *errno)?;
+    descriptor.require(Rights::POLL_FD_READWRITE)?;
     let host = match (&descriptor.handle, write) {
-        (Handle::Input(input), false) => match input.readable() {
+        (Handle::Input(input), false) => match input.available() {
             Some(bytes) => return Ok(readable(bytes)),
-            None => streams.of_input(input),
+            None => input.fd(),
         },
-        (Handle::Output(output), true) => streams.of_output(output),
+        (Handle::Output(output), true) => output.fd(),
         // A file never waits, not even at its end. Pipes and devices may.
         (Handle::File(file), _) if descriptor.filetype == FileType::RegularFile => {
             if write {
@@ -126,11 +136,14 @@ fn begin_on<'fd>(
             return Ok(readable(file.metadata()?.len().saturating_sub(position)));
         }
         (Handle::File(file), _) => Some(file.as_fd()),
+        (Handle::Socket(socket), _) if !(socket.listens && write) => Some(socket.fd.as_fd()),
         _ => return Err(Errno::BadF),
     };
     Ok(match host {
         Some(fd) => State::Host(Waiting::new(fd, write)),
-        None => writable(),
+        // A stream without a descriptor never keeps anybody waiting.
+        None if write => writable(),
+        None => readable(1),
     })
 }
 
@@ -290,6 +303,10 @@ mod tests {
         assert_eq!(events, Ok(vec![(1, badf, 1, 0), (2, badf, 2, 0), (3, badf, 1, 0)]));
         assert_eq!(poll(&mut guest, &[fd(1, 7, 0)]), Err(Errno::Inval));
         assert_eq!(poll(&mut guest, &[]), Err(Errno::Inval));
+        guest.memory = vec![0; 48 << 15];
+        let many = guest.call().poll_oneoff(0, 0, super::MAX_SUBSCRIPTIONS + 1, OUT);
+        assert_eq!(many, Err(Errno::Inval));
+        guest.memory.truncate(65536);
         let mut call = guest.call();
         assert_eq!(call.poll_oneoff(0, 0, u32::MAX, OUT), Err(Errno::Fault));
         assert_eq!(call.poll_oneoff(SUBSCRIPTIONS, 65536 - 31, 1, OUT), Err(Errno::Fault));
@@ -310,6 +327,60 @@ mod tests {
         assert_eq!(poll(&mut guest, &[fd(2, 1, pipe), timer]), Ok(vec![(2, 0, 1, 4)]));
         assert_eq!(guest.read(pipe, 9), Ok("four".into()));
         assert_eq!(guest.read(pipe, 9), Err(Errno::Again));
+    }
+
+    #[test]
+    fn a_socket_and_a_stream_of_the_application_are_waited_for() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        struct Piped(std::io::PipeReader);
+        impl crate::InputStream for Piped {
+            fn read(&self, buffers: &mut [std::io::IoSliceMut<'_>]) -> std::io::Result<usize> {
+                std::io::Read::read_vectored(&mut &self.0, buffers)
+            }
+            fn available(&self) -> Option<u64> {
+                None
+            }
+            fn fd(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+                Some(std::os::fd::AsFd::as_fd(&self.0))
+            }
+        }
+        let mut guest = Guest::with(|builder, _| {
+            builder.stdin_stream(Piped(reader)).listener(listener);
+        });
+        let listener = ROOT + 1;
+        let soon = clock(9, 1, 1_000_000, false);
+        let late = clock(9, 1, 60_000_000_000, false);
+        assert_eq!(poll(&mut guest, &[fd(1, 1, 0), fd(2, 1, listener), soon]).unwrap().len(), 1);
+        let nonblock = u32::from(FdFlags::NONBLOCK.bits());
+        guest.call().fd_fdstat_set_flags(0, nonblock).unwrap();
+        assert_eq!(guest.read(0, 9), Err(Errno::Again));
+
+        // Something happens while the guest waits.
+        let peer = std::thread::scope(|scope| {
+            let peer = scope.spawn(|| std::net::TcpStream::connect(address).unwrap());
+            let events = poll(&mut guest, &[fd(1, 1, 0), fd(2, 1, listener), late]);
+            assert_eq!(events, Ok(vec![(2, 0, 1, 1)]));
+            peer.join().unwrap()
+        });
+        guest.call().sock_accept(listener, 0, OUT).unwrap();
+        let socket = guest.u32_at(OUT);
+        let both = [fd(1, 1, socket), fd(2, 2, socket), late];
+        assert_eq!(poll(&mut guest, &both), Ok(vec![(2, 0, 2, 0)]));
+        std::io::Write::write_all(&mut (&peer), b"abc").unwrap();
+        while poll(&mut guest, &[fd(1, 1, socket), soon]).unwrap()[0].0 != 1 {}
+        assert_eq!(poll(&mut guest, &[fd(1, 1, socket)]), Ok(vec![(1, 0, 1, 3)]));
+        assert_eq!(poll(&mut guest, &[fd(1, 2, listener)]).unwrap()[0].1, 8);
+
+        std::thread::scope(|scope| {
+            scope.spawn(|| std::io::Write::write_all(&mut writer, b"12345").unwrap());
+            assert_eq!(poll(&mut guest, &[fd(1, 1, 0), late]), Ok(vec![(1, 0, 1, 5)]));
+        });
+        assert_eq!(guest.read(0, 9), Ok("12345".into()));
+        drop(writer);
+        assert_eq!(poll(&mut guest, &[fd(1, 1, 0), late]), Ok(vec![(1, 0, 1, 0)]));
+        assert_eq!(guest.read(0, 9), Ok(String::new()));
     }
 
     #[test]

@@ -41,7 +41,7 @@ impl Guest {
     }
 
     pub(crate) fn call(&mut self) -> Call<'_> {
-        Call::new(&mut self.ctx, &mut self.memory, self.snapshot)
+        Call::new(&self.ctx, &mut self.memory[..], self.snapshot)
     }
 
     /// Puts bytes into memory and returns their place.
@@ -53,7 +53,10 @@ impl Guest {
     }
 
     pub(crate) fn bytes(&self, ptr: u32, len: u32) -> &[u8] {
-        crate::guest::bytes(&self.memory, ptr, len).unwrap()
+        {
+            let start = usize::try_from(ptr).unwrap();
+            &self.memory[start..start + usize::try_from(len).unwrap()]
+        }
     }
 
     pub(crate) fn u32_at(&self, ptr: u32) -> u32 {
@@ -193,7 +196,7 @@ fn any_call(call: &mut Call<'_>, number: usize, n: [u32; 9], w: [u64; 2]) {
         36 => call.path_unlink_file(a, b, c),
         37 => {
             // With other bytes for subscriptions, a timer could run for years.
-            call.memory[4096..16384].fill(0);
+            call.memory.write(4096, &[0; 12288]).unwrap();
             call.poll_oneoff(4096, a, b.min(100), c)
         }
         38 => call.proc_raise(a),

@@ -173,6 +173,20 @@ impl Rights {
         .union(Self::FD_DATASYNC)
         .union(Self::POLL_FD_READWRITE);
 
+    /// What applies to a socket that accepts connections.
+    pub(crate) const LISTENER: Self = Self::SOCK_ACCEPT
+        .union(Self::FD_FDSTAT_SET_FLAGS)
+        .union(Self::FD_FILESTAT_GET)
+        .union(Self::POLL_FD_READWRITE);
+
+    /// What applies to a connection.
+    pub(crate) const CONNECTION: Self = Self::FD_READ
+        .union(Self::FD_WRITE)
+        .union(Self::SOCK_SHUTDOWN)
+        .union(Self::FD_FDSTAT_SET_FLAGS)
+        .union(Self::FD_FILESTAT_GET)
+        .union(Self::POLL_FD_READWRITE);
+
     /// The rights without which nothing needs a file to be open for writing.
     pub(crate) const NEEDS_WRITING: Self =
         Self::FD_WRITE.union(Self::FD_ALLOCATE).union(Self::FD_FILESTAT_SET_SIZE);

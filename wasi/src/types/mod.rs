@@ -8,6 +8,7 @@
 mod errno;
 mod flags;
 mod record;
+mod signal;
 
 pub use errno::Errno;
 pub use flags::{ClockId, Snapshot};
@@ -15,3 +16,4 @@ pub(crate) use flags::{FdFlags, FileType, FstFlags, LookupFlags, OFlags, Rights,
 pub(crate) use record::{
     Dirent, Event, EventKind, FdStat, FileStat, Prestat, Subscription, SubscriptionKind,
 };
+pub use signal::Signal;

@@ -1,0 +1,136 @@
+//! The address space of a linear memory: how much is reserved, how much of it is
+//! accessible, and what is certain to be inaccessible behind that.
+
+use std::io;
+use std::ops::Range;
+use std::ptr::NonNull;
+
+use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
+use cwasm_artifact::abi::vmctx::{GUARD_SIZE, GUARDED_SPACE};
+use cwasm_artifact::types::MemoryType;
+
+use crate::error::Error;
+use crate::sys::{self, ImageFile, Reservation};
+
+/// What is reserved at once for a memory with 64-bit addresses that need not end there.
+const FIRST_RESERVATION: u64 = GUARDED_SPACE - GUARD_SIZE;
+
+/// What a shared memory with 64-bit addresses can grow to at most, as it never moves: 64 GiB.
+const LARGEST_SHARED: u64 = 64 << 30;
+
+/// Address space for a memory.
+#[derive(Debug)]
+pub(crate) struct Space {
+    reservation: Reservation,
+    /// How many bytes at the start are accessible; whole pages of the host.
+    committed: usize,
+    /// How many bytes may be made accessible. What is reserved behind them never is.
+    capacity: usize,
+    /// How many bytes are reserved behind the capacity.
+    guard: usize,
+    /// Whether the memory must stay where it is.
+    fixed: bool,
+}
+
+impl Space {
+    /// Reserves space for a memory, with `length` bytes that are accessible and zero.
+    /// `guarded` if code may rely on the guard.
+    pub(crate) fn new(ty: &MemoryType, length: usize, guarded: bool) -> Result<Self, Error> {
+        let style = MemoryStyle::of(ty, !guarded);
+        let length = length as u64;
+        let largest = ty.limits.max.and_then(|max| ty.bytes(max)).unwrap_or(u64::MAX);
+        let capacity = match style {
+            MemoryStyle::Reserved => GUARDED_SPACE - GUARD_SIZE,
+            // It never moves.
+            _ if ty.shared => largest.min(LARGEST_SHARED).max(length),
+            MemoryStyle::Fenced => largest.min(FIRST_RESERVATION).max(length),
+            MemoryStyle::Checked => length,
+        };
+        let guard = if style == MemoryStyle::Checked { 0 } else { GUARD_SIZE };
+        let fixed = base_is_constant(ty, !guarded);
+        Self::reserve(capacity, guard, fixed, length).map_err(|source| Error::MemoryReservation {
+            bytes: capacity.saturating_add(guard),
+            source,
+        })
+    }
+
+    fn reserve(capacity: u64, guard: u64, fixed: bool, accessible: u64) -> io::Result<Self> {
+        let pages = |bytes: u64| {
+            usize::try_from(bytes)
+                .ok()
+                .and_then(|bytes| bytes.checked_next_multiple_of(sys::page_size()))
+        };
+        let sizes = pages(capacity).zip(pages(guard)).zip(pages(accessible));
+        let ((capacity, guard), committed) = sizes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let total = capacity.checked_add(guard).ok_or(io::ErrorKind::OutOfMemory)?;
+        let reservation = Reservation::new(total, committed)?;
+        Ok(Self { reservation, committed, capacity, guard, fixed })
+    }
+
+    /// The first byte.
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.reservation.start()
+    }
+
+    /// Makes at least `length` bytes accessible, new ones as zeros. The start
+    /// changes if they do not fit, and the memory may move.
+    pub(crate) fn commit(&mut self, length: usize) -> io::Result<()> {
+        let wanted = length.checked_next_multiple_of(sys::page_size());
+        let wanted = wanted.ok_or(io::ErrorKind::OutOfMemory)?;
+        if wanted > self.capacity {
+            self.relocate(wanted)?;
+        }
+        if wanted > self.committed {
+            self.reservation.commit(wanted)?;
+            self.committed = wanted;
+        }
+        Ok(())
+    }
+
+    /// Moves what is accessible to a larger reservation.
+    fn relocate(&mut self, capacity: usize) -> io::Result<()> {
+        if self.fixed {
+            return Err(io::ErrorKind::OutOfMemory.into());
+        }
+        // Room to grow, so that growing page by page costs linear time.
+        let capacity = capacity.max(self.capacity.saturating_mul(2));
+        let larger =
+            Self::reserve(capacity as u64, self.guard as u64, false, self.committed as u64)?;
+        // SAFETY: both ranges are committed, and belong to different mappings. Only
+        // memories of one store move, and `&mut self` shows that nobody uses it.
+        let (old, new) = unsafe {
+            (
+                std::slice::from_raw_parts(self.start().as_ptr(), self.committed),
+                std::slice::from_raw_parts_mut(larger.start().as_ptr(), self.committed),
+            )
+        };
+        // Pages that were never written to take no memory, and are to take none.
+        let page = sys::page_size();
+        for (old, new) in old.chunks(page).zip(new.chunks_mut(page)) {
+            if old.iter().any(|byte| *byte != 0) {
+                new.copy_from_slice(old);
+            }
+        }
+        *self = larger;
+        Ok(())
+    }
+
+    /// Lets the memory begin as a part of an image at `start`, copy-on-write.
+    /// `None` if that is impossible, and the bytes must be copied.
+    ///
+    /// Only for a memory that nothing was written to yet: what is in the last
+    /// page behind the image becomes zero.
+    pub(crate) fn map_image(
+        &mut self,
+        start: u64,
+        image: &ImageFile,
+        range: Range<usize>,
+    ) -> Option<()> {
+        let start = usize::try_from(start).ok()?;
+        let pages = range.start..range.end.next_multiple_of(sys::page_size());
+        if start.checked_add(pages.len())? > self.committed {
+            return None;
+        }
+        self.reservation.map_image(start, image, pages).ok()
+    }
+}
