@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 3600
 COUNT = awk '{ print } \
   /^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
-.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless soak fuzz clean
+.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless soak fuzz bench bench-more clean
 
 help: ## List the jobs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -58,6 +58,13 @@ fuzz: ## Fuzz the loader for FUZZ_SECONDS (3600); needs nightly Rust and cargo-f
 	mkdir -p fuzz/corpus/raw_bytes && cp tests/lifetimes/fixture.cwasm fuzz/corpus/raw_bytes/
 	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
 	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
+
+# Outside of the workspace: only these build wasmtime, which takes minutes the first time.
+bench: build ## Measure beside wasmtime, and print a table; QUICK=1 for two minutes of it, ONLY="calls load" for a part
+	cargo run --release --locked --manifest-path benches/Cargo.toml -- $(if $(QUICK),--quick) $(ONLY)
+
+bench-more: build ## Measure beside whatever other engines are installed
+	cargo run --release --locked --manifest-path benches/Cargo.toml -- $(if $(QUICK),--quick) others
 
 clean: ## Remove everything that was built
 	cargo clean

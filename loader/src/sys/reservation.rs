@@ -9,7 +9,7 @@
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
@@ -26,6 +26,16 @@ const MAX_IDLE_ACCESSIBLE: usize = 64 << 20;
 
 /// The reservations that wait: all bytes that are accessible are zero.
 static IDLE: Mutex<Vec<Reservation>> = Mutex::new(Vec::new());
+
+/// What waits, unless another thread is looking: nobody waits for that, since to do
+/// without is only slower.
+fn idle() -> Option<MutexGuard<'static, Vec<Reservation>>> {
+    match IDLE.try_lock() {
+        Ok(idle) => Some(idle),
+        Err(TryLockError::Poisoned(idle)) => Some(idle.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
 
 /// Address space that is reserved, inaccessible until it is committed, and
 /// released on drop.
@@ -85,7 +95,7 @@ impl Reservation {
         if length < MIN_IDLE_LENGTH {
             return None;
         }
-        let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut idle = idle()?;
         // The last that came is the most likely to be in the caches.
         let same = |kept: &Self| kept.length == length && kept.accessible == accessible;
         let position = idle
@@ -97,9 +107,9 @@ impl Reservation {
 
     /// Unmaps what waits. Returns whether there was anything.
     fn release_idle() -> bool {
-        let idle = std::mem::take(&mut *IDLE.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting = idle().map(|mut idle| std::mem::take(&mut *idle)).unwrap_or_default();
         // Not dropped, which would keep them.
-        idle.into_iter().map(Self::unmap).count() > 0
+        waiting.into_iter().map(Self::unmap).count() > 0
     }
 
     /// The first byte.
@@ -204,12 +214,13 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut this = Self { ..*self };
-        if this.is_worth_keeping() && this.forget_contents().is_ok() {
-            let mut idle = IDLE.lock().unwrap_or_else(PoisonError::into_inner);
-            if idle.len() < MAX_IDLE {
-                idle.push(this);
-                return;
-            }
+        if this.is_worth_keeping()
+            && this.forget_contents().is_ok()
+            && let Some(mut idle) = idle()
+            && idle.len() < MAX_IDLE
+        {
+            idle.push(this);
+            return;
         }
         this.unmap();
     }
