@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 3600
 COUNT = awk '{ print } \
   /^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
-.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless soak fuzz sanitize miri clean
+.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless soak fuzz sanitize miri bench bench-more clean
 
 help: ## List the jobs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -80,6 +80,13 @@ miri: ## Run what Miri can under it, if it is installed
 	  cargo +nightly miri test --locked -p cwasm-artifact && \
 	  cargo +nightly miri test --locked -p cwasm-loader --lib -- type_registry racy waiting; \
 	else echo "miri is not installed: nothing was run"; fi
+
+# Outside of the workspace: only these build wasmtime, which takes minutes the first time.
+bench: build ## Measure beside wasmtime, and print a table; QUICK=1 for two minutes of it, ONLY="calls load" for a part
+	cargo run --release --locked --manifest-path benches/Cargo.toml -- $(if $(QUICK),--quick) $(ONLY)
+
+bench-more: build ## Measure beside whatever other engines are installed
+	cargo run --release --locked --manifest-path benches/Cargo.toml -- $(if $(QUICK),--quick) others
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -3,9 +3,11 @@
 use cwasm_artifact::builder::{BuildError, Tables};
 use cwasm_artifact::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE,
-    SiteRecord, Span, const_op, extern_kind, item_kind, segment_mode,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span,
+    const_op, extern_kind, item_kind, segment_mode,
 };
+
+use cwasm_artifact::sites::Site;
 
 use crate::CompiledModule;
 use crate::error::CompileError;
@@ -89,12 +91,12 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
             length: (image.bytes.len() as u64).into(),
         });
     }
-    tables.sites.reserve(text.sites.len());
-    tables.sites.extend(text.sites.iter().map(|site| SiteRecord {
-        text: site.text.into(),
-        wasm: site.wasm.into(),
+    let sites = text.sites.iter().map(|site| Site {
+        text: site.text,
+        wasm: site.wasm,
         trap: site.trap.map_or(0, |trap| trap.code()),
-    }));
+    });
+    tables.set_sites(&sites.collect::<Vec<_>>())?;
     tables.handlers.extend(text.handlers.iter().map(|handler| HandlerRecord {
         call: handler.call.into(),
         handler: handler.handler.into(),

@@ -224,7 +224,8 @@ fn by_index(view: &View<'_>) -> usize {
         sum += usize::from(view.function_type_index(index).is_some());
         sum += usize::from(view.tag_type_index(index).is_some()) + view.handlers_of(index).len();
         sum += usize::from(view.imported(index % 5, index).is_some());
-        sum += usize::from(view.site(index).is_some() || view.function_at(index).is_some());
+        sum +=
+            usize::from(view.sites().trap_at(index).is_some() || view.function_at(index).is_some());
         let span = Span { start: index.into(), count: index.into() };
         sum += view.items(span).len() + view.const_ops(span).len();
         sum += view.text(Text { offset: index.into(), length: index.into() }).len();
