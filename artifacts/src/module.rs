@@ -15,10 +15,11 @@ use crate::cpu::Arch;
 use crate::header::{Header, Section, padded_text};
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE,
-    SiteRecord, Span, Text, TypeRecord, extern_flags, extern_kind,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span,
+    Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::report::{Problem, Report};
+use crate::sites::Sites;
 use crate::types::{
     ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, TagType, ValType,
 };
@@ -329,17 +330,10 @@ impl<'a> View<'a> {
         byte_range(self.bytes(Section::ImageBytes), image.bytes.get(), image.length.get())
     }
 
-    /// Traps and return addresses, sorted by text offset.
+    /// Traps and return addresses.
     #[must_use]
-    pub fn sites(&self) -> &'a [SiteRecord] {
-        self.records(Section::Sites)
-    }
-
-    /// The site at a text offset.
-    #[must_use]
-    pub fn site(&self, text: u32) -> Option<&'a SiteRecord> {
-        let sites = self.sites();
-        sites.get(sites.binary_search_by_key(&text, |site| site.text.get()).ok()?)
+    pub fn sites(&self) -> Sites<'a> {
+        Sites::new(self.bytes(Section::Sites)).unwrap_or_default()
     }
 
     /// Handlers of exceptions, sorted by the return address of the call that they are for.

@@ -200,15 +200,15 @@ records! {
         length: U64,
     }
 
-    /// A place where compiled code can stop or be seen: a trapping
-    /// instruction, or the return address of a call. Sorted by `text`.
-    SiteRecord {
-        /// Text offset.
+    /// A run of places where compiled code can stop or be seen; `sites` packs them.
+    /// Sorted by `text`.
+    SiteBlockRecord {
+        /// Text offset of the first.
         text: U32,
-        /// Byte offset of the operator in the wasm module.
+        /// Byte offset in the wasm module of the first one's operator.
         wasm: U32,
-        /// Trap code, or zero for a return address.
-        trap: u8,
+        /// Where its entries begin, from the end of the records.
+        entries: U32,
     }
 
     /// Where an exception goes on that leaves a call. Sorted by `call`; those of one call
@@ -326,9 +326,9 @@ mod tests {
             size_of::<ItemRecord>(),
             size_of::<DataSegmentRecord>(),
             size_of::<ImageRecord>(),
-            size_of::<SiteRecord>(),
+            size_of::<SiteBlockRecord>(),
             size_of::<HandlerRecord>(),
         ];
-        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 9, 20]);
+        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 12, 20]);
     }
 }

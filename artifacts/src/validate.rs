@@ -13,11 +13,12 @@ use crate::header::{Header, Section, padded_text};
 use crate::module::{Counts, View, invalid};
 use crate::records::{
     ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
-    HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span,
-    Text, TypeRecord, const_op, extern_flags, extern_kind, item_kind, segment_mode,
+    HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span, Text,
+    TypeRecord, const_op, extern_flags, extern_kind, item_kind, segment_mode,
 };
 use crate::reference::canonical;
 use crate::report::{Problem, Report};
+use crate::sites::Sites;
 use crate::types::{ExternType, HeapType, RefType, TableType, TypeRef, ValType};
 
 type Check = Result<(), Problem>;
@@ -68,7 +69,6 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::Items, size_of::<ItemRecord>()),
         (Section::DataSegments, size_of::<crate::records::DataSegmentRecord>()),
         (Section::Images, size_of::<ImageRecord>()),
-        (Section::Sites, size_of::<SiteRecord>()),
         (Section::Tags, size_of::<DefinedRecord>()),
         (Section::Handlers, size_of::<HandlerRecord>()),
     ] {
@@ -127,6 +127,7 @@ pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
         validator.data(),
         validator.images(),
         validator.handlers(),
+        validator.sites(),
     ];
     Report::new(problems.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
@@ -142,6 +143,18 @@ struct Validator<'v, 'a> {
 }
 
 impl Validator<'_, '_> {
+    /// That the blocks are in order. Entries are bounded where they are read.
+    fn sites(&self) -> Check {
+        let sites = Sites::new(self.view.bytes(Section::Sites))
+            .ok_or_else(|| invalid(Section::Sites, 0, "the section ends within its records"))?;
+        match sites.first_invalid_block() {
+            Some(block) => {
+                Err(invalid(Section::Sites, block, "the record is out of order or has no entries"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn text(&self, section: Section, record: usize, text: Text) -> Check {
         let start = text.offset.get() as usize;
         let bytes = self.view.bytes(Section::Strings);

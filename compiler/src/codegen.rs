@@ -18,11 +18,15 @@ use cranelift_codegen::{
 };
 use cranelift_frontend::FunctionBuilderContext;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use rayon::prelude::*;
+use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::error::CompileError;
+use crate::instructions;
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
+use crate::reuse::Reuse;
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
 
@@ -90,6 +94,8 @@ pub(crate) struct Code {
     pub(crate) relocations: Vec<CallRelocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
+    /// The CPU features that its instructions need.
+    pub(crate) features: CpuFeatures,
     /// Ordered by call; those of a call in the order in which they are tried.
     pub(crate) handlers: Vec<Handler>,
     pub(crate) unwind: Option<UnwindInfo>,
@@ -255,6 +261,9 @@ impl Workers {
     /// Keeps a worker for the next function. After a failure, it is dropped instead.
     fn give_back(&self, mut worker: Worker) {
         worker.context.clear();
+        // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
+        // function's name, and of no use to it.
+        worker.context.func.dfg.exception_tables.clear();
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
         }
@@ -270,6 +279,19 @@ impl Workers {
         let function = func_index(env.module, number);
         let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
         let mut validator = validate.into_validator(std::mem::take(&mut worker.validator));
+        // Sites without an operator, such as the stack check, are at the start.
+        let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
+        let ty = env.module.functions[function].ty;
+        let quick = env.reuse.map(|reuse| (reuse, reuse.quick_name(ty, body.as_bytes())));
+        if let Some((reuse, name)) = &quick
+            && let Some(code) = reuse.find_quick(name, start)
+        {
+            validator.validate(&body).map_err(|error| Failure::Body(error.into()))?;
+            reuse.count(true);
+            worker.validator = validator.into_allocations();
+            self.give_back(worker);
+            return Ok(code);
+        }
         translate::translate(
             env,
             defined,
@@ -280,10 +302,13 @@ impl Workers {
         )
         .map_err(Failure::Body)?;
         worker.validator = validator.into_allocations();
-        // Sites without an operator, such as the stack check, are at the start.
-        let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
+        let exact = quick.map(|(reuse, quick)| {
+            let exact = reuse.exact_name(&worker.context.func, start);
+            reuse.alias(&quick, &exact, &worker.context.func);
+            (reuse, exact)
+        });
         let code = worker
-            .compile(env, start)
+            .provide(env, start, exact)
             .map_err(|error| Failure::Compile(explain(env.module, function, &error)))?;
         self.give_back(worker);
         Ok(code)
@@ -299,7 +324,8 @@ impl Workers {
         let func_type = &env.module.types[ty];
         let Worker { context, builder, .. } = &mut worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
-        let code = worker.compile(env, 0).map_err(|error| CompileError::Codegen {
+        let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.context.func, 0)));
+        let code = worker.provide(env, 0, exact).map_err(|error| CompileError::Codegen {
             place: format!("the {direction:?} trampoline of type {}", ty.as_u32()),
             message: error.to_string(),
         })?;
@@ -346,6 +372,26 @@ fn code_generator_message(error: &CodegenError) -> String {
 }
 
 impl Worker {
+    /// Finds code for the function in the context, or generates it.
+    fn provide(
+        &mut self,
+        env: &Environment<'_>,
+        start: u32,
+        exact: Option<(&Reuse<'_>, [u8; 32])>,
+    ) -> Result<Code, Problem> {
+        let Some((reuse, name)) = exact else { return self.compile(env, start) };
+        let found = reuse.find_exact(&name, start, &self.context.func);
+        reuse.count(found.is_some());
+        match found {
+            Some(code) => Ok(code),
+            None => {
+                let code = self.compile(env, start)?;
+                reuse.keep(&name, &code, start, &self.context.func);
+                Ok(code)
+            }
+        }
+    }
+
     /// Generates code for the function in the context.
     fn compile(&mut self, env: &Environment<'_>, start: u32) -> Result<Code, Problem> {
         self.context.compile(env.isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
@@ -353,6 +399,11 @@ impl Worker {
             return Err(CodegenError::CodeTooLarge.into());
         };
         let unwind = code.create_unwind_info(env.isa)?;
+        let features = match env.isa.triple().architecture {
+            Architecture::X86_64 => instructions::needed(code.buffer.data(), &code.bb_starts),
+            // No feature of other architectures has a name yet.
+            _ => CpuFeatures::NONE,
+        };
         let buffer = &code.buffer;
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {
@@ -375,6 +426,7 @@ impl Worker {
             alignment: buffer.alignment,
             relocations,
             sites: sites(buffer, start)?,
+            features,
             handlers: handlers(buffer)?,
             unwind,
         })

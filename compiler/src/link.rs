@@ -3,6 +3,7 @@
 
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::isa::unwind::UnwindInfo;
+use cwasm_artifact::cpu::CpuFeatures;
 use target_lexicon::{Architecture, Triple};
 
 use crate::codegen::{Code, Generated, Handler, Site};
@@ -39,6 +40,8 @@ pub struct Text {
     pub trampolines: Vec<(TypeIndex, Trampolines)>,
     /// All sites, ordered by offset in the text.
     pub sites: Vec<Site>,
+    /// The CPU features that the instructions need.
+    pub features: CpuFeatures,
     /// All handlers of exceptions, ordered by the offset of their call.
     pub handlers: Vec<Handler>,
     /// The byte between functions. Running into it traps.
@@ -70,6 +73,7 @@ pub(crate) fn link(
         filler: if target.architecture == Architecture::X86_64 { 0xcc } else { 0 },
         bytes: Vec::new(),
         sites: Vec::new(),
+        features: CpuFeatures::NONE,
         handlers: Vec::new(),
         unwind: Vec::new(),
     };
@@ -117,6 +121,7 @@ pub(crate) fn link(
         functions: ranges,
         trampolines: placed,
         sites: linker.sites,
+        features: linker.features,
         handlers: linker.handlers,
         unwind: linker.unwind,
     })
@@ -131,6 +136,7 @@ struct Linker {
     filler: u8,
     bytes: Vec<u8>,
     sites: Vec<Site>,
+    features: CpuFeatures,
     handlers: Vec<Handler>,
     unwind: Vec<(TextRange, UnwindInfo)>,
 }
@@ -156,6 +162,7 @@ impl Linker {
         let range = TextRange { offset: narrow(start)?, len: narrow(code.bytes.len())? };
         self.sites
             .extend(code.sites.iter().map(|site| Site { text: site.text + range.offset, ..*site }));
+        self.features = self.features.union(code.features);
         self.handlers.extend(code.handlers.iter().map(|handler| Handler {
             call: handler.call + range.offset,
             handler: handler.handler + range.offset,
@@ -203,6 +210,7 @@ mod tests {
             filler: 0xcc,
             bytes: bytes.to_vec(),
             sites: Vec::new(),
+            features: CpuFeatures::NONE,
             handlers: Vec::new(),
             unwind: Vec::new(),
         }
@@ -214,6 +222,7 @@ mod tests {
             alignment,
             relocations: Vec::new(),
             sites: vec![Site { text: 1, wasm: 7, trap: None }],
+            features: CpuFeatures::NONE,
             handlers: Vec::new(),
             unwind: None,
         }

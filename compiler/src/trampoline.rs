@@ -141,6 +141,11 @@ fn entry(
     builder.finalize(isa.frontend_config());
 }
 
+/// With more slots than this, an exit trampoline compares its frame with the stack limit.
+/// A smaller one is a part of what the host function may use below the limit, which
+/// nothing compares either: at least 8 KiB on the smallest stack.
+const MAX_UNCHECKED_SLOTS: usize = 16;
+
 /// A wasm function whose vmctx is a host context.
 fn exit(
     ty: &FuncType,
@@ -149,8 +154,9 @@ fn exit(
     context: &mut FunctionBuilderContext,
 ) {
     func.signature = wasm_signature(ty);
-    // The slots of many values can be larger than the margin below the limit.
-    func.stack_limit = Some(stack_limit(func));
+    if ty.params.len().max(ty.results.len()) > MAX_UNCHECKED_SLOTS {
+        func.stack_limit = Some(stack_limit(func));
+    }
     let mut host = ir::Signature::new(isa.default_call_conv());
     host.params = vec![AbiParam::new(types::I64); 2];
     host.returns = vec![AbiParam::new(types::I8)];

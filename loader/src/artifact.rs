@@ -39,6 +39,7 @@ pub struct Artifact {
     snapshot: Snapshot,
     module: Module,
     digest: Digest,
+    source_sha256: [u8; 32],
     settings: u64,
     types: Registration,
     /// The images of memories, made when they are first needed. `None` if the
@@ -196,6 +197,7 @@ impl Artifact {
         let digest = checked.digest();
         let module = Module::new(&checked)?;
         let settings = checked.header().settings.get();
+        let source_sha256 = checked.header().source_sha256;
         snapshot.make_executable(module.range(Section::Text))?;
         let view = module.view(snapshot.bytes());
         let types: Vec<_> = (0..view.types().len())
@@ -205,6 +207,7 @@ impl Artifact {
         Ok(Self {
             module,
             digest,
+            source_sha256,
             settings,
             types: Registration::of_module(&types),
             images: OnceLock::new(),
@@ -216,6 +219,12 @@ impl Artifact {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// SHA-256 of the wasm module that it was compiled from, as its compiler states it.
+    #[must_use]
+    pub fn source_sha256(&self) -> [u8; 32] {
+        self.source_sha256
     }
 
     /// The module's name, if its name section has one.

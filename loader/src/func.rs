@@ -228,7 +228,8 @@ impl<'code, Params: WasmTyList, Results: WasmTyList> TypedFunc<'code, Params, Re
         // its type was checked when this was made, and a function never changes
         // its type. A `Slot` is a `VmValue`, and there are enough of them.
         unsafe { StoreCore::call(store.core_ptr(), raw, slots.as_mut_ptr().cast()) }?;
-        Ok(Results::load(&slots, &Core(store.core_mut())))
+        // SAFETY: the function returned values of its result types.
+        Ok(unsafe { Results::load(slots.as_ptr().cast(), &Core(store.core_mut())) })
     }
 
     /// The function without its types.
@@ -500,7 +501,6 @@ macro_rules! into_host_func {
                     F: for<'a, 'c> Fn(Caller<'a, 'c, T>, $($name),*) -> R,
                     R: HostResult,
                 {
-                    const PARAMS: usize = <[usize]>::len(&[$($index),*]);
                     // SAFETY: this is the call of a host function with a closure
                     // of this type (see below). The caller's row of slots is as
                     // long as the longer of parameters and results.
@@ -510,7 +510,6 @@ macro_rules! into_host_func {
                             #[allow(unused_variables, reason = "without parameters")]
                             let params = {
                                 let core = Core(caller.store.core_mut());
-                                let slots = std::slice::from_raw_parts(slots, PARAMS);
                                 <($($name,)*) as crate::value::list::Slots>::load(slots, &core)
                             };
                             let store = caller.store.core_ptr();
@@ -518,7 +517,7 @@ macro_rules! into_host_func {
                             // SAFETY: the closure's borrow of the store has ended.
                             let core = Core(&*store.as_ptr());
                             let count = <R::Values as crate::value::list::Slots>::COUNT;
-                            let slots = std::slice::from_raw_parts_mut(slots, count);
+                            let slots = std::slice::from_raw_parts_mut(slots.cast(), count);
                             crate::value::list::Slots::store(results, slots, &core)?;
                             Ok(())
                         })

@@ -24,6 +24,7 @@
 mod artifact;
 mod cache_dir;
 mod constant;
+mod embedded;
 mod engine;
 mod error;
 mod exception;
@@ -57,6 +58,7 @@ pub use cwasm_artifact::types::{
     ExternType, FuncType, GlobalType, HeapType, IndexType, Limits, MemoryType, RefType, TableType,
     TagType, TypeRef, ValType,
 };
+pub use embedded::{Embedded, Installed};
 pub use engine::{Config, Engine};
 pub use error::{Error, Frame, HostError, LinkError, LoadError, Trap};
 pub use exception::{Exception, ExnRef};

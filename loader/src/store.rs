@@ -502,11 +502,14 @@ impl<'code> StoreCore<'code> {
             let inside = if position == 0 { offset } else { offset.saturating_sub(1) };
             let Some((func_index, function)) = view.function_at(inside) else { continue };
             let name = view.text(function.name);
+            // An instruction that traps may stand where a call returns to.
+            let trapping = (position == 0).then(|| view.sites().trap_at(offset)).flatten();
+            let site = trapping.or_else(|| view.sites().return_at(offset));
             frames.push(Frame {
                 module: artifact.name().map(str::to_owned),
                 func_index,
                 func_name: (!name.is_empty()).then(|| name.to_owned()),
-                wasm_offset: view.site(offset).map(|site| site.wasm.get()),
+                wasm_offset: site.map(|site| site.wasm),
             });
         }
         frames

@@ -62,7 +62,7 @@ fn wrong(message: impl Into<String>) -> Wrong {
     Wrong::Expectation(message.into())
 }
 
-/// Runs a script. `name` is for messages.
+/// Runs a script with default settings. `name` is for messages.
 ///
 /// Every directive is executed, also after one that failed.
 #[must_use]
@@ -70,7 +70,8 @@ pub fn run_script(name: &str, source: &str) -> Summary {
     run_script_with(name, source, &Settings::default())
 }
 
-/// Runs a script whose modules are compiled with these settings.
+/// Runs a script whose modules are compiled with these settings, which must be for
+/// this machine.
 #[must_use]
 pub fn run_script_with(name: &str, source: &str, settings: &Settings) -> Summary {
     let origin = Origin { name, source, settings };
@@ -382,6 +383,7 @@ impl<'code> Runner<'code> {
             WastArgCore::I64(value) => Val::I64(*value),
             WastArgCore::F32(value) => Val::F32(value.bits),
             WastArgCore::F64(value) => Val::F64(value.bits),
+            WastArgCore::V128(value) => Val::V128(u128::from_le_bytes(value.to_le_bytes())),
             WastArgCore::RefNull(HeapType::Abstract { ty, .. }) => match ty {
                 AbstractHeapType::Func | AbstractHeapType::NoFunc => Val::FuncRef(None),
                 AbstractHeapType::Extern | AbstractHeapType::NoExtern => Val::ExternRef(None),

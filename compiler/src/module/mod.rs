@@ -4,6 +4,7 @@
 
 mod constant;
 mod features;
+mod hints;
 mod images;
 mod index;
 mod names;
@@ -17,6 +18,7 @@ use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
 
 pub use constant::{Arithmetic, ConstExpr, ConstOp};
 pub(crate) use features::GC;
+pub use hints::BranchHints;
 pub use images::{Image, Images};
 pub use index::{
     DefinedFuncIndex, DefinedGlobalIndex, FuncIndex, FuncRefIndex, GlobalIndex, MemoryIndex,
@@ -178,6 +180,8 @@ pub struct Module<'wasm> {
     pub start: Option<FuncIndex>,
     /// Names for the people who read backtraces and symbol tables.
     pub names: Names<'wasm>,
+    /// Which way branches usually go.
+    pub hints: BranchHints,
     /// Where the instance's vmctx holds what the code needs.
     pub vmctx: VmctxLayout,
 }

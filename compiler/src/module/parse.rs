@@ -9,9 +9,9 @@ use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator
 
 use super::features::{self, GC, SUPPORTED};
 use super::{
-    Body, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
-    FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
-    TableIndex, TagIndex, TypeIndex, types,
+    Body, BranchHints, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem,
+    ExternType, FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names,
+    SegmentMode, TableIndex, TagIndex, TypeIndex, types,
 };
 use crate::error::CompileError;
 
@@ -103,6 +103,7 @@ struct Reader<'wasm> {
     data: Vec<DataSegment<'wasm>>,
     start: Option<FuncIndex>,
     names: Names<'wasm>,
+    hints: BranchHints,
     bodies: Vec<Body<'wasm>>,
 }
 
@@ -127,6 +128,7 @@ impl<'wasm> Reader<'wasm> {
             data: Vec::new(),
             start: None,
             names: Names::default(),
+            hints: BranchHints::default(),
             bodies: Vec::new(),
         }
     }
@@ -247,6 +249,7 @@ impl<'wasm> Reader<'wasm> {
             Payload::CodeSectionStart { count, .. } => self.bodies.reserve(count as usize),
             Payload::CustomSection(section) => {
                 self.names.read(&section, self.function_types.len());
+                self.hints.read(&section);
             }
             _ => {}
         }
@@ -399,6 +402,7 @@ impl<'wasm> Reader<'wasm> {
             data: self.data,
             start: self.start,
             names: self.names,
+            hints: self.hints,
             vmctx,
         };
         Ok((module, self.bodies))

@@ -43,6 +43,7 @@ impl Translator<'_, '_> {
             ConstOp::I64(value) => ins.iconst(types::I64, value),
             ConstOp::F32(bits) => ins.f32const(immediates::Ieee32::with_bits(bits)),
             ConstOp::F64(bits) => ins.f64const(immediates::Ieee64::with_bits(bits)),
+            ConstOp::V128(bits) => self.vector_constant(types::I8X16, bits.to_le_bytes()),
             ConstOp::RefNull(_) => ins.iconst(types::I64, 0),
             ConstOp::RefFunc(function) => self.func_ref(function),
             ConstOp::GlobalGet(_) | ConstOp::I32Arithmetic(_) | ConstOp::I64Arithmetic(_) => {

@@ -17,6 +17,8 @@ pub(super) enum FrameKind {
     If {
         /// Where control goes when the condition is zero.
         otherwise: Block,
+        /// Whether it seldom is.
+        cold: bool,
     },
     /// `try_table`.
     Try {
@@ -39,6 +41,8 @@ pub(super) struct Frame {
     pub(super) kind: FrameKind,
     /// Where code after the block's `end` begins. Made by the first branch there.
     pub(super) exit: Option<Block>,
+    /// Whether code that is not cold goes there.
+    pub(super) warm: bool,
     /// The types of the block.
     pub(super) ty: wasmparser::BlockType,
     /// The height of the operand stack below the block's parameters.

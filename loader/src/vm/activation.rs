@@ -43,6 +43,8 @@ thread_local! {
     /// The innermost activation of this thread, or null. Constant initialisation
     /// and no destructor: a signal handler may read it.
     static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
+    /// Whether `prepare` has done its work for this thread.
+    static PREPARED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// How a call ended that did not return.
@@ -96,21 +98,23 @@ pub(crate) unsafe fn enter(
         };
     };
     let context = StoreCore::context(store);
-    // SAFETY: the context is a part of the live store. No reference to it
-    // exists, so that compiled code may write to it.
-    let saved = unsafe { context.read() };
-    // A host function may lend its store to another thread, which has another stack.
-    if saved.entry_fp == 0 || innermost_of(store).is_none() {
-        // SAFETY: as above.
-        unsafe { (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store)) };
-    }
-    let activation = Activation {
+    let mut activation = Activation {
         previous: CURRENT.get(),
         store,
         trap: Cell::new(None),
-        outer_entry_fp: saved.entry_fp,
-        outer_exit_fp: saved.exit_fp,
+        outer_entry_fp: 0,
+        outer_exit_fp: 0,
         outer: StoreCore::set_activation(store, ptr::null()),
+    };
+    // SAFETY: the context is a part of the live store. No reference to it
+    // exists, so that compiled code may write to it.
+    let outer = unsafe {
+        if (*context).entry_fp == 0 {
+            (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store));
+            None
+        } else {
+            Some(save_outer(context, &mut activation))
+        }
     };
     CURRENT.set(&raw const activation);
     StoreCore::set_activation(store, &raw const activation);
@@ -121,13 +125,12 @@ pub(crate) unsafe fn enter(
     let returned = unsafe { entry(vmctx, code, values, context) };
     CURRENT.set(activation.previous);
     StoreCore::set_activation(store, activation.outer);
-    // SAFETY: as for `saved`.
+    // SAFETY: as for `outer`. Without an entry frame, nobody reads the rest.
     unsafe {
-        (*context).entry_fp = saved.entry_fp;
-        (*context).entry_sp = saved.entry_sp;
-        (*context).entry_handler = saved.entry_handler;
-        (*context).exit_fp = saved.exit_fp;
-        (*context).stack_limit = saved.stack_limit;
+        match outer {
+            None => (*context).entry_fp = 0,
+            Some(outer) => restore_outer(context, &outer),
+        }
     }
     if returned != 0 {
         return Ok(());
@@ -136,6 +139,43 @@ pub(crate) unsafe fn enter(
         Some(TrapKind::HostError) | None => Err(Unwound::Host),
         Some(TrapKind::UncaughtException) => Err(Unwound::Exception),
         Some(trap) => Err(Unwound::Trap(trap)),
+    }
+}
+
+/// Notes where the store is in wasm already, for what is entered inside of that.
+///
+/// # Safety
+/// `context` is that of the activation's store, which is alive and which
+/// nobody else uses.
+#[cold]
+unsafe fn save_outer(context: *mut VmStoreContext, activation: &mut Activation) -> VmStoreContext {
+    // SAFETY: the context is alive.
+    let outer = unsafe { context.read() };
+    activation.outer_entry_fp = outer.entry_fp;
+    activation.outer_exit_fp = outer.exit_fp;
+    // A host function may lend its store to another thread, which has another stack.
+    if innermost_of(activation.store).is_none() {
+        // SAFETY: as above.
+        unsafe {
+            (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(activation.store))
+        };
+    }
+    outer
+}
+
+/// Leaves the store's context as `save_outer` found it.
+///
+/// # Safety
+/// As for `save_outer`.
+#[cold]
+unsafe fn restore_outer(context: *mut VmStoreContext, outer: &VmStoreContext) {
+    // SAFETY: the context is alive.
+    unsafe {
+        (*context).entry_fp = outer.entry_fp;
+        (*context).entry_sp = outer.entry_sp;
+        (*context).entry_handler = outer.entry_handler;
+        (*context).exit_fp = outer.exit_fp;
+        (*context).stack_limit = outer.stack_limit;
     }
 }
 
@@ -177,9 +217,17 @@ unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
 }
 
 /// Prepares this process and thread for traps. Cheap after the first time.
+#[inline]
 pub(crate) fn prepare() -> std::io::Result<()> {
+    if PREPARED.get() { Ok(()) } else { prepare_thread() }
+}
+
+#[cold]
+fn prepare_thread() -> std::io::Result<()> {
     sys::install_fault_handler(on_fault);
-    sys::ensure_signal_stack()
+    sys::ensure_signal_stack()?;
+    PREPARED.set(true);
+    Ok(())
 }
 
 /// Decides whether a fault is a trap of wasm, and ends the activation if so.
@@ -201,8 +249,8 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
     let Some((artifact, offset)) = (unsafe { StoreCore::find_code(store, fault.pc()) }) else {
         return false;
     };
-    let Some(trap) = artifact.view().site(offset).and_then(|site| TrapKind::from_code(site.trap))
-    else {
+    let site = artifact.view().sites().trap_at(offset);
+    let Some(trap) = site.and_then(|site| TrapKind::from_code(site.trap)) else {
         return false;
     };
     // SAFETY: the context and the frame buffer are parts of the live store. The
