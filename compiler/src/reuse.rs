@@ -26,8 +26,8 @@ use cwasm_artifact::abi::traps::Trap;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::codegen::{CallRelocation, Code, Site};
-use crate::module::{FuncIndex, Module, TypeIndex};
+use crate::codegen::{CallRelocation, Code, Handler, Site};
+use crate::module::{FuncIndex, Module, TagIndex, TypeIndex};
 use crate::settings::Settings;
 use crate::translate::Environment;
 
@@ -182,6 +182,9 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         func_refs,
         tables,
         imported_tables,
+        table_inits: _, // matter by the function references that they need
+        tags,
+        imported_tags,
         memories,
         imported_memories,
         globals,
@@ -196,7 +199,7 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
     let _ = writeln!(
         digest,
         "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables}\n\
-         {memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{vmctx:?}"
+         {tags:?} {imported_tags}\n{memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{vmctx:?}"
     );
 }
 
@@ -255,6 +258,8 @@ struct Stored {
     relocations: Vec<(u32, Reloc, u32, i64)>,
     /// Offset, offset in the wasm from the start of the body, trap code or none.
     sites: Vec<(u32, u32, Option<u8>)>,
+    /// Call, handler, number of the tag or none, size of the frame, place of the vmctx.
+    handlers: Vec<(u32, u32, Option<u32>, u32, u32)>,
     unwind: Option<UnwindInfo>,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
@@ -264,7 +269,7 @@ struct Stored {
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
     fn of(code: &Code, start: u32, callees: &[FuncIndex]) -> Option<Self> {
-        let Code { bytes, alignment, relocations, sites, unwind } = code;
+        let Code { bytes, alignment, relocations, sites, handlers, unwind } = code;
         let relocations = relocations.iter().map(|relocation| {
             let number = callees.iter().position(|callee| *callee == relocation.target)?;
             let number = u32::try_from(number).ok()?;
@@ -277,13 +282,20 @@ impl Stored {
             alignment: *alignment,
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
+            // Tags have the same numbers in the intermediate form.
+            handlers: handlers
+                .iter()
+                .map(|&Handler { call, handler, tag, frame, vmctx }| {
+                    (call, handler, tag.map(|tag| tag.as_u32()), frame, vmctx)
+                })
+                .collect(),
             unwind: unwind.clone(),
             bytes: bytes.clone(),
         })
     }
 
     fn into_code(self, start: u32, callee: impl Fn(u32) -> Option<FuncIndex>) -> Option<Code> {
-        let Self { alignment, relocations, sites, unwind, bytes } = self;
+        let Self { alignment, relocations, sites, handlers, unwind, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(CallRelocation { offset, kind, target: callee(number)?, addend })
         });
@@ -297,6 +309,13 @@ impl Stored {
         Some(Code {
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
+            handlers: handlers
+                .into_iter()
+                .map(|(call, handler, tag, frame, vmctx)| {
+                    let tag = tag.map(TagIndex::from_u32);
+                    Handler { call, handler, tag, frame, vmctx }
+                })
+                .collect(),
             bytes,
             alignment,
             unwind,
