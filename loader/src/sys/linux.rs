@@ -282,36 +282,49 @@ const SIGNAL_STACK_SIZE: usize = 64 << 10;
 
 /// A thread's alternate signal stack, with an inaccessible page below it.
 struct SignalStack {
-    memory: Reservation,
+    /// The inaccessible page; the stack is above.
+    guard: NonNull<c_void>,
 }
 
 impl SignalStack {
     fn new() -> io::Result<Self> {
-        let guard = page_size();
-        let mut memory = Reservation::new(guard + SIGNAL_STACK_SIZE)?;
-        memory.commit(guard, guard + SIGNAL_STACK_SIZE)?;
-        Ok(Self { memory })
+        let access = ProtFlags::READ | ProtFlags::WRITE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no
+        // existing memory.
+        let start = unsafe {
+            rustix::mm::mmap_anonymous(ptr::null_mut(), Self::length(), access, MapFlags::PRIVATE)
+        }?;
+        let stack = Self { guard: NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)? };
+        // SAFETY: the page was just mapped, and nobody uses it.
+        unsafe { rustix::mm::mprotect(start, page_size(), MprotectFlags::empty()) }?;
+        Ok(stack)
+    }
+
+    /// The length of the mapping in bytes.
+    fn length() -> usize {
+        page_size() + SIGNAL_STACK_SIZE
     }
 
     fn start(&self) -> *mut c_void {
-        self.memory.start().as_ptr().wrapping_add(page_size()).cast()
+        self.guard.as_ptr().wrapping_byte_add(page_size())
     }
 }
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
         // Somebody may have put another one in its place.
-        if signal_stack().ss_sp != self.start() {
-            return;
+        if signal_stack().ss_sp == self.start() {
+            let disable = libc::stack_t {
+                ss_sp: ptr::null_mut(),
+                ss_flags: libc::SS_DISABLE,
+                ss_size: SIGNAL_STACK_SIZE,
+            };
+            // SAFETY: the structure is valid. The thread is ending, and no handler of it runs now.
+            unsafe { libc::sigaltstack(&disable, ptr::null_mut()) };
         }
-        let disable = libc::stack_t {
-            ss_sp: ptr::null_mut(),
-            ss_flags: libc::SS_DISABLE,
-            ss_size: SIGNAL_STACK_SIZE,
-        };
-        // SAFETY: the structure is valid. The thread is ending, and no handler of it runs now, so
-        // the memory can be unmapped once it is disabled.
-        unsafe { libc::sigaltstack(&disable, ptr::null_mut()) };
+        // SAFETY: mapped by `new` with this length, and not the thread's signal stack any more.
+        let result = unsafe { rustix::mm::munmap(self.guard.as_ptr(), Self::length()) };
+        debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail");
     }
 }
 
