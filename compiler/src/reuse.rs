@@ -23,6 +23,7 @@ use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::unwind::UnwindInfo;
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -86,9 +87,11 @@ impl<'a> Reuse<'a> {
     }
 
     /// The quick name of a function.
-    pub(crate) fn quick_name(&self, ty: TypeIndex, body: &[u8]) -> Name {
-        let hash =
+    pub(crate) fn quick_name(&self, ty: TypeIndex, hints: &[(u32, bool)], body: &[u8]) -> Name {
+        let mut hash =
             self.quick.clone().chain_update(b"quick").chain_update(ty.as_u32().to_le_bytes());
+        // Writing to a hash cannot fail.
+        let _ = writeln!(Digest(&mut hash), "{hints:?}");
         hash.chain_update(body).finalize().into()
     }
 
@@ -193,6 +196,7 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         data: _,     // matters when an instance is made
         start: _,    // as the elements
         names: _,    // for people
+        hints: _,    // a function's own are in its name
         vmctx,
     } = module;
     // Writing to a hash cannot fail.
@@ -261,6 +265,8 @@ struct Stored {
     /// Call, handler, number of the tag or none, size of the frame, place of the vmctx.
     handlers: Vec<(u32, u32, Option<u32>, u32, u32)>,
     unwind: Option<UnwindInfo>,
+    /// Bits of the CPU features that it needs.
+    features: u64,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
     bytes: Vec<u8>,
@@ -269,7 +275,7 @@ struct Stored {
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
     fn of(code: &Code, start: u32, callees: &[FuncIndex]) -> Option<Self> {
-        let Code { bytes, alignment, relocations, sites, handlers, unwind } = code;
+        let Code { bytes, alignment, relocations, sites, handlers, unwind, features } = code;
         let relocations = relocations.iter().map(|relocation| {
             let number = callees.iter().position(|callee| *callee == relocation.target)?;
             let number = u32::try_from(number).ok()?;
@@ -290,12 +296,13 @@ impl Stored {
                 })
                 .collect(),
             unwind: unwind.clone(),
+            features: features.bits(),
             bytes: bytes.clone(),
         })
     }
 
     fn into_code(self, start: u32, callee: impl Fn(u32) -> Option<FuncIndex>) -> Option<Code> {
-        let Self { alignment, relocations, sites, handlers, unwind, bytes } = self;
+        let Self { alignment, relocations, sites, handlers, unwind, features, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(CallRelocation { offset, kind, target: callee(number)?, addend })
         });
@@ -319,6 +326,7 @@ impl Stored {
             bytes,
             alignment,
             unwind,
+            features: CpuFeatures::from_bits(features),
         })
     }
 
