@@ -209,6 +209,27 @@ fn explicit_checks_trap_where_guards_do() {
 }
 
 #[test]
+fn an_instruction_may_trap_where_a_call_returns_to() {
+    let code = artifact(
+        r#"(module
+            (func $nothing)
+            (func $inner (call $nothing) unreachable)
+            (func (export "outer") (call $inner) unreachable))"#,
+    );
+    let mut store = store();
+    let instance = instantiate(&mut store, &code);
+    let outer = instance.typed_func::<(), ()>(&store, "outer").unwrap();
+    let error = outer.call(&mut store, ()).unwrap_err();
+    let trap = error.trap().unwrap();
+    assert_eq!(trap.kind(), TrapKind::Unreachable);
+    let offsets: Vec<_> = trap.frames().iter().map(|frame| frame.wasm_offset.unwrap()).collect();
+    // `unreachable` in the one, the call in the other: bodies of seven bytes, at the same places.
+    assert_eq!(trap.frames().len(), 2);
+    let distance = offsets[1] - offsets[0];
+    assert_eq!(distance, 6 - 2, "{offsets:?}");
+}
+
+#[test]
 fn runaway_recursion_is_a_trap_and_its_backtrace_is_bounded() {
     let code = artifact(
         r#"(module (func $down (export "down") (param i64) (result i64)

@@ -2,6 +2,7 @@
 //! the compiler.
 
 pub mod fault;
+pub mod shapes;
 pub mod signing;
 
 #[cfg(feature = "compiler")]

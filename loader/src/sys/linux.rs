@@ -17,106 +17,13 @@ pub(crate) fn page_size() -> usize {
     rustix::param::page_size()
 }
 
-/// Address space that is reserved, inaccessible until it is committed, and
-/// released on drop.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-// SAFETY: a reservation is plain memory; nothing about it belongs to a thread.
-unsafe impl Send for Reservation {}
-// SAFETY: a shared reservation only tells its address and length.
-unsafe impl Sync for Reservation {}
-
-impl Reservation {
-    /// Reserves `length` bytes, rounded up to pages.
-    pub(crate) fn new(length: usize) -> io::Result<Self> {
-        let length = length.max(1).next_multiple_of(page_size());
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice
-        // touches no existing memory.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                ptr::null_mut(),
-                length,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }?;
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, length })
-    }
-
-    /// The first byte.
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start
-    }
-
-    /// Makes the bytes from `from` up to `to` readable and writable. New bytes
-    /// are zero. Both are multiples of the page size.
-    pub(crate) fn commit(&mut self, from: usize, to: usize) -> io::Result<()> {
-        if from > to || to > self.length || !from.is_multiple_of(page_size()) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        if from == to {
-            return Ok(());
-        }
-        // SAFETY: the range lies in this reservation (checked above), which
-        // nobody else can change the protection of.
-        unsafe {
-            let start = self.start.as_ptr().add(from);
-            rustix::mm::mprotect(
-                start.cast(),
-                to - from,
-                MprotectFlags::READ | MprotectFlags::WRITE,
-            )
-        }?;
-        Ok(())
-    }
-
-    /// Makes a part of an image appear at `at`, readable and writable. Pages
-    /// are shared with the image until they are written to. All
-    /// numbers are multiples of the page size.
-    pub(crate) fn map_image(
-        &mut self,
-        at: usize,
-        image: &ImageFile,
-        range: Range<usize>,
-    ) -> io::Result<()> {
-        let pages = at | range.start | range.end;
-        let end = at.checked_add(range.len());
-        if range.is_empty()
-            || !pages.is_multiple_of(page_size())
-            || range.end > image.length
-            || end.is_none_or(|end| end > self.length)
-        {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: the target range lies in this reservation (checked above), which
-        // is exclusively borrowed, so replacing what is mapped there
-        // affects nobody else. The file cannot shrink (it is sealed).
-        unsafe {
-            rustix::mm::mmap(
-                self.start.as_ptr().add(at).cast(),
-                range.len(),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::FIXED,
-                &image.file,
-                range.start as u64,
-            )
-        }?;
-        Ok(())
-    }
-}
-
 /// Bytes that memories can begin as, without a copy: an anonymous file that
 /// nobody can change any more.
 #[derive(Debug)]
 pub(crate) struct ImageFile {
-    file: OwnedFd,
+    pub(super) file: OwnedFd,
     /// In bytes; whole pages.
-    length: usize,
+    pub(super) length: usize,
 }
 
 impl ImageFile {
@@ -153,15 +60,6 @@ fn file_size_limit() -> u64 {
         return 0;
     }
     limit.rlim_cur
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new` and is unmapped once, here;
-        // whoever holds addresses into it keeps the reservation alive.
-        let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
-        debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail");
-    }
 }
 
 /// Makes a range of a read-only mapping readable and executable.
@@ -461,11 +359,16 @@ pub(crate) fn ensure_signal_stack() -> io::Result<()> {
 
 /// The addresses of the current thread's stack that may be touched. Empty if
 /// they cannot be found out.
+#[inline]
 pub(crate) fn thread_stack() -> Range<usize> {
-    let (start, end) = STACK.get();
-    if end != 0 {
-        return start..end;
+    match STACK.get() {
+        (_, 0) => find_thread_stack(),
+        (start, end) => start..end,
     }
+}
+
+#[cold]
+fn find_thread_stack() -> Range<usize> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut start = ptr::null_mut();
     let mut size = 0;
