@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::{Once, OnceLock};
 
 use rustix::fd::OwnedFd;
@@ -282,36 +282,48 @@ const SIGNAL_STACK_SIZE: usize = 64 << 10;
 
 /// A thread's alternate signal stack, with an inaccessible page below it.
 struct SignalStack {
-    memory: Reservation,
+    /// The inaccessible page, and then the stack.
+    memory: *mut c_void,
 }
 
 impl SignalStack {
     fn new() -> io::Result<Self> {
         let guard = page_size();
-        let mut memory = Reservation::new(guard + SIGNAL_STACK_SIZE)?;
-        memory.commit(guard, guard + SIGNAL_STACK_SIZE)?;
-        Ok(Self { memory })
+        // SAFETY: a new anonymous mapping touches no existing memory.
+        let memory = unsafe {
+            rustix::mm::mmap_anonymous(
+                ptr::null_mut(),
+                guard + SIGNAL_STACK_SIZE,
+                ProtFlags::READ | ProtFlags::WRITE,
+                MapFlags::PRIVATE,
+            )
+        }?;
+        let own = Self { memory };
+        // SAFETY: the page is the first of the mapping that was just made, which nobody uses yet.
+        unsafe { rustix::mm::mprotect(memory, guard, MprotectFlags::empty()) }?;
+        Ok(own)
     }
 
     fn start(&self) -> *mut c_void {
-        self.memory.start().as_ptr().wrapping_add(page_size()).cast()
+        self.memory.wrapping_byte_add(page_size())
     }
 }
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
         // Somebody may have put another one in its place.
-        if signal_stack().ss_sp != self.start() {
-            return;
+        if signal_stack().ss_sp == self.start() {
+            let disable = libc::stack_t {
+                ss_sp: ptr::null_mut(),
+                ss_flags: libc::SS_DISABLE,
+                ss_size: SIGNAL_STACK_SIZE,
+            };
+            // SAFETY: the structure is valid. The thread is ending, and no handler of it runs now.
+            unsafe { libc::sigaltstack(&disable, ptr::null_mut()) };
         }
-        let disable = libc::stack_t {
-            ss_sp: ptr::null_mut(),
-            ss_flags: libc::SS_DISABLE,
-            ss_size: SIGNAL_STACK_SIZE,
-        };
-        // SAFETY: the structure is valid. The thread is ending, and no handler of it runs now, so
-        // the memory can be unmapped once it is disabled.
-        unsafe { libc::sigaltstack(&disable, ptr::null_mut()) };
+        // SAFETY: the memory was mapped with this size by `new`, and is unmapped once, here. It is
+        // no stack any more.
+        let _ = unsafe { rustix::mm::munmap(self.memory, page_size() + SIGNAL_STACK_SIZE) };
     }
 }
 
