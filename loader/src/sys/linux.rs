@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::{Once, OnceLock};
 
 use rustix::fd::OwnedFd;
@@ -400,4 +400,34 @@ fn find_thread_stack() -> Range<usize> {
     let stack = start as usize + guard..start as usize + size.max(guard);
     STACK.set((stack.start, stack.end));
     stack
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rights of the mapping that an address is in.
+    fn rights(address: usize) -> Option<String> {
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        maps.lines().find_map(|line| {
+            let (range, rest) = line.split_once(' ')?;
+            let (start, end) = range.split_once('-')?;
+            let number = |text| usize::from_str_radix(text, 16).ok();
+            (number(start)?..number(end)?).contains(&address).then(|| rest[..4].to_owned())
+        })
+    }
+
+    #[test]
+    fn a_thread_has_a_large_signal_stack_with_a_guard_below() {
+        let run = || {
+            ensure_signal_stack().unwrap();
+            let stack = signal_stack();
+            assert_eq!((stack.ss_flags, stack.ss_size), (0, SIGNAL_STACK_SIZE));
+            let start = stack.ss_sp as usize;
+            assert_eq!(rights(start).as_deref(), Some("rw-p"));
+            assert_eq!(rights(start + SIGNAL_STACK_SIZE - 1).as_deref(), Some("rw-p"));
+            assert_eq!(rights(start - 1).as_deref(), Some("---p"));
+        };
+        std::thread::spawn(run).join().unwrap();
+    }
 }
