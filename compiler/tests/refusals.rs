@@ -74,13 +74,13 @@ fn features_of_later_versions_are_named() {
     for (text, feature) in [
         ("(module (func (drop (v128.const i32x4 0 0 0 0))))", "SIMD"),
         ("(module (func (param v128)))", "SIMD"),
-        ("(module (memory 1 1 shared))", "threads"),
-        ("(module (memory i64 1))", "64-bit memories"),
-        ("(module (memory 1) (memory 1))", "multiple memories"),
         ("(module (func $f (return_call $f)))", "tail calls"),
         ("(module (tag))", "exception handling"),
         ("(module (type (struct)))", "garbage-collected types"),
-        ("(module (global i32 (i32.add (i32.const 1) (i32.const 2))))", "extended constant"),
+        ("(module (type (sub (func))))", "garbage-collected types"),
+        ("(module (rec (type (func)) (type (func))))", "garbage-collected types"),
+        ("(module (func (drop (ref.i31 (i32.const 1)))))", "garbage-collected types"),
+        ("(module (func (local anyref)))", "garbage-collected types"),
         ("(module (func (param (ref func))))", "typed function references"),
     ] {
         match refusal(&wasm(text)) {
