@@ -31,10 +31,10 @@ impl Case {
     pub fn generate(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let canonical_nans = seed % 4 != 3;
-        let size = 512 << random.below(5);
+        let size = 2048 << random.below(5);
         let bytes = random.bytes(size);
         let mut input = Unstructured::new(&bytes);
-        let mut module = Module::new(config(canonical_nans, canonical_nans), &mut input)
+        let mut module = Module::new(config(canonical_nans, seed % 2 == 0), &mut input)
             .expect("any bytes make a module");
         module.ensure_termination(FUEL).expect("all functions are valid");
         let wasm = module.to_bytes();
@@ -51,11 +51,12 @@ impl Case {
     }
 }
 
-/// The bounds of what is generated. What only one engine has is left out.
-fn config(canonicalize_nans: bool, relaxed_simd_enabled: bool) -> Config {
+/// The bounds of what is generated. What only one engine has is left out. Modules
+/// without traps get farther.
+fn config(canonicalize_nans: bool, disallow_traps: bool) -> Config {
     Config {
         canonicalize_nans,
-        relaxed_simd_enabled,
+        disallow_traps,
         export_everything: true,
         max_imports: 0,
         max_memories: 2,
@@ -66,7 +67,7 @@ fn config(canonicalize_nans: bool, relaxed_simd_enabled: bool) -> Config {
         max_table_elements: 200,
         table_max_size_required: true,
         max_funcs: 12,
-        min_funcs: 1,
+        min_funcs: 4,
         max_instructions: 300,
         custom_page_sizes_enabled: true,
         gc_enabled: false,
