@@ -34,8 +34,8 @@ impl Case {
         let size = 2048 << random.below(5);
         let bytes = random.bytes(size);
         let mut input = Unstructured::new(&bytes);
-        let mut module = Module::new(config(canonical_nans, seed % 2 == 0), &mut input)
-            .expect("any bytes make a module");
+        let mut module =
+            Module::new(config(canonical_nans), &mut input).expect("any bytes make a module");
         module.ensure_termination(FUEL).expect("all functions are valid");
         let wasm = module.to_bytes();
         let instructions = count(&wasm);
@@ -51,12 +51,10 @@ impl Case {
     }
 }
 
-/// The bounds of what is generated. What only one engine has is left out. Modules
-/// without traps get farther.
-fn config(canonicalize_nans: bool, disallow_traps: bool) -> Config {
+/// The bounds of what is generated. What only one engine has is left out.
+fn config(canonicalize_nans: bool) -> Config {
     Config {
         canonicalize_nans,
-        disallow_traps,
         export_everything: true,
         max_imports: 0,
         max_memories: 2,
