@@ -88,11 +88,15 @@ pub enum Section {
     Sites = 17,
     /// Text that other sections refer to.
     Strings = 18,
+    /// Defined tags.
+    Tags = 19,
+    /// Handlers of exceptions.
+    Handlers = 20,
 }
 
 impl Section {
     /// Every section, in the order of the header's directory.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 21] = [
         Self::Text,
         Self::Module,
         Self::Types,
@@ -112,6 +116,8 @@ impl Section {
         Self::ImageBytes,
         Self::Sites,
         Self::Strings,
+        Self::Tags,
+        Self::Handlers,
     ];
 
     /// The name of the ELF section.
@@ -137,6 +143,8 @@ impl Section {
             Self::ImageBytes => ".cwasm.imagebytes",
             Self::Sites => ".cwasm.sites",
             Self::Strings => ".cwasm.strings",
+            Self::Tags => ".cwasm.tags",
+            Self::Handlers => ".cwasm.handlers",
         }
     }
 

@@ -19,11 +19,11 @@ pub(crate) fn parse(text: &str, ty: ValType) -> anyhow::Result<Val<'static>> {
         ValType::F32 => text.parse::<f32>().ok().map(Val::from),
         ValType::F64 => text.parse::<f64>().ok().map(Val::from),
         ValType::V128 => integer(text, u128::MAX).map(Val::V128),
-        ValType::FuncRef if text == "null" => Some(Val::FuncRef(None)),
-        ValType::ExternRef if text == "null" => Some(Val::ExternRef(None)),
-        ValType::FuncRef | ValType::ExternRef => {
+        ValType::Ref(_) if text == "null" && ty.has_default() => Some(Val::default_of(ty)),
+        ValType::Ref(_) if ty.has_default() => {
             bail!("{text:?} is not a {ty}: only `null` can be given for one")
         }
+        ValType::Ref(_) => bail!("a {ty} cannot be given on the command line"),
         _ => None,
     };
     let article = if ty == ValType::V128 { "a" } else { "an" };
@@ -63,7 +63,7 @@ pub(crate) fn show(value: &Val<'_>) -> String {
         Val::F32(bits) => f32::from_bits(*bits).to_string(),
         Val::F64(bits) => f64::from_bits(*bits).to_string(),
         Val::V128(bits) => format!("{bits:#034x}"),
-        Val::FuncRef(None) | Val::ExternRef(None) => "null".to_owned(),
+        Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None) => "null".to_owned(),
         Val::FuncRef(Some(_)) => "funcref".to_owned(),
         Val::ExternRef(Some(_)) => "externref".to_owned(),
         other => other.ty().to_string(),

@@ -6,7 +6,7 @@ use cranelift_codegen::isa::unwind::UnwindInfo;
 use cwasm_artifact::cpu::CpuFeatures;
 use target_lexicon::{Architecture, Triple};
 
-use crate::codegen::{Code, Generated, Site};
+use crate::codegen::{Code, Generated, Handler, Site};
 use crate::error::CompileError;
 use crate::module::{Module, TypeIndex};
 use crate::trampoline::Direction;
@@ -42,6 +42,8 @@ pub struct Text {
     pub sites: Vec<Site>,
     /// The CPU features that the instructions need.
     pub features: CpuFeatures,
+    /// All handlers of exceptions, ordered by the offset of their call.
+    pub handlers: Vec<Handler>,
     /// The byte between functions. Running into it traps.
     pub filler: u8,
     /// How to unwind each piece of code, ordered by offset.
@@ -72,6 +74,7 @@ pub(crate) fn link(
         bytes: Vec::new(),
         sites: Vec::new(),
         features: CpuFeatures::NONE,
+        handlers: Vec::new(),
         unwind: Vec::new(),
     };
     linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + ALIGNMENT).sum());
@@ -119,6 +122,7 @@ pub(crate) fn link(
         trampolines: placed,
         sites: linker.sites,
         features: linker.features,
+        handlers: linker.handlers,
         unwind: linker.unwind,
     })
 }
@@ -133,6 +137,7 @@ struct Linker {
     bytes: Vec<u8>,
     sites: Vec<Site>,
     features: CpuFeatures,
+    handlers: Vec<Handler>,
     unwind: Vec<(TextRange, UnwindInfo)>,
 }
 
@@ -158,6 +163,11 @@ impl Linker {
         self.sites
             .extend(code.sites.iter().map(|site| Site { text: site.text + range.offset, ..*site }));
         self.features = self.features.union(code.features);
+        self.handlers.extend(code.handlers.iter().map(|handler| Handler {
+            call: handler.call + range.offset,
+            handler: handler.handler + range.offset,
+            ..*handler
+        }));
         self.unwind.extend(code.unwind.map(|unwind| (range, unwind)));
         Ok(range)
     }
@@ -201,6 +211,7 @@ mod tests {
             bytes: bytes.to_vec(),
             sites: Vec::new(),
             features: CpuFeatures::NONE,
+            handlers: Vec::new(),
             unwind: Vec::new(),
         }
     }
@@ -212,6 +223,7 @@ mod tests {
             relocations: Vec::new(),
             sites: vec![Site { text: 1, wasm: 7, trap: None }],
             features: CpuFeatures::NONE,
+            handlers: Vec::new(),
             unwind: None,
         }
     }

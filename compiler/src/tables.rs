@@ -3,9 +3,11 @@
 use cwasm_artifact::builder::{BuildError, Tables};
 use cwasm_artifact::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span,
     const_op, extern_kind, item_kind, segment_mode,
 };
+
+use cwasm_artifact::sites::Site;
 
 use crate::CompiledModule;
 use crate::error::CompileError;
@@ -56,6 +58,7 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
             ExportItem::Table(index) => (extern_kind::TABLE, index.as_u32()),
             ExportItem::Memory(index) => (extern_kind::MEMORY, index.as_u32()),
             ExportItem::Global(index) => (extern_kind::GLOBAL, index.as_u32()),
+            ExportItem::Tag(index) => (extern_kind::TAG, index.as_u32()),
         };
         let name = tables.add_text(export.name)?;
         tables.exports.push(ExportRecord { name, kind: kind.into(), index: index.into() });
@@ -88,11 +91,18 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
             length: (image.bytes.len() as u64).into(),
         });
     }
-    tables.sites.reserve(text.sites.len());
-    tables.sites.extend(text.sites.iter().map(|site| SiteRecord {
-        text: site.text.into(),
-        wasm: site.wasm.into(),
+    let sites = text.sites.iter().map(|site| Site {
+        text: site.text,
+        wasm: site.wasm,
         trap: site.trap.map_or(0, |trap| trap.code()),
+    });
+    tables.set_sites(&sites.collect::<Vec<_>>())?;
+    tables.handlers.extend(text.handlers.iter().map(|handler| HandlerRecord {
+        call: handler.call.into(),
+        handler: handler.handler.into(),
+        tag: handler.tag.map_or(NONE, |tag| tag.as_u32()).into(),
+        frame: handler.frame.into(),
+        vmctx: handler.vmctx.into(),
     }));
     Ok(tables)
 }
@@ -120,6 +130,7 @@ fn imports(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError>
             ExternType::Table(ty) => ExternRecord::table(ty),
             ExternType::Memory(ty) => ExternRecord::memory(ty),
             ExternType::Global(ty) => ExternRecord::global(ty),
+            ExternType::Tag(index) => ExternRecord::tag(index.as_u32()),
         };
         let record = ImportRecord {
             module: tables.add_text(import.module)?,
@@ -132,9 +143,17 @@ fn imports(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError>
 }
 
 fn definitions(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError> {
-    for ty in module.tables.values().skip(module.imported_tables as usize) {
+    for (index, ty) in module.tables.iter().skip(module.imported_tables as usize) {
         let ty = ExternRecord::table(ty);
-        tables.tables.push(DefinedRecord { ty, init: Span::default() });
+        let init = match &module.table_inits[index] {
+            Some(init) => add_const(tables, init)?,
+            None => Span::default(),
+        };
+        tables.tables.push(DefinedRecord { ty, init });
+    }
+    for ty in module.tags.values().skip(module.imported_tags as usize) {
+        let ty = ExternRecord::tag(ty.as_u32());
+        tables.tags.push(DefinedRecord { ty, init: Span::default() });
     }
     for ty in module.memories.values().skip(module.imported_memories as usize) {
         let ty = ExternRecord::memory(ty);

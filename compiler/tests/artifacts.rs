@@ -116,30 +116,30 @@ fn sites_lead_from_code_to_the_operators() {
     let module = wasm(PROGRAM);
     let artifact = compile(&module, &x86()).unwrap();
     read(&artifact, |view, _| {
-        let sites = view.sites();
-        assert!(sites.windows(2).all(|pair| pair[0].text <= pair[1].text));
+        let sites: Vec<_> = view.sites().iter().collect();
+        assert!(sites.is_sorted_by_key(|site| site.text));
         let within = |name: &str| {
             let function = view.functions().iter().find(|f| view.text(f.name) == name).unwrap();
             let range = function.text.get()..function.text.get() + function.length.get();
-            sites.iter().filter(move |site| range.contains(&site.text.get()))
+            sites.iter().filter(move |site| range.contains(&site.text))
         };
         // The load of `hidden`: its only trap, at the opcode 0x28.
         let load: Vec<_> = within("hidden").collect();
         assert_eq!(load.len(), 1);
         assert_eq!(Trap::from_code(load[0].trap), Some(Trap::MemoryOutOfBounds));
-        assert_eq!(module[load[0].wasm.get() as usize], 0x28);
+        assert_eq!(module[load[0].wasm as usize], 0x28);
         // Calls are 0x10, the division 0x6e.
         let run = &view.functions()[2];
         let range = run.text.get()..run.text.get() + run.length.get();
-        let of_run: Vec<_> = sites.iter().filter(|site| range.contains(&site.text.get())).collect();
+        let of_run: Vec<_> = sites.iter().filter(|site| range.contains(&site.text)).collect();
         let returns: Vec<_> = of_run.iter().filter(|site| site.trap == 0).collect();
         assert_eq!(returns.len(), 2);
-        assert!(returns.iter().all(|site| module[site.wasm.get() as usize] == 0x10));
+        assert!(returns.iter().all(|site| module[site.wasm as usize] == 0x10));
         let division = of_run
             .iter()
             .find(|site| Trap::from_code(site.trap) == Some(Trap::IntegerDivisionByZero))
             .unwrap();
-        assert_eq!(module[division.wasm.get() as usize], 0x6e);
+        assert_eq!(module[division.wasm as usize], 0x6e);
         assert!(of_run.iter().any(|site| Trap::from_code(site.trap) == Some(Trap::StackOverflow)));
     });
 }

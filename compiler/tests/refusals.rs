@@ -72,10 +72,10 @@ fn damaged_modules_are_refused_or_compiled_but_never_panic() {
 #[test]
 fn features_of_later_versions_are_named() {
     for (text, feature) in [
-        ("(module (func $f (return_call $f)))", "tail calls"),
-        ("(module (tag))", "exception handling"),
+        ("(module (func (try (do) (catch_all))))", "`wasm-opt --translate-to-exnref`"),
+        ("(module (type (func)) (rec (type (func)) (type (func))))", "garbage-collected types"),
+        ("(module (func (param anyref)))", "garbage-collected types"),
         ("(module (type (struct)))", "garbage-collected types"),
-        ("(module (func (param (ref func))))", "typed function references"),
     ] {
         match refusal(&wasm(text)) {
             CompileError::Unsupported { feature: found, .. } => {

@@ -20,8 +20,11 @@ fn matches_core<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRetC
         (Val::F32(found), WastRetCore::F32(wanted)) => matches_f32(*found, wanted),
         (Val::F64(found), WastRetCore::F64(wanted)) => matches_f64(*found, wanted),
         (Val::V128(found), WastRetCore::V128(wanted)) => matches_v128(*found, wanted),
-        (Val::FuncRef(None) | Val::ExternRef(None), WastRetCore::RefNull(_)) => true,
-        (Val::FuncRef(Some(_)), WastRetCore::RefFunc(None)) => true,
+        (
+            Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None),
+            WastRetCore::RefNull(_),
+        ) => true,
+        (Val::FuncRef(Some(_)), WastRetCore::RefFunc(_)) => true,
         (Val::ExternRef(Some(_)), WastRetCore::RefExtern(None)) => true,
         (Val::ExternRef(Some(found)), WastRetCore::RefExtern(Some(wanted))) => {
             found.get(store).is_ok_and(|value| value.downcast_ref() == Some(wanted))

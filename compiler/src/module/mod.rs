@@ -22,7 +22,7 @@ pub use hints::BranchHints;
 pub use images::{Image, Images};
 pub use index::{
     DefinedFuncIndex, DefinedGlobalIndex, FuncIndex, FuncRefIndex, GlobalIndex, MemoryIndex,
-    TableIndex, TypeIndex,
+    TableIndex, TagIndex, TypeIndex,
 };
 pub use names::Names;
 pub(crate) use parse::explain_in_body;
@@ -52,6 +52,8 @@ pub enum ExportItem {
     Memory(MemoryIndex),
     /// A global.
     Global(GlobalIndex),
+    /// A tag.
+    Tag(TagIndex),
 }
 
 /// An export.
@@ -156,6 +158,12 @@ pub struct Module<'wasm> {
     pub tables: PrimaryMap<TableIndex, TableType>,
     /// How many of the tables are imported.
     pub imported_tables: u32,
+    /// The initial value of the elements of a table that does not begin as null.
+    pub table_inits: SecondaryMap<TableIndex, Option<ConstExpr>>,
+    /// Imported and defined tags, by the types whose parameters they carry.
+    pub tags: PrimaryMap<TagIndex, TypeIndex>,
+    /// How many of the tags are imported.
+    pub imported_tags: u32,
     /// Imported and defined memories.
     pub memories: PrimaryMap<MemoryIndex, MemoryType>,
     /// How many of the memories are imported.

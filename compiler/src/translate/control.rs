@@ -12,6 +12,7 @@ use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::types::ValType;
 use wasmparser::{BlockType, Operator};
 
+use super::exception::is_exception;
 use super::stack::{Frame, FrameKind};
 use super::{Translator, clif_type, trap_code};
 use crate::module::{TypeIndex, val_type};
@@ -79,7 +80,10 @@ impl Translator<'_, '_> {
     /// Follows the nesting of blocks where control does not reach.
     pub(super) fn unreachable_operator(&mut self, operator: &Operator<'_>) {
         match operator {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+            Operator::Block { .. }
+            | Operator::Loop { .. }
+            | Operator::If { .. }
+            | Operator::TryTable { .. } => {
                 self.stack.unreachable_depth += 1;
             }
             Operator::Else if self.stack.unreachable_depth == 0 => self.open_else(),
@@ -89,7 +93,14 @@ impl Translator<'_, '_> {
         }
     }
 
-    fn open(&mut self, kind: FrameKind, ty: BlockType) {
+    pub(super) fn open(&mut self, kind: FrameKind, ty: BlockType) {
+        self.holds_exceptions |= match ty {
+            BlockType::Empty => false,
+            BlockType::Type(ty) => val_type(ty).is_some_and(is_exception),
+            BlockType::FuncType(ty) => {
+                self.env.module.types[TypeIndex::from_u32(ty)].values().any(is_exception)
+            }
+        };
         let height = self.stack.values.len() - self.params(ty).len();
         let saved = self.stack.saved.len();
         self.stack.frames.push(Frame { kind, exit: None, warm: false, ty, height, saved });
@@ -167,6 +178,7 @@ impl Translator<'_, '_> {
                 self.reachable = false;
             }
             FrameKind::Loop { header } => self.builder.seal_block(header),
+            FrameKind::Try { handlers } => self.close_handlers(handlers),
             FrameKind::Block => {}
         }
         if self.stack.frame(0).exit.is_some() && self.reachable {
@@ -232,7 +244,7 @@ impl Translator<'_, '_> {
     }
 
     /// Where a branch of this depth goes, and with how many operands.
-    fn target(&mut self, depth: u32) -> (Block, usize) {
+    pub(super) fn target(&mut self, depth: u32) -> (Block, usize) {
         let frame = self.stack.frame(depth);
         if let FrameKind::Loop { header } = frame.kind {
             let ty = frame.ty;
@@ -290,7 +302,7 @@ impl Translator<'_, '_> {
         position.ok().map(|position| self.hints[position].1)
     }
 
-    fn arguments(&self, count: usize) -> Vec<BlockArg> {
+    pub(super) fn arguments(&self, count: usize) -> Vec<BlockArg> {
         self.stack.top(count).iter().copied().map(Value::into).collect()
     }
 

@@ -10,6 +10,7 @@
 //!   computed in [`bounds`] alone;
 //! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`];
+//! * [`exception`]: throwing, catching, and which handlers a call has;
 //! * [`simd`]: 128-bit vectors; [`wide`]: 128-bit integers.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
@@ -20,6 +21,7 @@ mod atomic;
 mod bounds;
 mod call;
 mod control;
+mod exception;
 mod global;
 mod interrupt;
 mod local;
@@ -46,7 +48,7 @@ use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
 use crate::settings::{MemoryBounds, RelaxedSimd};
 use runtime::Regions;
-pub(crate) use runtime::{stack_limit, trap_code};
+pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
 use stack::Stack;
 
 /// What all functions of a module are translated against.
@@ -65,6 +67,8 @@ pub(crate) struct Environment<'a> {
     pub(crate) fuel: bool,
     /// Whether the epoch is watched.
     pub(crate) epoch: bool,
+    /// Code of earlier compilations.
+    pub(crate) reuse: Option<&'a crate::reuse::Reuse<'a>>,
 }
 
 /// Why a body was not translated.
@@ -165,6 +169,10 @@ struct Translator<'a, 'f> {
     callees: HashMap<FuncIndex, FuncRef>,
     signatures: HashMap<TypeIndex, SigRef>,
     builtins: HashMap<Builtin, SigRef>,
+    /// How many edges lead from calls to handlers of exceptions.
+    handler_edges: usize,
+    /// Whether a value may be a reference to an exception from here on.
+    holds_exceptions: bool,
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
@@ -207,6 +215,8 @@ impl<'a, 'f> Translator<'a, 'f> {
             callees: HashMap::new(),
             signatures: HashMap::new(),
             builtins: HashMap::new(),
+            handler_edges: 0,
+            holds_exceptions: ty.values().any(exception::is_exception),
         }
     }
 
@@ -218,7 +228,8 @@ impl<'a, 'f> Translator<'a, 'f> {
         self.offset = narrow(offset.saturating_sub(self.start));
     }
 
-    /// Declares locals of a type, which are zero at first.
+    /// Declares locals of a type, which are zero at first. Those that cannot be null are too, and
+    /// validation makes sure that nobody reads them then.
     fn declare_locals(&mut self, count: u32, ty: ValType) {
         let zero = match ty {
             ValType::F32 => self.builder.ins().f32const(0.0),
@@ -226,6 +237,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             ValType::V128 => self.vector_constant(clif_type(ty), [0; 16]),
             _ => self.builder.ins().iconst(clif_type(ty), 0),
         };
+        self.holds_exceptions |= exception::is_exception(ty);
         for _ in 0..count {
             let variable = self.builder.declare_var(clif_type(ty));
             self.builder.def_var(variable, zero);
@@ -246,6 +258,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.memory(operator)
             || self.control(operator)
             || self.call(operator)
+            || self.exception(operator)
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)
@@ -254,6 +267,6 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.vector(operator)
             || self.wide(operator);
         // The validator lets through what it knows as parts of garbage collection.
-        if done { Ok(()) } else { Err(BodyError::Unsupported(GC, offset)) }
+        if done { self.check_handler_edges(offset) } else { Err(BodyError::Unsupported(GC, offset)) }
     }
 }

@@ -1,5 +1,7 @@
 //! The operand stack and the stack of open blocks.
 
+use std::rc::Rc;
+
 use cranelift_codegen::ir::{Block, Value};
 
 /// What opened a block.
@@ -18,6 +20,20 @@ pub(super) enum FrameKind {
         /// Whether it seldom is.
         cold: bool,
     },
+    /// `try_table`.
+    Try {
+        /// Its handlers are those in [`Stack::handlers`] from here on.
+        handlers: usize,
+    },
+}
+
+/// A catch clause of an open `try_table`.
+#[derive(Clone, Copy)]
+pub(super) struct Handler {
+    /// The tag that it catches; `None` for all.
+    pub(super) tag: Option<u32>,
+    /// The block that a caught exception goes on at.
+    pub(super) pad: Block,
 }
 
 /// A block that is open.
@@ -42,6 +58,10 @@ pub(super) struct Stack {
     pub(super) frames: Vec<Frame>,
     /// Parameters of the open `if` blocks, for their `else`.
     pub(super) saved: Vec<Value>,
+    /// Catch clauses of the open `try_table` blocks; the last is tried first.
+    pub(super) handlers: Vec<Handler>,
+    /// Those of them that a call has, if they are known.
+    pub(super) effective: Option<Rc<[Handler]>>,
     /// Blocks that were opened where control does not reach.
     pub(super) unreachable_depth: usize,
 }
