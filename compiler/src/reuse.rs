@@ -23,6 +23,7 @@ use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::unwind::UnwindInfo;
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
@@ -181,11 +182,15 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         imported_functions,
         func_refs,
         tables,
+        table_inits: _, // matter when an instance is made
         imported_tables,
         memories,
         imported_memories,
         globals,
         imported_globals,
+        tags,
+        imported_tags,
+        hints,
         elements: _, // matter by the function references that they need
         data: _,     // matters when an instance is made
         start: _,    // as the elements
@@ -196,7 +201,7 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
     let _ = writeln!(
         digest,
         "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables}\n\
-         {memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{vmctx:?}"
+         {memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{tags:?} {imported_tags}\n{hints:?}\n{vmctx:?}"
     );
 }
 
@@ -255,6 +260,7 @@ struct Stored {
     relocations: Vec<(u32, Reloc, u32, i64)>,
     /// Offset, offset in the wasm from the start of the body, trap code or none.
     sites: Vec<(u32, u32, Option<u8>)>,
+    features: u64,
     unwind: Option<UnwindInfo>,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
@@ -264,7 +270,11 @@ struct Stored {
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
     fn of(code: &Code, start: u32, callees: &[FuncIndex]) -> Option<Self> {
-        let Code { bytes, alignment, relocations, sites, unwind } = code;
+        let Code { bytes, alignment, relocations, sites, handlers, features, unwind } = code;
+        // Handlers name tags of this module.
+        if !handlers.is_empty() {
+            return None;
+        }
         let relocations = relocations.iter().map(|relocation| {
             let number = callees.iter().position(|callee| *callee == relocation.target)?;
             let number = u32::try_from(number).ok()?;
@@ -277,13 +287,14 @@ impl Stored {
             alignment: *alignment,
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
+            features: features.bits(),
             unwind: unwind.clone(),
             bytes: bytes.clone(),
         })
     }
 
     fn into_code(self, start: u32, callee: impl Fn(u32) -> Option<FuncIndex>) -> Option<Code> {
-        let Self { alignment, relocations, sites, unwind, bytes } = self;
+        let Self { alignment, relocations, sites, features, unwind, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(CallRelocation { offset, kind, target: callee(number)?, addend })
         });
@@ -297,6 +308,8 @@ impl Stored {
         Some(Code {
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
+            handlers: Vec::new(),
+            features: CpuFeatures::from_bits(features),
             bytes,
             alignment,
             unwind,
