@@ -4,7 +4,7 @@ use std::fmt;
 
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
-use cwasm_artifact::header::{FORMAT_VERSION, settings};
+use cwasm_artifact::header::FORMAT_VERSION;
 use cwasm_artifact::hex::Hex;
 use sha2::{Digest as _, Sha256};
 
@@ -96,33 +96,11 @@ impl Profile {
 
 #[cfg(feature = "compiler")]
 impl From<&cwasm_compiler::Settings> for Profile {
-    /// Every setting is named here, so that a new one cannot be forgotten.
+    /// What a header records of settings is all that changes the code.
     fn from(settings: &cwasm_compiler::Settings) -> Self {
-        let cwasm_compiler::Settings {
-            target,
-            cpu,
-            opt_level,
-            jobs: _, // does not change the artifact
-            fuel,
-            epoch,
-            memory_bounds,
-        } = settings;
-        let mut bits = 0;
-        if *fuel {
-            bits |= settings::FUEL;
-        }
-        if *epoch {
-            bits |= settings::EPOCH;
-        }
-        if *memory_bounds == cwasm_compiler::MemoryBounds::Explicit {
-            bits |= settings::EXPLICIT_CHECKS;
-        }
-        Self {
-            target: target.to_string(),
-            cpu: *cpu,
-            opt_level: opt_level.name().to_owned(),
-            settings: bits,
-        }
+        let cwasm_compiler::settings::Recorded { target, cpu_level: _, opt_level, bits } =
+            settings.recorded();
+        Self { target, cpu: settings.cpu, opt_level: opt_level.to_owned(), settings: bits }
     }
 }
 
@@ -177,6 +155,7 @@ pub(crate) fn compatibility_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cwasm_artifact::header::settings;
 
     #[test]
     fn everything_that_changes_code_changes_the_key() {

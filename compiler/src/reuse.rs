@@ -192,6 +192,9 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         imported_memories,
         globals,
         imported_globals,
+        tags,
+        imported_tags,
+        hints,
         elements: _, // matter by the function references that they need
         data: _,     // matters when an instance is made
         start: _,    // as the elements
