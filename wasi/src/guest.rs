@@ -420,7 +420,7 @@ mod tests {
             Ok(())
         };
         memory.fill(1, 200_000, fill).unwrap();
-        assert_eq!(memory.read(0, 2).unwrap()[..], [64, 7][..]);
+        assert_eq!(memory.read(0, 2).unwrap()[..], [0, 7][..]);
         assert_eq!(memory.read(200_000, 2).unwrap()[..], [7, 0][..]);
         assert_eq!(pieces, 4);
         assert_eq!(memory.read_in(0, u32::MAX, |_| Ok(0)), Err(Errno::Fault));
