@@ -1,6 +1,7 @@
 //! What names an entry: everything that decides the bytes of an artifact, hashed.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
@@ -12,21 +13,21 @@ use sha2::{Digest as _, Sha256};
 /// checkout also what it was built from.
 pub const COMPILER: &str = env!("CWASM_COMPILER_IDENTITY");
 
-/// A wasm binary and its SHA-256.
+/// A wasm binary and its SHA-256, which is computed when it is first needed.
 ///
-/// Everything that takes one takes bytes too, and hashes them. Who asks for the
+/// Everything that takes one takes bytes too. Who asks for the
 /// same module many times keeps a `Wasm`, and hashes once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wasm<'a> {
     bytes: &'a [u8],
-    sha256: [u8; 32],
+    sha256: OnceLock<[u8; 32]>,
 }
 
 impl<'a> Wasm<'a> {
-    /// Hashes a wasm binary.
+    /// A wasm binary.
     #[must_use]
     pub fn new(wasm: &'a [u8]) -> Self {
-        Self { bytes: wasm, sha256: Sha256::digest(wasm).into() }
+        Self { bytes: wasm, sha256: OnceLock::new() }
     }
 
     /// The wasm binary.
@@ -36,9 +37,19 @@ impl<'a> Wasm<'a> {
     }
 
     /// Its SHA-256.
-    #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
-        self.sha256
+        *self.sha256.get_or_init(|| Sha256::digest(self.bytes).into())
+    }
+
+    /// Whether the SHA-256 is known.
+    pub(crate) fn is_hashed(&self) -> bool {
+        self.sha256.get().is_some()
+    }
+}
+
+impl<'a> From<&Wasm<'a>> for Wasm<'a> {
+    fn from(wasm: &Wasm<'a>) -> Self {
+        wasm.clone()
     }
 }
 
@@ -92,6 +103,13 @@ impl Profile {
         let arch = Arch::of_triple(&self.target);
         arch.and_then(|arch| self.cpu.features(arch)).unwrap_or(CpuFeatures::NONE)
     }
+
+    /// Everything in it. Each part ends where the next begins: none contains a line break.
+    fn text(&self) -> String {
+        let Self { target, cpu, opt_level, settings } = self;
+        let features = self.features().bits();
+        format!("target {target}\ncpu {cpu} {features:x}\nopt {opt_level}\nsettings {settings:x}\n")
+    }
 }
 
 #[cfg(feature = "compiler")]
@@ -134,16 +152,8 @@ impl Key {
     /// The name of what `wasm` compiles to.
     #[must_use]
     pub fn new(wasm: &Wasm<'_>, profile: &Profile) -> Self {
-        let Profile { target, cpu, opt_level, settings } = profile;
-        // Each part ends where the next begins: none contains a line break.
-        let text = format!(
-            "cwasm cache 1\nsource {}\ncompiler {COMPILER}\nformat {FORMAT_VERSION}\nabi {}\n\
-             target {target}\ncpu {cpu} {:x}\nopt {opt_level}\nsettings {settings:x}\n",
-            Hex(&wasm.sha256),
-            Hex(&fingerprint().0),
-            profile.features().bits(),
-        );
-        Self(Sha256::digest(text).into())
+        let hash = Sha256::new_with_prefix("cwasm cache 1\n").chain_update(compatibility());
+        Self(hash.chain_update(profile.text()).chain_update(wasm.sha256()).finalize().into())
     }
 }
 
@@ -159,13 +169,27 @@ impl fmt::Debug for Key {
     }
 }
 
+/// A name for what a module probably is, from a small part of it: its length, its beginning and its end.
+pub(crate) fn likeness(wasm: &[u8], profile: &Profile) -> String {
+    const PART: usize = 16 << 10;
+    let begin = &wasm[..wasm.len().min(PART)];
+    let end = &wasm[wasm.len().saturating_sub(PART)..];
+    let hash = Sha256::new_with_prefix("cwasm likeness 1\n").chain_update(profile.text());
+    let hash = hash.chain_update((wasm.len() as u64).to_le_bytes());
+    let hash: [u8; 32] = hash.chain_update(begin).chain_update(end).finalize().into();
+    Hex(&hash[..16]).to_string()
+}
+
 /// What entries in one folder have in common, as text: nobody else can read them.
-pub(crate) fn compatibility() -> String {
-    format!(
-        "compiler {COMPILER}\nformat {FORMAT_VERSION}\nabi {}\ntarget {}\n",
-        Hex(&fingerprint().0),
-        host_triple()
-    )
+pub(crate) fn compatibility() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        format!(
+            "compiler {COMPILER}\nformat {FORMAT_VERSION}\nabi {}\ntarget {}\n",
+            Hex(&fingerprint().0),
+            host_triple()
+        )
+    })
 }
 
 /// The name of the folder of what this version and machine can read.
@@ -197,6 +221,19 @@ mod tests {
         keys.dedup();
         assert_eq!(keys.len(), count);
         assert_eq!(key(b"a", &base), key(b"a", &base));
+    }
+
+    #[test]
+    fn modules_that_are_alike_have_other_keys() {
+        let (mut a, profile) = (vec![7; 100_000], Profile::default());
+        let before = (likeness(&a, &profile), Key::new(&Wasm::new(&a), &profile));
+        a[50_000] = 8;
+        let after = (likeness(&a, &profile), Key::new(&Wasm::new(&a), &profile));
+        assert_eq!(before.0, after.0);
+        assert_ne!(before.1, after.1);
+        assert_ne!(likeness(&a, &Profile { settings: 1, ..profile.clone() }), after.0);
+        assert_ne!(likeness(&a[1..], &profile), after.0);
+        assert_ne!(likeness(b"", &profile), after.0);
     }
 
     #[cfg(feature = "compiler")]
