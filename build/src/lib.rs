@@ -7,7 +7,7 @@
 //!
 //! The application depends on `cwasm-loader` alone, and contains no compiler:
 //!
-//! ```ignore
+//! ```text
 //! const PLUGIN: cwasm_loader::Embedded = cwasm_loader::embedded!("plugin");
 //! let artifact = PLUGIN.load()?;
 //! ```

@@ -16,7 +16,7 @@ use crate::key::{Key, Profile, Wasm, likeness};
 use crate::layer::{Durable, Found, GUESSES, Layer, publish};
 
 /// Smaller modules are hashed faster than a thread is started.
-const MIN_BYTES: usize = 64 << 10;
+const MIN_BYTES: usize = 256 << 10;
 
 /// What may be known about a module that is not hashed yet.
 pub(crate) struct Guess {
