@@ -7,7 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Args, ValueEnum};
 use cwasm_compiler::{
-    CpuLevel, MemoryBounds, OptLevel, Settings, compile_with_progress, symbol_name, wrap_in_object,
+    CpuLevel, MemoryBounds, OptLevel, RelaxedSimd, Settings, compile_with_progress, symbol_name,
+    wrap_in_object,
 };
 use cwasm_loader::Digest;
 use target_lexicon::Triple;
@@ -68,6 +69,12 @@ pub(crate) struct Compile {
     /// What keeps memory accesses in bounds: guard pages, or explicit comparisons
     #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     memory_checks: MemoryChecks,
+    /// Give every computed NaN the same bits, whatever the CPU
+    #[arg(long)]
+    canonicalize_nans: bool,
+    /// What relaxed SIMD computes: the fastest for the CPU level, or the same for every CPU
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
+    relaxed_simd: RelaxedLowering,
 }
 
 /// What keeps memory accesses in bounds.
@@ -76,6 +83,14 @@ enum MemoryChecks {
     #[default]
     Guard,
     Explicit,
+}
+
+/// What relaxed vector operators compute.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+enum RelaxedLowering {
+    #[default]
+    Native,
+    Deterministic,
 }
 
 /// What is written.
@@ -163,6 +178,11 @@ impl Compile {
             memory_bounds: match self.memory_checks {
                 MemoryChecks::Guard => MemoryBounds::Guarded,
                 MemoryChecks::Explicit => MemoryBounds::Explicit,
+            },
+            canonicalize_nans: self.canonicalize_nans,
+            relaxed_simd: match self.relaxed_simd {
+                RelaxedLowering::Native => RelaxedSimd::Native,
+                RelaxedLowering::Deterministic => RelaxedSimd::Deterministic,
             },
         }
     }

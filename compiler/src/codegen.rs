@@ -13,14 +13,19 @@ use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::ExternalName;
 use cranelift_codegen::isa::unwind::UnwindInfo;
-use cranelift_codegen::{CodegenError, Context, FinalizedRelocTarget};
+use cranelift_codegen::{
+    CodegenError, Context, ExceptionContextLoc, FinalizedMachExceptionHandler, FinalizedRelocTarget,
+};
 use cranelift_frontend::FunctionBuilderContext;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use rayon::prelude::*;
+use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::error::CompileError;
-use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TypeIndex};
+use crate::instructions;
+use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
 use crate::reuse::Reuse;
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
@@ -66,6 +71,21 @@ pub struct Site {
     pub trap: Option<Trap>,
 }
 
+/// Where an exception goes on that leaves a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// The return address of the call, as an offset in the code.
+    pub call: u32,
+    /// Where the handler begins, as an offset in the code.
+    pub handler: u32,
+    /// The tag that it handles; `None` for all.
+    pub tag: Option<TagIndex>,
+    /// How many bytes the stack pointer is below the frame pointer during the call.
+    pub frame: u32,
+    /// Where the vmctx is saved, in bytes above the stack pointer.
+    pub vmctx: u32,
+}
+
 /// Machine code of a function or trampoline, not placed yet.
 #[derive(Debug)]
 pub(crate) struct Code {
@@ -74,6 +94,10 @@ pub(crate) struct Code {
     pub(crate) relocations: Vec<CallRelocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
+    /// The CPU features that its instructions need.
+    pub(crate) features: CpuFeatures,
+    /// Ordered by call; those of a call in the order in which they are tried.
+    pub(crate) handlers: Vec<Handler>,
     pub(crate) unwind: Option<UnwindInfo>,
 }
 
@@ -319,6 +343,8 @@ enum Problem {
     Symbol(String),
     #[error("the code contains a trap with the unknown code {0}")]
     Trap(u8),
+    #[error("a handler of exceptions cannot find its vmctx")]
+    Handler,
 }
 
 fn explain(module: &Module<'_>, function: FuncIndex, problem: &Problem) -> CompileError {
@@ -373,6 +399,11 @@ impl Worker {
             return Err(CodegenError::CodeTooLarge.into());
         };
         let unwind = code.create_unwind_info(env.isa)?;
+        let features = match env.isa.triple().architecture {
+            Architecture::X86_64 => instructions::needed(code.buffer.data(), &code.bb_starts),
+            // No feature of other architectures has a name yet.
+            _ => CpuFeatures::NONE,
+        };
         let buffer = &code.buffer;
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {
@@ -395,9 +426,42 @@ impl Worker {
             alignment: buffer.alignment,
             relocations,
             sites: sites(buffer, start)?,
+            features,
+            handlers: handlers(buffer)?,
             unwind,
         })
     }
+}
+
+/// The handlers of a function, with offsets from its start. Calls without a vmctx for their handlers
+/// are those of entry trampolines, which no exception reaches.
+fn handlers(buffer: &Buffer) -> Result<Vec<Handler>, Problem> {
+    let mut found = Vec::new();
+    for call in buffer.call_sites() {
+        let mut context = None;
+        for item in call.exception_handlers {
+            let (tag, handler) = match *item {
+                FinalizedMachExceptionHandler::Context(location) => {
+                    context = Some(location);
+                    continue;
+                }
+                FinalizedMachExceptionHandler::Tag(tag, handler) => {
+                    (Some(TagIndex::from_u32(tag.as_u32())), handler)
+                }
+                FinalizedMachExceptionHandler::Default(handler) => (None, handler),
+            };
+            let vmctx = match context {
+                None => continue,
+                Some(ExceptionContextLoc::SPOffset(offset)) => offset,
+                // The calls of handlers leave nothing in registers.
+                Some(ExceptionContextLoc::GPR(_)) => return Err(Problem::Handler),
+            };
+            let frame = call.frame_offset.ok_or(Problem::Handler)?;
+            found.push(Handler { call: call.ret_addr, handler, tag, frame, vmctx });
+        }
+    }
+    found.sort_by_key(|handler| handler.call);
+    Ok(found)
 }
 
 type Buffer = cranelift_codegen::MachBufferFinalized<cranelift_codegen::Final>;

@@ -41,11 +41,10 @@ pub use error::CompileError;
 pub use input::parse_text;
 pub use locate::explain;
 pub use reuse::{FunctionCache, Name};
-pub use settings::{MemoryBounds, OptLevel, Settings};
+pub use settings::{MemoryBounds, OptLevel, RelaxedSimd, Settings};
 pub use target_lexicon::Triple;
 
 use cranelift_codegen::isa::TargetIsa;
-use cwasm_artifact::cpu::{Arch, CpuFeatures};
 use link::Text;
 use module::{Images, Module};
 
@@ -103,7 +102,7 @@ fn compile_inner(
     let parts = object::Parts {
         wasm,
         settings,
-        features: features(&compiled.text, settings)?,
+        features: compiled.text.features,
         tables: tables::tables(&compiled, settings.page_size())?,
         eh_frame: unwind::eh_frame(&*isa, &compiled.text.unwind)?,
         compiled: &compiled,
@@ -124,6 +123,8 @@ fn compile_module<'wasm>(
         module: &module,
         isa,
         memory_bounds: settings.memory_bounds,
+        canonicalize_nans: settings.canonicalize_nans,
+        relaxed_simd: settings.relaxed_simd,
         fuel: settings.fuel,
         epoch: settings.epoch,
         reuse: None,
@@ -134,17 +135,4 @@ fn compile_module<'wasm>(
     let text = link::link(&module, &settings.target, generated)?;
     let images = Images::of(&module, settings.page_size());
     Ok(CompiledModule { module, text, images })
-}
-
-/// The CPU features that the code needs, out of those that it may use.
-fn features(text: &Text, settings: &Settings) -> Result<CpuFeatures, CompileError> {
-    let allowed = settings.features()?;
-    if Arch::of_triple(&settings.target.to_string()) != Some(Arch::X86_64) {
-        return Ok(allowed);
-    }
-    let functions = text.functions.iter().map(|range| {
-        let start = range.offset as usize;
-        text.bytes.get(start..start + range.len as usize).unwrap_or(&[])
-    });
-    Ok(instructions::needed(functions, allowed))
 }
