@@ -3,7 +3,7 @@
 //!     cargo run --release -p cwasm-cache --example hit_cost -- MODULE.wasm...
 //!
 //! Prints ratios to `Artifact::load` of the same entry: of a hit for a module whose hash is known (`Wasm`), of a hit for
-//! bytes, which are hashed meanwhile, and of a hit in this process (`get_or_compile_shared`).
+//! bytes, which are hashed first, and of a hit in this process (`get_or_compile_shared`).
 
 use std::time::{Duration, Instant};
 

@@ -83,8 +83,8 @@ impl Cache {
         if target != host {
             return Err(Error::OtherTarget { target, host });
         }
-        let (key, found) = self.look(wasm, &Profile::from(settings))?;
-        if let Some(artifact) = found {
+        let key = Key::new(wasm, &Profile::from(settings));
+        if let Some(artifact) = self.find(&key, wasm)? {
             count(&self.counters.hits);
             return Ok(artifact);
         }

@@ -5,7 +5,7 @@ use std::sync::OnceLock;
 
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
-use cwasm_artifact::header::{FORMAT_VERSION, settings};
+use cwasm_artifact::header::FORMAT_VERSION;
 use cwasm_artifact::hex::Hex;
 use sha2::{Digest as _, Sha256};
 
@@ -39,11 +39,6 @@ impl<'a> Wasm<'a> {
     /// Its SHA-256.
     pub fn sha256(&self) -> [u8; 32] {
         *self.sha256.get_or_init(|| Sha256::digest(self.bytes).into())
-    }
-
-    /// Whether the SHA-256 is known.
-    pub(crate) fn is_hashed(&self) -> bool {
-        self.sha256.get().is_some()
     }
 }
 
@@ -114,32 +109,13 @@ impl Profile {
 
 #[cfg(feature = "compiler")]
 impl From<&cwasm_compiler::Settings> for Profile {
-    /// Every setting is named here, so that a new one cannot be forgotten.
     fn from(settings: &cwasm_compiler::Settings) -> Self {
-        let cwasm_compiler::Settings {
-            target,
-            cpu,
-            opt_level,
-            jobs: _, // does not change the artifact
-            fuel,
-            epoch,
-            memory_bounds,
-        } = settings;
-        let mut bits = 0;
-        if *fuel {
-            bits |= settings::FUEL;
-        }
-        if *epoch {
-            bits |= settings::EPOCH;
-        }
-        if *memory_bounds == cwasm_compiler::MemoryBounds::Explicit {
-            bits |= settings::EXPLICIT_CHECKS;
-        }
+        let recorded = settings.recorded();
         Self {
-            target: target.to_string(),
-            cpu: *cpu,
-            opt_level: opt_level.name().to_owned(),
-            settings: bits,
+            target: recorded.target,
+            cpu: settings.cpu,
+            opt_level: recorded.opt_level.to_owned(),
+            settings: recorded.bits,
         }
     }
 }
@@ -169,17 +145,6 @@ impl fmt::Debug for Key {
     }
 }
 
-/// A name for what a module probably is, from a small part of it: its length, its beginning and its end.
-pub(crate) fn likeness(wasm: &[u8], profile: &Profile) -> String {
-    const PART: usize = 16 << 10;
-    let begin = &wasm[..wasm.len().min(PART)];
-    let end = &wasm[wasm.len().saturating_sub(PART)..];
-    let hash = Sha256::new_with_prefix("cwasm likeness 1\n").chain_update(profile.text());
-    let hash = hash.chain_update((wasm.len() as u64).to_le_bytes());
-    let hash: [u8; 32] = hash.chain_update(begin).chain_update(end).finalize().into();
-    Hex(&hash[..16]).to_string()
-}
-
 /// What entries in one folder have in common, as text: nobody else can read them.
 pub(crate) fn compatibility() -> &'static str {
     static TEXT: OnceLock<String> = OnceLock::new();
@@ -201,6 +166,7 @@ pub(crate) fn compatibility_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cwasm_artifact::header::settings;
 
     #[test]
     fn everything_that_changes_code_changes_the_key() {
@@ -221,19 +187,6 @@ mod tests {
         keys.dedup();
         assert_eq!(keys.len(), count);
         assert_eq!(key(b"a", &base), key(b"a", &base));
-    }
-
-    #[test]
-    fn modules_that_are_alike_have_other_keys() {
-        let (mut a, profile) = (vec![7; 100_000], Profile::default());
-        let before = (likeness(&a, &profile), Key::new(&Wasm::new(&a), &profile));
-        a[50_000] = 8;
-        let after = (likeness(&a, &profile), Key::new(&Wasm::new(&a), &profile));
-        assert_eq!(before.0, after.0);
-        assert_ne!(before.1, after.1);
-        assert_ne!(likeness(&a, &Profile { settings: 1, ..profile.clone() }), after.0);
-        assert_ne!(likeness(&a[1..], &profile), after.0);
-        assert_ne!(likeness(b"", &profile), after.0);
     }
 
     #[cfg(feature = "compiler")]

@@ -9,7 +9,6 @@
 //!                  /NN/REST.cwasm
 //!                  /NN/.REST.PID.N.tmp
 //!                  /functions/LINEAGE.functions   see `functions`
-//!                  /guesses/LIKENESS              see `guess`
 //! ```
 //!
 //! An entry is written to a temporary file, which is renamed when it is whole and on the disk. So
@@ -40,9 +39,6 @@ pub(crate) const SUFFIX: &str = "cwasm";
 
 /// The folder, and the suffix, of files with the code of functions.
 pub(crate) const FUNCTIONS: &str = "functions";
-
-/// The folder of guesses.
-pub(crate) const GUESSES: &str = "guesses";
 
 /// What [`Layer::load`] found.
 #[derive(Debug)]
@@ -90,16 +86,14 @@ impl Layer {
         self.entries.join(Hex(folder).to_string()).join(format!("{}.{SUFFIX}", Hex(rest)))
     }
 
-    /// Loads an entry, which must be of the module with this SHA-256, if that is known.
+    /// Loads an entry, which must be of the module with this SHA-256.
     ///
     /// # Errors
     /// If there is an intact entry, and no memory for it.
     pub(crate) fn load(&self, key: &Key, source_sha256: Option<&[u8; 32]>) -> Result<Found, Error> {
         match Artifact::load(self.path(key), &self.trust) {
             // A file that was renamed by hand is intact, and is not this entry.
-            Ok(artifact) if source_sha256.is_some_and(|it| *it != artifact.source_sha256()) => {
-                Ok(Found::Corrupt)
-            }
+            Ok(artifact) if artifact.source_sha256() != *source_sha256 => Ok(Found::Corrupt),
             Ok(artifact) => Ok(Found::Artifact(Box::new(artifact))),
             Err(LoadError::Refused(report)) if report.is_miss() => Ok(Found::Nothing),
             Err(

@@ -27,7 +27,7 @@
 //!
 //! Without the feature `compiler`, which is on by default, a cache can only be read: for
 //! hosts that must not compile. The modules, in the order in which data flows:
-//! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries, `guess` loads one while its module is hashed,
+//! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries,
 //! `compiling` gets an artifact that may have to be compiled, `lock` lets one do that, `functions` keeps code for the next compilation, `statistics` counts, and `upkeep` looks through it all.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -41,7 +41,6 @@ mod directory;
 mod error;
 #[cfg(feature = "compiler")]
 mod functions;
-mod guess;
 mod key;
 mod layer;
 #[cfg(feature = "compiler")]
@@ -60,7 +59,6 @@ use std::sync::{Mutex, Weak};
 use std::time::Duration;
 
 use cwasm_loader::Artifact;
-use guess::Guess;
 use layer::{Found, Layer};
 use statistics::{Counters, count};
 use upkeep::Others;
@@ -206,31 +204,10 @@ impl Cache {
         profile: impl Into<Profile>,
     ) -> Result<Artifact, Error> {
         let (wasm, profile) = (wasm.into(), profile.into());
-        let (key, found) = self.look(&wasm, &profile)?;
+        let key = Key::new(&wasm, &profile);
+        let found = self.find(&key, &wasm)?;
         count(if found.is_some() { &self.counters.hits } else { &self.counters.misses });
         found.ok_or(Error::Miss { key })
-    }
-
-    /// The key of a module, and its artifact if it is there.
-    fn look(&self, wasm: &Wasm<'_>, profile: &Profile) -> Result<(Key, Option<Artifact>), Error> {
-        let guess = Guess::of(&self.layer, wasm, profile);
-        let guessed = guess.as_ref().and_then(|guess| guess.load(&self.layer, wasm, profile));
-        let key = Key::new(wasm, profile);
-        if self.options.read_only {
-            let found =
-                guessed.map_or_else(|| self.find(&key, wasm), |artifact| Ok(Some(artifact)));
-            return Ok((key, found?));
-        }
-        if let Some(guess) = guess {
-            guess.learn(&key);
-        }
-        match guessed {
-            Some(artifact) => {
-                self.layer.touch(&key, self.options.grain);
-                Ok((key, Some(artifact)))
-            }
-            None => Ok((key, self.find(&key, wasm)?)),
-        }
     }
 
     /// Looks into both layers.
@@ -239,7 +216,7 @@ impl Cache {
             return Ok(Some(artifact));
         }
         let Some(shared) = &self.shared else { return Ok(None) };
-        match shared.load(key, Some(&wasm.sha256()))? {
+        match shared.load(key, &wasm.sha256())? {
             Found::Artifact(artifact) => Ok(Some(*artifact)),
             Found::Corrupt => {
                 count(&self.counters.corrupt);
@@ -251,7 +228,7 @@ impl Cache {
 
     /// Looks into the layer that is written to.
     fn find_own(&self, key: &Key, wasm: &Wasm<'_>) -> Result<Option<Artifact>, Error> {
-        match self.layer.load(key, Some(&wasm.sha256()))? {
+        match self.layer.load(key, &wasm.sha256())? {
             Found::Artifact(artifact) => {
                 if !self.options.read_only {
                     self.layer.touch(key, self.options.grain);

@@ -7,11 +7,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use cwasm_artifact::check::check;
-use cwasm_artifact::hex::parse_digest;
 
 use crate::error::Error;
-use crate::key::Key;
-use crate::layer::{ABOUT, CORRUPT, FUNCTIONS, GUESSES, Layer, SUFFIX};
+use crate::layer::{ABOUT, CORRUPT, FUNCTIONS, Layer, SUFFIX};
 
 /// Folders of other versions go when nothing in them was used for this long.
 const FORGOTTEN: Duration = Duration::from_secs(30 * 24 * 60 * 60);
@@ -185,12 +183,12 @@ pub(crate) fn prune(layer: &Layer, limit: u64, others: Others) -> Result<Pruned,
         }
     }
     let kept_paths = entries.iter().filter_map(folder).collect();
-    remove_what_leads_nowhere(layer, &kept_paths, others);
+    remove_empty_folders(layer, &kept_paths, others);
     Ok(Pruned { kept, kept_bytes, ..pruned })
 }
 
-/// Removes folders of other versions that have no entries, and guesses of entries that are gone.
-fn remove_what_leads_nowhere(layer: &Layer, kept: &HashSet<PathBuf>, others: Others) {
+/// Removes folders of other versions that have no entries.
+fn remove_empty_folders(layer: &Layer, kept: &HashSet<PathBuf>, others: Others) {
     let now = SystemTime::now();
     for folder in fs::read_dir(&layer.root).into_iter().flatten().flatten() {
         let path = folder.path();
@@ -201,13 +199,6 @@ fn remove_what_leads_nowhere(layer: &Layer, kept: &HashSet<PathBuf>, others: Oth
         let is_old = now.duration_since(about).is_ok_and(|age| age > FORGOTTEN);
         if path != layer.entries && !kept.contains(&path) && (others == Others::Remove || is_old) {
             let _ = fs::remove_dir_all(path);
-        }
-    }
-    for guess in fs::read_dir(layer.entries.join(GUESSES)).into_iter().flatten().flatten() {
-        let path = guess.path();
-        let key = fs::read_to_string(&path).ok().and_then(|text| parse_digest(&text)).map(Key);
-        if key.is_none_or(|key| !layer.path(&key).exists()) {
-            let _ = fs::remove_file(path);
         }
     }
 }

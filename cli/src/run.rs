@@ -320,6 +320,7 @@ impl Run {
         }
         if let Some(Signaled(signal)) = cause.downcast_host() {
             return Ok(Outcome::Signaled(signal.linux_number()));
+        }
         if let Some(exception) = cause.exception() {
             // When standard error is closed, there is nobody to tell.
             let _ = writeln!(std::io::stderr(), "cwasm: {exception}");
