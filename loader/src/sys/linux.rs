@@ -5,12 +5,14 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::{Once, OnceLock};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::MprotectFlags;
+
+use super::Reservation;
 
 /// The size of a page of memory in bytes.
 pub(crate) fn page_size() -> usize {
@@ -287,10 +289,7 @@ struct SignalStack {
 
 impl SignalStack {
     fn new() -> io::Result<Self> {
-        let guard = page_size();
-        let mut memory = Reservation::new(guard + SIGNAL_STACK_SIZE)?;
-        memory.commit(guard, guard + SIGNAL_STACK_SIZE)?;
-        Ok(Self { memory })
+        Ok(Self { memory: Reservation::stack(page_size(), SIGNAL_STACK_SIZE)? })
     }
 
     fn start(&self) -> *mut c_void {
