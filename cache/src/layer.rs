@@ -90,7 +90,7 @@ impl Layer {
     ///
     /// # Errors
     /// If there is an intact entry, and no memory for it.
-    pub(crate) fn load(&self, key: &Key, source_sha256: Option<&[u8; 32]>) -> Result<Found, Error> {
+    pub(crate) fn load(&self, key: &Key, source_sha256: &[u8; 32]) -> Result<Found, Error> {
         match Artifact::load(self.path(key), &self.trust) {
             // A file that was renamed by hand is intact, and is not this entry.
             Ok(artifact) if artifact.source_sha256() != *source_sha256 => Ok(Found::Corrupt),
