@@ -28,7 +28,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
 use crate::codegen::{CallRelocation, Code, Handler, Site};
-use crate::module::{FuncIndex, Module, TagIndex, TypeIndex};
+use crate::module::{FuncIndex, Module, TagIndex};
 use crate::settings::Settings;
 use crate::translate::Environment;
 
@@ -87,11 +87,11 @@ impl<'a> Reuse<'a> {
     }
 
     /// The quick name of a function.
-    pub(crate) fn quick_name(&self, ty: TypeIndex, hints: &[(u32, bool)], body: &[u8]) -> Name {
-        let mut hash =
-            self.quick.clone().chain_update(b"quick").chain_update(ty.as_u32().to_le_bytes());
-        // Writing to a hash cannot fail.
-        let _ = writeln!(Digest(&mut hash), "{hints:?}");
+    pub(crate) fn quick_name(&self, module: &Module<'_>, index: FuncIndex, body: &[u8]) -> Name {
+        let mut hash = self.quick.clone().chain_update(b"quick");
+        let (ty, hints) = (module.functions[index].ty, module.hints.of(index));
+        // Writing to a hash cannot fail. What is before the body says where it ends itself.
+        let _ = writeln!(Digest(&mut hash), "{ty:?} {hints:?}");
         hash.chain_update(body).finalize().into()
     }
 
@@ -185,28 +185,26 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         func_refs,
         tables,
         imported_tables,
-        table_inits: _, // matter by the function references that they need
+        table_inits,
         tags,
         imported_tags,
         memories,
         imported_memories,
         globals,
         imported_globals,
-        tags,
-        imported_tags,
-        hints,
         elements: _, // matter by the function references that they need
         data: _,     // matters when an instance is made
         start: _,    // as the elements
         names: _,    // for people
-        hints: _,    // a function's own are in its name
+        hints: _,    // a part of the name of each function
         vmctx,
     } = module;
     // Writing to a hash cannot fail.
     let _ = writeln!(
         digest,
-        "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables}\n\
-         {tags:?} {imported_tags}\n{memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{vmctx:?}"
+        "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables} \
+         {table_inits:?}\n{tags:?} {imported_tags}\n{memories:?} {imported_memories}\n\
+         {globals:?} {imported_globals}\n{vmctx:?}"
     );
 }
 
@@ -265,20 +263,43 @@ struct Stored {
     relocations: Vec<(u32, Reloc, u32, i64)>,
     /// Offset, offset in the wasm from the start of the body, trap code or none.
     sites: Vec<(u32, u32, Option<u8>)>,
-    /// Call, handler, number of the tag or none, size of the frame, place of the vmctx.
-    handlers: Vec<(u32, u32, Option<u32>, u32, u32)>,
-    unwind: Option<UnwindInfo>,
     /// Bits of the CPU features that it needs.
     features: u64,
+    handlers: Vec<StoredHandler>,
+    unwind: Option<UnwindInfo>,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
     bytes: Vec<u8>,
 }
 
+/// The fields of a [`Handler`].
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredHandler {
+    call: u32,
+    handler: u32,
+    tag: Option<u32>,
+    frame: u32,
+    vmctx: u32,
+}
+
+impl From<&Handler> for StoredHandler {
+    fn from(handler: &Handler) -> Self {
+        let Handler { call, handler, tag, frame, vmctx } = *handler;
+        Self { call, handler, tag: tag.map(|tag| tag.as_u32()), frame, vmctx }
+    }
+}
+
+impl From<StoredHandler> for Handler {
+    fn from(stored: StoredHandler) -> Self {
+        let StoredHandler { call, handler, tag, frame, vmctx } = stored;
+        Self { call, handler, tag: tag.map(TagIndex::from_u32), frame, vmctx }
+    }
+}
+
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
     fn of(code: &Code, start: u32, callees: &[FuncIndex]) -> Option<Self> {
-        let Code { bytes, alignment, relocations, sites, handlers, unwind, features } = code;
+        let Code { bytes, alignment, relocations, sites, features, handlers, unwind } = code;
         let relocations = relocations.iter().map(|relocation| {
             let number = callees.iter().position(|callee| *callee == relocation.target)?;
             let number = u32::try_from(number).ok()?;
@@ -291,21 +312,15 @@ impl Stored {
             alignment: *alignment,
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
-            // Tags have the same numbers in the intermediate form.
-            handlers: handlers
-                .iter()
-                .map(|&Handler { call, handler, tag, frame, vmctx }| {
-                    (call, handler, tag.map(|tag| tag.as_u32()), frame, vmctx)
-                })
-                .collect(),
-            unwind: unwind.clone(),
             features: features.bits(),
+            handlers: handlers.iter().map(StoredHandler::from).collect(),
+            unwind: unwind.clone(),
             bytes: bytes.clone(),
         })
     }
 
     fn into_code(self, start: u32, callee: impl Fn(u32) -> Option<FuncIndex>) -> Option<Code> {
-        let Self { alignment, relocations, sites, handlers, unwind, features, bytes } = self;
+        let Self { alignment, relocations, sites, features, handlers, unwind, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(CallRelocation { offset, kind, target: callee(number)?, addend })
         });
@@ -319,17 +334,11 @@ impl Stored {
         Some(Code {
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
-            handlers: handlers
-                .into_iter()
-                .map(|(call, handler, tag, frame, vmctx)| {
-                    let tag = tag.map(TagIndex::from_u32);
-                    Handler { call, handler, tag, frame, vmctx }
-                })
-                .collect(),
             bytes,
             alignment,
-            unwind,
             features: CpuFeatures::from_bits(features),
+            handlers: handlers.into_iter().map(Handler::from).collect(),
+            unwind,
         })
     }
 

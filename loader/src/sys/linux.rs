@@ -10,7 +10,9 @@ use std::sync::{Once, OnceLock};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::MprotectFlags;
+
+use super::Reservation;
 
 /// The size of a page of memory in bytes.
 pub(crate) fn page_size() -> usize {
