@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::clock::Clock;
 use crate::engines::{Allocator, Cpu, settings, wasmtime};
-use crate::measure::instantiate;
+use crate::measure::{instantiate, load};
 
 /// What a child says, as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -46,6 +46,9 @@ pub fn main(args: &[String]) -> Result<()> {
             compile(|| Ok(drop(engine.precompile_module(&wasm)?)))?
         }
         ["many-ours"] => instantiate::many_child(None)?,
+        ["churn-load"] => load::churn()?,
+        ["churn-ours"] => instantiate::churn(None)?,
+        ["churn-pooling"] => instantiate::churn(Some(Allocator::Pooling))?,
         ["many-on-demand"] => instantiate::many_child(Some(Allocator::OnDemand))?,
         ["many-pooling"] => instantiate::many_child(Some(Allocator::Pooling))?,
         _ => return Err(format!("no such child: {args:?}").into()),
