@@ -35,6 +35,13 @@ pub fn run(args: &[&str]) -> Result<Figures> {
 /// The child's side.
 pub fn main(args: &[String]) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // For objdump: the code of both.
+    if let ["emit", file, ours, theirs] = args[..] {
+        let wasm = fs::read(file)?;
+        fs::write(ours, cwasm_compiler::compile(&wasm, &settings(Cpu::Native))?)?;
+        let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
+        return Ok(fs::write(theirs, engine.precompile_module(&wasm)?)?);
+    }
     let figures = match args[..] {
         ["compile-ours", file] => {
             let wasm = fs::read(file)?;
