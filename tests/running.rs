@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_compiler::{MemoryBounds, Settings};
 use cwasm_loader::{
-    Artifact, Caller, Config, Engine, Error, ExternRef, Func, FuncType, Global, GlobalType,
-    Instance, Limits, LinkError, Linker, Memory, MemoryType, Ref, Store, Table, TableType,
-    TrapKind, Val, ValType,
+    Artifact, CacheDir, Caller, Config, Engine, Error, ExternRef, Func, FuncType, Global,
+    GlobalType, Instance, Limits, LinkError, Linker, Memory, MemoryType, Ref, Store, Table,
+    TableType, TrapKind, Trust, Val, ValType,
 };
 use cwasm_tests::{artifact, compile_with, load};
 
@@ -618,6 +618,8 @@ fn assert_send_and_sync<T: Send + Sync>() {}
 #[test]
 fn thread_claims_hold() {
     assert_send_and_sync::<Artifact>();
+    assert_send_and_sync::<Trust>();
+    assert_send_and_sync::<CacheDir>();
     assert_send_and_sync::<Engine>();
     assert_send_and_sync::<Store<'_, Vec<String>>>();
     assert_send_and_sync::<Linker<'_, std::rc::Rc<()>>>();

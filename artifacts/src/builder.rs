@@ -17,8 +17,8 @@ use crate::header::{
 };
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, Span, Text, TypeRecord,
-    extern_flags, extern_kind,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, Span, Text,
+    TypeRecord, extern_flags, extern_kind,
 };
 use crate::sites::{self, Site};
 use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
@@ -67,6 +67,8 @@ pub struct Tables {
     pub memories: Vec<DefinedRecord>,
     /// Defined globals.
     pub globals: Vec<DefinedRecord>,
+    /// Defined tags.
+    pub tags: Vec<DefinedRecord>,
     /// Exports, sorted by name by [`Tables::sections`].
     pub exports: Vec<ExportRecord>,
     /// Element segments.
@@ -75,6 +77,8 @@ pub struct Tables {
     pub data_segments: Vec<DataSegmentRecord>,
     /// Linear-memory images.
     pub images: Vec<ImageRecord>,
+    /// Handlers of exceptions; sorted by the text offset of the call.
+    pub handlers: Vec<HandlerRecord>,
     sites: Vec<u8>,
     val_types: Vec<u8>,
     const_ops: Vec<ConstOpRecord>,
@@ -191,6 +195,8 @@ impl Tables {
             (Section::Data, self.data),
             (Section::Images, self.images.as_bytes().to_vec()),
             (Section::Sites, self.sites),
+            (Section::Tags, self.tags.as_bytes().to_vec()),
+            (Section::Handlers, self.handlers.as_bytes().to_vec()),
             (Section::Strings, self.strings),
             (Section::ImageBytes, self.image_bytes),
         ]
@@ -202,6 +208,12 @@ impl ExternRecord {
     #[must_use]
     pub fn func(ty: u32) -> Self {
         Self { kind: extern_kind::FUNC.into(), ty: ty.into(), ..Self::default() }
+    }
+
+    /// The record of a tag with this type index.
+    #[must_use]
+    pub fn tag(ty: u32) -> Self {
+        Self { kind: extern_kind::TAG.into(), ty: ty.into(), ..Self::default() }
     }
 
     /// The record of a table.

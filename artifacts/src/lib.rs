@@ -25,6 +25,7 @@ pub mod hex;
 pub mod module;
 mod pem;
 pub mod records;
+pub mod reference;
 pub mod report;
 pub mod signature;
 pub mod sites;

@@ -13,14 +13,20 @@ use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::ExternalName;
 use cranelift_codegen::isa::unwind::UnwindInfo;
-use cranelift_codegen::{CodegenError, Context, FinalizedRelocTarget};
+use cranelift_codegen::{
+    CodegenError, Context, ExceptionContextLoc, FinalizedMachExceptionHandler, FinalizedRelocTarget,
+};
 use cranelift_frontend::FunctionBuilderContext;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use rayon::prelude::*;
+use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::error::CompileError;
-use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TypeIndex};
+use crate::instructions;
+use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
+use crate::reuse::Reuse;
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
 
@@ -65,6 +71,21 @@ pub struct Site {
     pub trap: Option<Trap>,
 }
 
+/// Where an exception goes on that leaves a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// The return address of the call, as an offset in the code.
+    pub call: u32,
+    /// Where the handler begins, as an offset in the code.
+    pub handler: u32,
+    /// The tag that it handles; `None` for all.
+    pub tag: Option<TagIndex>,
+    /// How many bytes the stack pointer is below the frame pointer during the call.
+    pub frame: u32,
+    /// Where the vmctx is saved, in bytes above the stack pointer.
+    pub vmctx: u32,
+}
+
 /// Machine code of a function or trampoline, not placed yet.
 #[derive(Debug)]
 pub(crate) struct Code {
@@ -73,6 +94,10 @@ pub(crate) struct Code {
     pub(crate) relocations: Vec<CallRelocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
+    /// The CPU features that its instructions need.
+    pub(crate) features: CpuFeatures,
+    /// Ordered by call; those of a call in the order in which they are tried.
+    pub(crate) handlers: Vec<Handler>,
     pub(crate) unwind: Option<UnwindInfo>,
 }
 
@@ -236,6 +261,9 @@ impl Workers {
     /// Keeps a worker for the next function. After a failure, it is dropped instead.
     fn give_back(&self, mut worker: Worker) {
         worker.context.clear();
+        // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
+        // function's name, and of no use to it.
+        worker.context.func.dfg.exception_tables.clear();
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
         }
@@ -251,6 +279,19 @@ impl Workers {
         let function = func_index(env.module, number);
         let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
         let mut validator = validate.into_validator(std::mem::take(&mut worker.validator));
+        // Sites without an operator, such as the stack check, are at the start.
+        let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
+        let ty = env.module.functions[function].ty;
+        let quick = env.reuse.map(|reuse| (reuse, reuse.quick_name(ty, body.as_bytes())));
+        if let Some((reuse, name)) = &quick
+            && let Some(code) = reuse.find_quick(name, start)
+        {
+            validator.validate(&body).map_err(|error| Failure::Body(error.into()))?;
+            reuse.count(true);
+            worker.validator = validator.into_allocations();
+            self.give_back(worker);
+            return Ok(code);
+        }
         translate::translate(
             env,
             defined,
@@ -261,10 +302,13 @@ impl Workers {
         )
         .map_err(Failure::Body)?;
         worker.validator = validator.into_allocations();
-        // Sites without an operator, such as the stack check, are at the start.
-        let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
+        let exact = quick.map(|(reuse, quick)| {
+            let exact = reuse.exact_name(&worker.context.func, start);
+            reuse.alias(&quick, &exact, &worker.context.func);
+            (reuse, exact)
+        });
         let code = worker
-            .compile(env, start)
+            .provide(env, start, exact)
             .map_err(|error| Failure::Compile(explain(env.module, function, &error)))?;
         self.give_back(worker);
         Ok(code)
@@ -280,7 +324,8 @@ impl Workers {
         let func_type = &env.module.types[ty];
         let Worker { context, builder, .. } = &mut worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
-        let code = worker.compile(env, 0).map_err(|error| CompileError::Codegen {
+        let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.context.func, 0)));
+        let code = worker.provide(env, 0, exact).map_err(|error| CompileError::Codegen {
             place: format!("the {direction:?} trampoline of type {}", ty.as_u32()),
             message: error.to_string(),
         })?;
@@ -298,6 +343,8 @@ enum Problem {
     Symbol(String),
     #[error("the code contains a trap with the unknown code {0}")]
     Trap(u8),
+    #[error("a handler of exceptions cannot find its vmctx")]
+    Handler,
 }
 
 fn explain(module: &Module<'_>, function: FuncIndex, problem: &Problem) -> CompileError {
@@ -325,6 +372,26 @@ fn code_generator_message(error: &CodegenError) -> String {
 }
 
 impl Worker {
+    /// Finds code for the function in the context, or generates it.
+    fn provide(
+        &mut self,
+        env: &Environment<'_>,
+        start: u32,
+        exact: Option<(&Reuse<'_>, [u8; 32])>,
+    ) -> Result<Code, Problem> {
+        let Some((reuse, name)) = exact else { return self.compile(env, start) };
+        let found = reuse.find_exact(&name, start, &self.context.func);
+        reuse.count(found.is_some());
+        match found {
+            Some(code) => Ok(code),
+            None => {
+                let code = self.compile(env, start)?;
+                reuse.keep(&name, &code, start, &self.context.func);
+                Ok(code)
+            }
+        }
+    }
+
     /// Generates code for the function in the context.
     fn compile(&mut self, env: &Environment<'_>, start: u32) -> Result<Code, Problem> {
         self.context.compile(env.isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
@@ -332,6 +399,11 @@ impl Worker {
             return Err(CodegenError::CodeTooLarge.into());
         };
         let unwind = code.create_unwind_info(env.isa)?;
+        let features = match env.isa.triple().architecture {
+            Architecture::X86_64 => instructions::needed(code.buffer.data(), &code.bb_starts),
+            // No feature of other architectures has a name yet.
+            _ => CpuFeatures::NONE,
+        };
         let buffer = &code.buffer;
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {
@@ -354,9 +426,42 @@ impl Worker {
             alignment: buffer.alignment,
             relocations,
             sites: sites(buffer, start)?,
+            features,
+            handlers: handlers(buffer)?,
             unwind,
         })
     }
+}
+
+/// The handlers of a function, with offsets from its start. Calls without a vmctx for their handlers
+/// are those of entry trampolines, which no exception reaches.
+fn handlers(buffer: &Buffer) -> Result<Vec<Handler>, Problem> {
+    let mut found = Vec::new();
+    for call in buffer.call_sites() {
+        let mut context = None;
+        for item in call.exception_handlers {
+            let (tag, handler) = match *item {
+                FinalizedMachExceptionHandler::Context(location) => {
+                    context = Some(location);
+                    continue;
+                }
+                FinalizedMachExceptionHandler::Tag(tag, handler) => {
+                    (Some(TagIndex::from_u32(tag.as_u32())), handler)
+                }
+                FinalizedMachExceptionHandler::Default(handler) => (None, handler),
+            };
+            let vmctx = match context {
+                None => continue,
+                Some(ExceptionContextLoc::SPOffset(offset)) => offset,
+                // The calls of handlers leave nothing in registers.
+                Some(ExceptionContextLoc::GPR(_)) => return Err(Problem::Handler),
+            };
+            let frame = call.frame_offset.ok_or(Problem::Handler)?;
+            found.push(Handler { call: call.ret_addr, handler, tag, frame, vmctx });
+        }
+    }
+    found.sort_by_key(|handler| handler.call);
+    Ok(found)
 }
 
 type Buffer = cranelift_codegen::MachBufferFinalized<cranelift_codegen::Final>;

@@ -14,6 +14,7 @@ use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
+use cwasm_artifact::abi::vmctx::host_context;
 
 use super::backtrace::Frames;
 use super::layout::{
@@ -28,7 +29,8 @@ use crate::sys::{self, Fault};
 const HOST_STACK_RESERVE: usize = 128 << 10;
 
 /// A stay of this thread in the wasm of a store.
-struct Activation {
+#[derive(Debug)]
+pub(crate) struct Activation {
     previous: *const Activation,
     store: NonNull<StoreCore<'static>>,
     /// The trap that ended it.
@@ -36,6 +38,8 @@ struct Activation {
     /// Where the store was when this activation began, if it was in wasm then.
     outer_entry_fp: usize,
     outer_exit_fp: usize,
+    /// The activation of the same store outside of this one, on whatever thread.
+    outer: *const Activation,
 }
 
 thread_local! {
@@ -53,6 +57,8 @@ pub(crate) enum Unwound {
     Trap(TrapKind),
     /// A host function failed; the store holds the error or panic.
     Host,
+    /// An exception was not caught; the store holds it and its frames.
+    Exception,
 }
 
 /// Calls a function of the store with its parameters in `values`, which is
@@ -121,8 +127,10 @@ unsafe fn run(
         trap: Cell::new(None),
         outer_entry_fp,
         outer_exit_fp,
+        outer: StoreCore::set_activation(store, ptr::null()),
     };
     CURRENT.set(&raw const activation);
+    StoreCore::set_activation(store, &raw const activation);
     let context = StoreCore::context(store);
     // SAFETY: the entry trampoline belongs to the function, whose code and vmctx
     // are passed; the values are as its signature wants them; the signal
@@ -130,11 +138,13 @@ unsafe fn run(
     // artifact was loaded for a reason to trust it.
     let returned = unsafe { (callee.entry)(callee.vmctx, callee.code, values, context) };
     CURRENT.set(activation.previous);
+    StoreCore::set_activation(store, activation.outer);
     if returned != 0 {
         return Ok(());
     }
     match activation.trap.get() {
         Some(TrapKind::HostError) | None => Err(Unwound::Host),
+        Some(TrapKind::UncaughtException) => Err(Unwound::Exception),
         Some(trap) => Err(Unwound::Trap(trap)),
     }
 }
@@ -185,12 +195,20 @@ unsafe fn call_host(
 ) -> Result<(), Unwound> {
     if stack_pointer() < lowest_for_wasm() {
         // SAFETY: the store is alive, and not otherwise used.
-        unsafe { note_host_overflow(store) };
+        unsafe { note_host_frames(store) };
         return Err(Unwound::Trap(TrapKind::StackOverflow));
     }
     // SAFETY: the values are as the function expects them.
     let returned = unsafe { ((*context).call)(context, values) };
-    if returned == 0 { Err(Unwound::Host) } else { Ok(()) }
+    match returned {
+        host_context::FAILED => Err(Unwound::Host),
+        host_context::THREW => {
+            // SAFETY: the store is alive, and not otherwise used.
+            unsafe { note_host_frames(store) };
+            Err(Unwound::Exception)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// The stack limit for wasm that is entered here.
@@ -220,12 +238,12 @@ fn find_lowest() -> usize {
     stack.start.saturating_add(HOST_STACK_RESERVE.min(stack.len() / 2))
 }
 
-/// Notes the wasm that is running as the frames of a trap of the host.
+/// Notes the wasm that is running as the frames of a trap or exception of the host.
 ///
 /// # Safety
 /// The store is alive, and nobody else uses its frame buffer.
 #[cold]
-unsafe fn note_host_overflow(store: NonNull<StoreCore<'static>>) {
+unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
     let context = StoreCore::context(store);
     // SAFETY: both are parts of the live store. If it has an entry, wasm of it
     // runs below that and has left by the exit frame.
@@ -291,6 +309,28 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
         fault.resume_at(entry_handler, entry_sp, entry_fp);
     }
     true
+}
+
+/// The stack between the wasm frames of a store, from the innermost outwards: ranges of addresses.
+/// `innermost` is the stack pointer of the innermost frame, if wasm is running there, and not the host.
+///
+/// # Safety
+/// The context is that of a live store, and `activation` its innermost activation or null.
+pub(crate) unsafe fn wasm_stack(
+    context: &VmStoreContext,
+    mut activation: *const Activation,
+    innermost: Option<usize>,
+) -> Vec<(usize, usize)> {
+    let mut ranges = vec![(innermost.unwrap_or(context.exit_fp), context.entry_fp)];
+    while !activation.is_null() {
+        // SAFETY: the activations of a store are alive while it knows them, and outer ones outlive inner ones.
+        let Activation { outer_entry_fp, outer_exit_fp, outer, .. } = unsafe { &*activation };
+        ranges.push((*outer_exit_fp, *outer_entry_fp));
+        activation = *outer;
+    }
+    // Where the host entered no wasm, there is none.
+    ranges.retain(|(_, entry_fp)| *entry_fp != 0);
+    ranges
 }
 
 /// Adds the frames of the wasm outside of an activation, of the same store.
