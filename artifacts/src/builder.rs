@@ -17,8 +17,8 @@ use crate::header::{
 };
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, SiteRecord, Span, Text,
-    TypeRecord, extern_flags, extern_kind,
+    FunctionRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, SiteRecord,
+    Span, Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
 
@@ -76,6 +76,8 @@ pub struct Tables {
     pub images: Vec<ImageRecord>,
     /// Traps and return addresses; sorted by text offset.
     pub sites: Vec<SiteRecord>,
+    /// Sorted by text offset.
+    pub inlined: Vec<InlinedRecord>,
     val_types: Vec<u8>,
     const_ops: Vec<ConstOpRecord>,
     items: Vec<ItemRecord>,
@@ -184,6 +186,7 @@ impl Tables {
             (Section::Data, self.data),
             (Section::Images, self.images.as_bytes().to_vec()),
             (Section::Sites, self.sites.as_bytes().to_vec()),
+            (Section::Inlined, self.inlined.as_bytes().to_vec()),
             (Section::Strings, self.strings),
             (Section::ImageBytes, self.image_bytes),
         ]

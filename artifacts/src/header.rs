@@ -83,11 +83,13 @@ pub enum Section {
     Sites = 17,
     /// Text that other sections refer to.
     Strings = 18,
+    /// Sites in functions that were copied into their callers.
+    Inlined = 19,
 }
 
 impl Section {
     /// Every section, in the order of the header's directory.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Text,
         Self::Module,
         Self::Types,
@@ -107,6 +109,7 @@ impl Section {
         Self::ImageBytes,
         Self::Sites,
         Self::Strings,
+        Self::Inlined,
     ];
 
     /// The name of the ELF section.
@@ -132,6 +135,7 @@ impl Section {
             Self::ImageBytes => ".cwasm.imagebytes",
             Self::Sites => ".cwasm.sites",
             Self::Strings => ".cwasm.strings",
+            Self::Inlined => ".cwasm.inlined",
         }
     }
 

@@ -210,6 +210,17 @@ records! {
         /// Trap code, or zero for a return address.
         trap: u8,
     }
+
+    /// A site whose operator belongs to a function that was copied into its
+    /// caller. Sorted by `text`.
+    InlinedRecord {
+        /// Text offset, as in the site.
+        text: U32,
+        /// Index of the function that was copied.
+        function: U32,
+        /// Byte offset in the wasm module of the call that the copy stands for.
+        call: U32,
+    }
 }
 
 /// Kinds of imports and exports, as in a wasm module.
@@ -308,7 +319,8 @@ mod tests {
             size_of::<DataSegmentRecord>(),
             size_of::<ImageRecord>(),
             size_of::<SiteRecord>(),
+            size_of::<InlinedRecord>(),
         ];
-        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 9]);
+        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 9, 12]);
     }
 }

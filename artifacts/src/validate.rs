@@ -13,8 +13,8 @@ use crate::header::{Header, Section, padded_text};
 use crate::module::{Counts, View, invalid};
 use crate::records::{
     ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
-    ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span, Text, TypeRecord,
-    const_op, extern_flags, extern_kind, item_kind, segment_mode,
+    ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span,
+    Text, TypeRecord, const_op, extern_flags, extern_kind, item_kind, segment_mode,
 };
 use crate::report::{Problem, Report};
 use crate::types::{ExternType, TableType, ValType};
@@ -66,6 +66,7 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::DataSegments, size_of::<crate::records::DataSegmentRecord>()),
         (Section::Images, size_of::<ImageRecord>()),
         (Section::Sites, size_of::<SiteRecord>()),
+        (Section::Inlined, size_of::<InlinedRecord>()),
     ] {
         if !view.bytes(section).len().is_multiple_of(size) {
             return Err(invalid(section, 0, "the section ends within a record"));

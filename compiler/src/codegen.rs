@@ -20,6 +20,7 @@ use rayon::prelude::*;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::error::CompileError;
+use crate::inline::{Inlinable, Locations};
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TypeIndex};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
@@ -63,6 +64,17 @@ pub struct Site {
     pub wasm: u32,
     /// Why the instruction there traps; `None` for the return address of a call.
     pub trap: Option<Trap>,
+    /// If the operator belongs to a function that was copied to here: which, and for which call.
+    pub inlined: Option<Inlined>,
+}
+
+/// Which call a copied instruction stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inlined {
+    /// The function that was copied.
+    pub function: FuncIndex,
+    /// The offset in the wasm of the call.
+    pub call: u32,
 }
 
 /// Machine code of a function or trampoline, not placed yet.
@@ -127,6 +139,7 @@ fn functions(
         range.end - range.start
     };
     progress.start(bodies.iter().map(size).sum());
+    let inlinable = inlinable(env, wasm, &bodies, workers);
     let count = bodies.len();
     // Large functions first, so that no thread is left with one at the end.
     let mut queue: Vec<(usize, Body<'_>)> = bodies.into_iter().enumerate().collect();
@@ -142,7 +155,7 @@ fn functions(
                 return None;
             }
             let bytes = size(&body);
-            let result = workers.function(env, index, body);
+            let result = workers.function(env, &inlinable, index, body);
             if result.is_err() {
                 first_failure.fetch_min(index, Ordering::Relaxed);
             }
@@ -176,6 +189,38 @@ fn functions(
         });
     }
     Ok(ordered.into_iter().flatten().collect())
+}
+
+/// The functions whose calls are replaced by their bodies.
+///
+/// None where code counts fuel or watches the epoch: there, calls do more than to call.
+fn inlinable(
+    env: &Environment<'_>,
+    wasm: &[u8],
+    bodies: &[Body<'_>],
+    workers: &Workers,
+) -> Inlinable {
+    let mut inlinable = Inlinable::default();
+    if env.fuel || env.epoch || wasm.len() > Locations::MAX_WASM {
+        return inlinable;
+    }
+    let functions: Vec<_> = bodies
+        .par_iter()
+        .enumerate()
+        .filter(|(_, body)| Inlinable::candidate(body))
+        .filter_map(|(number, body)| {
+            let mut worker = workers.take();
+            // What is not valid is found, and reported, when it is compiled.
+            let function = worker.translate(env, number, body).ok()?;
+            let translated = worker.context.func.clone();
+            workers.give_back(worker);
+            Some((function, translated))
+        })
+        .collect();
+    for (index, function) in functions {
+        inlinable.add(index, function);
+    }
+    inlinable
 }
 
 fn trampolines(
@@ -212,6 +257,8 @@ struct Worker {
     context: Context,
     builder: FunctionBuilderContext,
     validator: FuncValidatorAllocations,
+    /// Where the copied instructions of the function come from.
+    locations: Locations,
 }
 
 impl Worker {
@@ -220,7 +267,32 @@ impl Worker {
             context: Context::new(),
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
+            locations: Locations::default(),
         }
+    }
+
+    /// Validates a body, and translates it into the context.
+    fn translate(
+        &mut self,
+        env: &Environment<'_>,
+        number: usize,
+        body: &Body<'_>,
+    ) -> Result<FuncIndex, BodyError> {
+        let function = func_index(env.module, number);
+        let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
+        let allocations = std::mem::take(&mut self.validator);
+        let mut validator = body.validator(allocations);
+        self.context.clear();
+        translate::translate(
+            env,
+            defined,
+            &body.body,
+            &mut validator,
+            &mut self.context.func,
+            &mut self.builder,
+        )?;
+        self.validator = validator.into_allocations();
+        Ok(function)
     }
 }
 
@@ -244,25 +316,18 @@ impl Workers {
     fn function(
         &self,
         env: &Environment<'_>,
+        inlinable: &Inlinable,
         number: usize,
-        Body { validate, body }: Body<'_>,
+        body: Body<'_>,
     ) -> Result<Code, Failure> {
         let mut worker = self.take();
-        let function = func_index(env.module, number);
-        let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
-        let mut validator = validate.into_validator(std::mem::take(&mut worker.validator));
-        translate::translate(
-            env,
-            defined,
-            &body,
-            &mut validator,
-            &mut worker.context.func,
-            &mut worker.builder,
-        )
-        .map_err(Failure::Body)?;
-        worker.validator = validator.into_allocations();
+        let function = worker.translate(env, number, &body).map_err(Failure::Body)?;
+        if inlinable.expand(&mut worker.context, &mut worker.locations).is_err() {
+            // Copies need what the function has too much of. It does without.
+            worker.translate(env, number, &body).map_err(Failure::Body)?;
+        }
         // Sites without an operator, such as the stack check, are at the start.
-        let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
+        let start = u32::try_from(body.body.range().start).unwrap_or(u32::MAX);
         let code = worker
             .compile(env, start)
             .map_err(|error| Failure::Compile(explain(env.module, function, &error)))?;
@@ -353,7 +418,7 @@ impl Worker {
             bytes: buffer.data().to_vec(),
             alignment: buffer.alignment,
             relocations,
-            sites: sites(buffer, start)?,
+            sites: sites(buffer, start, &self.locations)?,
             unwind,
         })
     }
@@ -362,7 +427,7 @@ impl Worker {
 type Buffer = cranelift_codegen::MachBufferFinalized<cranelift_codegen::Final>;
 
 /// The sites of a function, with offsets from its start.
-fn sites(buffer: &Buffer, start: u32) -> Result<Vec<Site>, Problem> {
+fn sites(buffer: &Buffer, start: u32, locations: &Locations) -> Result<Vec<Site>, Problem> {
     let mut sites = Vec::with_capacity(buffer.traps().len());
     for trap in buffer.traps() {
         let code = trap.code.as_raw().get();
@@ -370,10 +435,10 @@ fn sites(buffer: &Buffer, start: u32) -> Result<Vec<Site>, Problem> {
             .into_iter()
             .find(|reason| trap_code(*reason).as_raw().get() == code)
             .ok_or(Problem::Trap(code))?;
-        sites.push(Site { text: trap.offset, wasm: 0, trap: Some(reason) });
+        sites.push(Site { text: trap.offset, wasm: 0, trap: Some(reason), inlined: None });
     }
     for call in buffer.call_sites() {
-        sites.push(Site { text: call.ret_addr, wasm: 0, trap: None });
+        sites.push(Site { text: call.ret_addr, wasm: 0, trap: None, inlined: None });
     }
     // A return address may also be the address of an instruction that traps.
     sites.sort_by_key(|site| (site.text, site.trap));
@@ -390,11 +455,11 @@ fn sites(buffer: &Buffer, start: u32) -> Result<Vec<Site>, Problem> {
         while ranges.peek().is_some_and(|range| range.end <= inside) {
             ranges.next();
         }
-        let wasm = ranges
+        let (wasm, inlined) = ranges
             .peek()
             .filter(|range| range.start <= inside && !range.loc.is_default())
-            .map_or(start, |range| range.loc.bits());
-        found.push(Site { wasm, ..site });
+            .map_or((start, None), |range| locations.resolve(range.loc));
+        found.push(Site { wasm, inlined, ..site });
     }
     Ok(found)
 }

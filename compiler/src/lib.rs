@@ -7,6 +7,7 @@
 //! * [`input`]: text to binary; [`locate`]: from an error in the binary back to the text;
 //! * [`module`]: the declarations of a module, validated;
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
+//! * `inline`: small functions to the places where they are called;
 //! * [`codegen`]: that to machine code, on several threads;
 //! * [`link`]: the code of functions to a text section without open references;
 //! * `instructions` and `unwind`: what that code needs of a CPU, and how to unwind it;
@@ -18,6 +19,7 @@
 
 pub mod codegen;
 pub mod error;
+mod inline;
 pub mod input;
 mod instructions;
 pub mod link;

@@ -3,8 +3,8 @@
 use cwasm_artifact::builder::{BuildError, Tables};
 use cwasm_artifact::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span,
-    const_op, extern_kind, item_kind, segment_mode,
+    FunctionRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE,
+    SiteRecord, Span, const_op, extern_kind, item_kind, segment_mode,
 };
 
 use crate::CompiledModule;
@@ -93,6 +93,14 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
         text: site.text.into(),
         wasm: site.wasm.into(),
         trap: site.trap.map_or(0, |trap| trap.code()),
+    }));
+    tables.inlined.extend(text.sites.iter().filter_map(|site| {
+        let inlined = site.inlined?;
+        Some(InlinedRecord {
+            text: site.text.into(),
+            function: inlined.function.as_u32().into(),
+            call: inlined.call.into(),
+        })
     }));
     Ok(tables)
 }
