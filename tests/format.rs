@@ -17,6 +17,7 @@ use cwasm_compiler::Settings;
 use cwasm_loader::{
     Artifact, Caller, Digest, Engine, Linker, LoadError, Problem, Report, Store, Trust,
 };
+use cwasm_tests::fault::mutants::ARTIFACT;
 use cwasm_tests::signing::Key;
 use cwasm_tests::{compile, compile_with, load};
 
@@ -252,24 +253,37 @@ fn signatures_in_the_reference_artifact_are_good() {
     assert!(check_from(&file, None, Origin::Keys(&keys)).is_err());
 }
 
-#[test]
-fn the_artifact_of_the_lifetime_programs_has_this_abi() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("lifetimes");
-    let path = folder.join("fixture.cwasm");
-    let current = fs::read(&path).is_ok_and(|file| {
+/// Whether a file is an artifact of this format and ABI.
+fn is_current(path: &Path) -> bool {
+    fs::read(path).is_ok_and(|file| {
         Header::of(&file).is_some_and(|header| {
             header.prefix.abi == fingerprint().0
                 && header.prefix.format_version.get() == FORMAT_VERSION
         })
-    });
-    if blessing() && !current {
+    })
+}
+
+#[test]
+fn the_artifact_of_the_lifetime_programs_has_this_abi() {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("lifetimes");
+    let path = folder.join("fixture.cwasm");
+    if blessing() && !is_current(&path) {
         let file = compile(EVERYTHING);
         fs::write(&path, &file).unwrap();
         let digest = Digest::stated_in(&file).unwrap();
         fs::write(folder.join("fixture.digest"), format!("{digest}\n")).unwrap();
     } else {
-        assert!(current, "the ABI or the format changed: run `make bless`");
+        assert!(is_current(&path), "the ABI or the format changed: run `make bless`");
     }
+}
+
+#[test]
+fn the_artifact_that_fuzzing_begins_with_has_this_abi() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seed.cwasm");
+    if blessing() && !is_current(&path) {
+        fs::write(&path, &*ARTIFACT).unwrap();
+    }
+    assert!(is_current(&path), "the ABI or the format changed: run `make bless`");
 }
 
 #[test]

@@ -19,8 +19,7 @@ use wasmparser::{Validator, WasmFeatures};
 
 /// What this version does not compile, by name. A program that is valid only
 /// with one of these is listed as ignored.
-const NOT_YET: [(&str, WasmFeatures); 2] =
-    [("SIMD", WasmFeatures::SIMD), ("garbage collection", WasmFeatures::GC)];
+const NOT_YET: [(&str, WasmFeatures); 1] = [("garbage collection", WasmFeatures::GC)];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_compiler::{MemoryBounds, Settings};
 use cwasm_loader::{
-    Artifact, Caller, Config, Engine, Error, ExternRef, Func, FuncType, Global, GlobalType,
-    Instance, Limits, LinkError, Linker, Memory, MemoryType, Ref, Store, Table, TableType,
-    TrapKind, Val, ValType,
+    Artifact, CacheDir, Caller, Config, Engine, Error, ExternRef, Func, FuncType, Global,
+    GlobalType, Instance, Limits, LinkError, Linker, Memory, MemoryType, Ref, Store, Table,
+    TableType, TrapKind, Trust, Val, ValType,
 };
 use cwasm_tests::{artifact, compile_with, load};
 
@@ -206,6 +206,27 @@ fn explicit_checks_trap_where_guards_do() {
         assert_eq!(grow.call(&mut store, ()).unwrap(), 2);
         assert_eq!(grow.call(&mut store, ()).unwrap(), -1);
     }
+}
+
+#[test]
+fn an_instruction_may_trap_where_a_call_returns_to() {
+    let code = artifact(
+        r#"(module
+            (func $nothing)
+            (func $inner (call $nothing) unreachable)
+            (func (export "outer") (call $inner) unreachable))"#,
+    );
+    let mut store = store();
+    let instance = instantiate(&mut store, &code);
+    let outer = instance.typed_func::<(), ()>(&store, "outer").unwrap();
+    let error = outer.call(&mut store, ()).unwrap_err();
+    let trap = error.trap().unwrap();
+    assert_eq!(trap.kind(), TrapKind::Unreachable);
+    let offsets: Vec<_> = trap.frames().iter().map(|frame| frame.wasm_offset.unwrap()).collect();
+    // `unreachable` in the one, the call in the other: bodies of seven bytes, at the same places.
+    assert_eq!(trap.frames().len(), 2);
+    let distance = offsets[1] - offsets[0];
+    assert_eq!(distance, 6 - 2, "{offsets:?}");
 }
 
 #[test]
@@ -597,6 +618,8 @@ fn assert_send_and_sync<T: Send + Sync>() {}
 #[test]
 fn thread_claims_hold() {
     assert_send_and_sync::<Artifact>();
+    assert_send_and_sync::<Trust>();
+    assert_send_and_sync::<CacheDir>();
     assert_send_and_sync::<Engine>();
     assert_send_and_sync::<Store<'_, Vec<String>>>();
     assert_send_and_sync::<Linker<'_, std::rc::Rc<()>>>();

@@ -104,6 +104,17 @@ extern "C" fn report_and_exit(_: libc::c_int, info: *mut libc::siginfo_t, _: *mu
     }
 }
 
+/// The same, for a handler that needs much more stack than threads usually have for handlers.
+extern "C" fn report_with_a_large_frame(
+    signal: libc::c_int,
+    info: *mut libc::siginfo_t,
+    context: *mut c_void,
+) {
+    let mut large = [1_u8; 40 << 10];
+    std::hint::black_box(&mut large);
+    report_and_exit(signal, info, context);
+}
+
 fn reported(ended: &child::Ended) {
     assert_eq!(ended.status.code(), Some(42), "{}: {}", ended.status, ended.output);
     assert!(ended.output.contains("the application saw its fault"), "{}", ended.output);
@@ -120,6 +131,15 @@ fn a_handler_from_before_the_loader_sees_faults_that_are_not_traps() {
             read_null();
         },
     ));
+}
+
+#[test]
+fn a_handler_that_is_called_by_the_loaders_has_stack_enough() {
+    reported(&child::run("a_handler_that_is_called_by_the_loaders_has_stack_enough", || {
+        install(libc::SIGSEGV, report_with_a_large_frame, 0);
+        traps_work(&artifact(PROGRAM));
+        read_null();
+    }));
 }
 
 #[test]
@@ -248,7 +268,7 @@ fn signals_sent_to_a_thread_in_wasm_are_not_traps() {
     // A SIGSEGV that is sent, not caused, arrives at any instruction, and
     // most of the instructions of this loop may trap.
     child::run("signals_sent_to_a_thread_in_wasm_are_not_traps", || {
-        install(libc::SIGSEGV, count, libc::SA_NODEFER);
+        install(libc::SIGSEGV, count, 0);
         let code = artifact(
             r#"(module (memory 1) (func (export "sum") (param i32) (result i32)
                 (local $sum i32)

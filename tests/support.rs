@@ -1,8 +1,11 @@
-//! What the tests share: from text to an artifact that is loaded.
+//! What the tests share: from text to an artifact that is loaded. The fuzz targets use it too, without
+//! the compiler.
 
 pub mod fault;
+pub mod shapes;
 pub mod signing;
 
+#[cfg(feature = "compiler")]
 use cwasm_compiler::Settings;
 use cwasm_loader::{Artifact, Digest, Trust};
 
@@ -10,12 +13,14 @@ use cwasm_loader::{Artifact, Digest, Trust};
 ///
 /// # Panics
 /// If it does not compile; so for the other functions.
+#[cfg(feature = "compiler")]
 #[must_use]
 pub fn compile(text: &str) -> Vec<u8> {
     compile_with(text, &Settings::default())
 }
 
 /// Compiles a module in the text format with settings.
+#[cfg(feature = "compiler")]
 #[must_use]
 pub fn compile_with(text: &str, settings: &Settings) -> Vec<u8> {
     let wasm = wat::parse_str(text).expect("the text of a test is well-formed");
@@ -30,6 +35,7 @@ pub fn load(bytes: &[u8]) -> Artifact {
 }
 
 /// Compiles and loads a module in the text format.
+#[cfg(feature = "compiler")]
 #[must_use]
 pub fn artifact(text: &str) -> Artifact {
     load(&compile(text))

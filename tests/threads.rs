@@ -536,3 +536,59 @@ fn scripts_run_their_threads_and_wait_for_them() {
     let summary = cwasm_wast::run_script("threads", &wrong);
     assert_eq!((summary.failures.len(), summary.passed), (1, 0), "{:?}", summary.failures);
 }
+
+#[test]
+fn every_atomic_operation_traps_outside_of_its_memory() {
+    let mut functions = String::new();
+    let mut names = Vec::new();
+    for (ty, widths) in [("i32", &["8", "16", ""][..]), ("i64", &["8", "16", "32", ""])] {
+        for width in widths {
+            let suffix = if width.is_empty() { "" } else { "_u" };
+            let mut add = |operator: String, operands: &str, drop: bool| {
+                let (open, close) = if drop { ("(drop ", ")") } else { ("", "") };
+                functions.push_str(&format!(
+                    "(func (export \"{operator}\") (param INDEX) (result i32)
+                       {open}({operator} (local.get 0) {operands}){close} (i32.const 0))"
+                ));
+                names.push(operator);
+            };
+            let value = format!("({ty}.const 1)");
+            add(format!("{ty}.atomic.load{width}{suffix}"), "", true);
+            add(format!("{ty}.atomic.store{width}"), &value, false);
+            for op in ["add", "sub", "and", "or", "xor", "xchg"] {
+                add(format!("{ty}.atomic.rmw{width}.{op}{suffix}"), &value, true);
+            }
+            add(
+                format!("{ty}.atomic.rmw{width}.cmpxchg{suffix}"),
+                &format!("{value} {value}"),
+                true,
+            );
+        }
+    }
+    assert_eq!(names.len(), 63);
+    for settings in all_settings() {
+        for memory in ["1", "1 2 shared", "i64 1", "i64 0 1 shared", "i64 1 2 shared"] {
+            let index = if memory.starts_with("i64") { "i64" } else { "i32" };
+            let text = format!("(module (memory {memory}) {})", functions.replace("INDEX", index));
+            let code = load(&compile_with(&text, &settings));
+            let mut store = Store::new(&Engine::default(), ());
+            store.set_fuel(1 << 40);
+            let instance = Linker::new(&Engine::default()).instantiate(&mut store, &code).unwrap();
+            for name in &names {
+                for at in [65528, 65536, 0x7fff_fff8] {
+                    let result = if index == "i32" {
+                        let func = instance.typed_func::<i32, i32>(&store, name).unwrap();
+                        func.call(&mut store, at)
+                    } else {
+                        let func = instance.typed_func::<i64, i32>(&store, name).unwrap();
+                        func.call(&mut store, at.into())
+                    };
+                    let inside = at == 65528 && memory != "i64 0 1 shared";
+                    let found = result.err().map(|error| kind(&error));
+                    let wanted = (!inside).then_some(TrapKind::MemoryOutOfBounds);
+                    assert_eq!(found, wanted, "{name} at {at} of ({memory})");
+                }
+            }
+        }
+    }
+}

@@ -17,9 +17,10 @@ use crate::header::{
 };
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, SiteRecord,
-    Span, Text, TypeRecord, extern_flags, extern_kind,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
+    ModuleRecord, Span, Text, TypeRecord, extern_flags, extern_kind,
 };
+use crate::sites::{self, Site};
 use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
 
 /// Something that exceeds what the format can express.
@@ -66,6 +67,8 @@ pub struct Tables {
     pub memories: Vec<DefinedRecord>,
     /// Defined globals.
     pub globals: Vec<DefinedRecord>,
+    /// Defined tags.
+    pub tags: Vec<DefinedRecord>,
     /// Exports, sorted by name by [`Tables::sections`].
     pub exports: Vec<ExportRecord>,
     /// Element segments.
@@ -74,10 +77,11 @@ pub struct Tables {
     pub data_segments: Vec<DataSegmentRecord>,
     /// Linear-memory images.
     pub images: Vec<ImageRecord>,
-    /// Traps and return addresses; sorted by text offset.
-    pub sites: Vec<SiteRecord>,
-    /// Sorted by text offset.
+    /// Handlers of exceptions; sorted by the text offset of the call.
+    pub handlers: Vec<HandlerRecord>,
+    /// Sites of copied functions; sorted by text offset.
     pub inlined: Vec<InlinedRecord>,
+    sites: Vec<u8>,
     val_types: Vec<u8>,
     const_ops: Vec<ConstOpRecord>,
     items: Vec<ItemRecord>,
@@ -160,6 +164,13 @@ impl Tables {
         start as u64
     }
 
+    /// Sets the traps and return addresses, sorted by text offset.
+    pub fn set_sites(&mut self, sites: &[Site]) -> Result<(), BuildError> {
+        self.sites = sites::encode(sites)
+            .ok_or_else(|| BuildError::Shape("the sites are out of order or too many".into()))?;
+        Ok(())
+    }
+
     /// Every section but the text, with its bytes, in the order in which they
     /// belong into the file. Exports are sorted by name.
     #[must_use]
@@ -185,7 +196,9 @@ impl Tables {
             (Section::DataSegments, self.data_segments.as_bytes().to_vec()),
             (Section::Data, self.data),
             (Section::Images, self.images.as_bytes().to_vec()),
-            (Section::Sites, self.sites.as_bytes().to_vec()),
+            (Section::Sites, self.sites),
+            (Section::Tags, self.tags.as_bytes().to_vec()),
+            (Section::Handlers, self.handlers.as_bytes().to_vec()),
             (Section::Inlined, self.inlined.as_bytes().to_vec()),
             (Section::Strings, self.strings),
             (Section::ImageBytes, self.image_bytes),
@@ -198,6 +211,12 @@ impl ExternRecord {
     #[must_use]
     pub fn func(ty: u32) -> Self {
         Self { kind: extern_kind::FUNC.into(), ty: ty.into(), ..Self::default() }
+    }
+
+    /// The record of a tag with this type index.
+    #[must_use]
+    pub fn tag(ty: u32) -> Self {
+        Self { kind: extern_kind::TAG.into(), ty: ty.into(), ..Self::default() }
     }
 
     /// The record of a table.

@@ -265,25 +265,26 @@ fn check_integrity(
         }
         return false;
     }
-    for leaf in 0..header.leaf_count.get() as usize {
-        let range = digest::chunk_range(leaf, body, claimed_usize(claimed));
-        if range.end > file.len() {
-            break;
-        }
+    let count = header.leaf_count.get() as usize;
+    let chunk = |leaf| digest::chunk_range(leaf, body, claimed_usize(claimed));
+    let there = (0..count).take_while(|leaf| chunk(*leaf).end <= file.len()).count();
+    let corrupt = digest::find_in_parallel(there, |leaf| {
         let wanted = &file[LEAVES_OFFSET + leaf * 32..][..32];
-        if digest::leaf(&file[range.clone()]) != *wanted {
-            let range = range.start as u64..range.end as u64;
-            let sections = Section::ALL
-                .into_iter()
-                .filter(|section| {
-                    let place = header.section(*section);
-                    let end = place.offset.get().saturating_add(place.length.get());
-                    place.offset.get() < range.end && range.start < end
-                })
-                .map(Section::name)
-                .collect();
-            problems.push(Problem::CorruptChunk { range, sections });
-        }
+        digest::leaf(&file[chunk(leaf)]) != *wanted
+    });
+    for leaf in corrupt {
+        let range = chunk(leaf);
+        let range = range.start as u64..range.end as u64;
+        let sections = Section::ALL
+            .into_iter()
+            .filter(|section| {
+                let place = header.section(*section);
+                let end = place.offset.get().saturating_add(place.length.get());
+                place.offset.get() < range.end && range.start < end
+            })
+            .map(Section::name)
+            .collect();
+        problems.push(Problem::CorruptChunk { range, sections });
     }
     true
 }

@@ -15,6 +15,7 @@
 use core::fmt;
 use core::ops::Range;
 use core::str::FromStr;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
@@ -82,6 +83,46 @@ pub fn leaf(chunk: &[u8]) -> [u8; 32] {
     Sha256::new_with_prefix([0]).chain_update(chunk).finalize().into()
 }
 
+/// How many chunks a further thread is started for: hashing them takes ten times as long
+/// as starting it.
+const CHUNKS_PER_THREAD: usize = 12;
+
+/// More threads than this wait for memory rather than compute.
+const MAX_THREADS: usize = 8;
+
+/// The numbers below `count` for which `wanted` holds, in order. Asks on several threads if
+/// there are many; on this one alone if none can be had.
+pub(crate) fn find_in_parallel(count: usize, wanted: impl Fn(usize) -> bool + Sync) -> Vec<usize> {
+    // To ask for the number of processors takes a while, too.
+    let threads = match count / CHUNKS_PER_THREAD {
+        0 | 1 => 1,
+        more => std::thread::available_parallelism().map_or(1, |n| n.get().min(more)),
+    };
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let take = || next.fetch_add(1, Ordering::Relaxed);
+        std::iter::repeat_with(take)
+            .take_while(|number| *number < count)
+            .filter(|number| wanted(*number))
+            .collect::<Vec<_>>()
+    };
+    let mut found = std::thread::scope(|scope| {
+        let helpers: Vec<_> = (1..threads.min(MAX_THREADS))
+            .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
+            .collect();
+        let mut found = work();
+        for helper in helpers {
+            match helper.join() {
+                Ok(more) => found.extend(more),
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        }
+        found
+    });
+    found.sort_unstable();
+    found
+}
+
 /// The root of a file, from the bytes before the body.
 ///
 /// # Panics
@@ -117,6 +158,14 @@ mod tests {
         }
         assert_eq!(next, length);
         assert!(chunk_range(0, body, length).is_empty());
+    }
+
+    #[test]
+    fn what_is_found_in_parallel_is_complete_and_in_order() {
+        for count in [0, 1, 11, 24, 1000] {
+            let found = find_in_parallel(count, |number| number % 3 == 0);
+            assert!(found.into_iter().eq((0..count).step_by(3)));
+        }
     }
 
     #[test]

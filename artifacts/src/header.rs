@@ -35,8 +35,13 @@ pub mod settings {
     pub const EPOCH: u64 = 1 << 1;
     /// Memory accesses are checked in code; memories need no guard.
     pub const EXPLICIT_CHECKS: u64 = 1 << 2;
+    /// Computed floats that are not numbers all have the same bits.
+    pub const CANONICAL_NANS: u64 = 1 << 3;
+    /// Relaxed vector operators compute the same for every CPU.
+    pub const DETERMINISTIC_RELAXED_SIMD: u64 = 1 << 4;
     /// All bits that have a meaning.
-    pub const KNOWN: u64 = FUEL | EPOCH | EXPLICIT_CHECKS;
+    pub const KNOWN: u64 =
+        FUEL | EPOCH | EXPLICIT_CHECKS | CANONICAL_NANS | DETERMINISTIC_RELAXED_SIMD;
 }
 
 /// A part of the file that the header points to.
@@ -83,13 +88,17 @@ pub enum Section {
     Sites = 17,
     /// Text that other sections refer to.
     Strings = 18,
+    /// Defined tags.
+    Tags = 19,
+    /// Handlers of exceptions.
+    Handlers = 20,
     /// Sites in functions that were copied into their callers.
-    Inlined = 19,
+    Inlined = 21,
 }
 
 impl Section {
     /// Every section, in the order of the header's directory.
-    pub const ALL: [Self; 20] = [
+    pub const ALL: [Self; 22] = [
         Self::Text,
         Self::Module,
         Self::Types,
@@ -109,6 +118,8 @@ impl Section {
         Self::ImageBytes,
         Self::Sites,
         Self::Strings,
+        Self::Tags,
+        Self::Handlers,
         Self::Inlined,
     ];
 
@@ -135,6 +146,8 @@ impl Section {
             Self::ImageBytes => ".cwasm.imagebytes",
             Self::Sites => ".cwasm.sites",
             Self::Strings => ".cwasm.strings",
+            Self::Tags => ".cwasm.tags",
+            Self::Handlers => ".cwasm.handlers",
             Self::Inlined => ".cwasm.inlined",
         }
     }
@@ -313,6 +326,8 @@ pub fn describe() -> String {
         ("fuel", settings::FUEL),
         ("epoch", settings::EPOCH),
         ("explicit checks", settings::EXPLICIT_CHECKS),
+        ("canonical nans", settings::CANONICAL_NANS),
+        ("deterministic relaxed simd", settings::DETERMINISTIC_RELAXED_SIMD),
     ];
     for (name, bit) in settings {
         let _ = writeln!(text, "setting {name} = {bit:#x}");

@@ -6,7 +6,7 @@
 //!
 //! * [`abi`]: what compiled code and the loader agree on at run time;
 //! * [`cpu`], [`types`]: CPU features, and the types of imports and exports;
-//! * [`header`], [`records`]: the layout of the file;
+//! * [`header`], [`records`], [`sites`]: the layout of the file;
 //! * [`builder`]: writing an artifact;
 //! * [`digest`], [`check`]: is a file an artifact, for this host, and intact;
 //! * [`signature`]: who signed it;
@@ -25,7 +25,9 @@ pub mod hex;
 pub mod module;
 mod pem;
 pub mod records;
+pub mod reference;
 pub mod report;
 pub mod signature;
+pub mod sites;
 pub mod types;
 mod validate;

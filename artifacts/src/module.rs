@@ -15,12 +15,13 @@ use crate::cpu::Arch;
 use crate::header::{Header, Section, padded_text};
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE,
-    SiteRecord, Span, Text, TypeRecord, extern_flags, extern_kind,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
+    ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::report::{Problem, Report};
+use crate::sites::Sites;
 use crate::types::{
-    ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, ValType,
+    ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, TagType, ValType,
 };
 
 /// The metadata of an artifact, as ranges of the file; borrow a [`View`] to read it.
@@ -32,7 +33,7 @@ pub struct Module {
     counts: Counts,
     layout: VmctxLayout,
     /// Positions in the import section, by kind.
-    imported: [Vec<u32>; 4],
+    imported: [Vec<u32>; extern_kind::COUNT],
 }
 
 /// How many of each importable thing a module has.
@@ -46,6 +47,8 @@ pub struct Counts {
     pub imported_memories: u32,
     /// Imported globals.
     pub imported_globals: u32,
+    /// Imported tags.
+    pub imported_tags: u32,
     /// Imported and defined functions.
     pub functions: u32,
     /// Imported and defined tables.
@@ -54,6 +57,8 @@ pub struct Counts {
     pub memories: u32,
     /// Imported and defined globals.
     pub globals: u32,
+    /// Imported and defined tags.
+    pub tags: u32,
 }
 
 /// The metadata of a module, readable.
@@ -77,10 +82,10 @@ impl Module {
             layout: VmctxLayout::new(VmctxCounts::default()).ok_or_else(|| {
                 Report::from(invalid(Section::Module, 0, "the vmctx layout is impossible"))
             })?,
-            imported: <[Vec<u32>; 4]>::default(),
+            imported: <[Vec<u32>; extern_kind::COUNT]>::default(),
         };
         module.counts = crate::validate::counts(&module.view(file))?;
-        let mut imported = <[Vec<u32>; 4]>::default();
+        let mut imported = <[Vec<u32>; extern_kind::COUNT]>::default();
         for (position, import) in (0..).zip(module.view(file).imports()) {
             // `counts` has refused any other kind.
             if let Some(positions) = imported.get_mut(import.ty.kind.get() as usize) {
@@ -257,6 +262,12 @@ impl<'a> View<'a> {
         self.records(Section::Globals)
     }
 
+    /// Defined tags.
+    #[must_use]
+    pub fn tags(&self) -> &'a [DefinedRecord] {
+        self.records(Section::Tags)
+    }
+
     /// Exports, sorted by name.
     #[must_use]
     pub fn exports(&self) -> &'a [ExportRecord] {
@@ -319,17 +330,36 @@ impl<'a> View<'a> {
         byte_range(self.bytes(Section::ImageBytes), image.bytes.get(), image.length.get())
     }
 
-    /// Traps and return addresses, sorted by text offset.
+    /// Traps and return addresses.
     #[must_use]
-    pub fn sites(&self) -> &'a [SiteRecord] {
-        self.records(Section::Sites)
+    pub fn sites(&self) -> Sites<'a> {
+        Sites::new(self.bytes(Section::Sites)).unwrap_or_default()
     }
 
-    /// The site at a text offset.
+    /// Handlers of exceptions, sorted by the return address of the call that they are for.
     #[must_use]
-    pub fn site(&self, text: u32) -> Option<&'a SiteRecord> {
-        let sites = self.sites();
-        sites.get(sites.binary_search_by_key(&text, |site| site.text.get()).ok()?)
+    pub fn handlers(&self) -> &'a [HandlerRecord] {
+        self.records(Section::Handlers)
+    }
+
+    /// The handlers of the call with this return address, in the order in which they are tried.
+    #[must_use]
+    pub fn handlers_of(&self, call: u32) -> &'a [HandlerRecord] {
+        let handlers = self.handlers();
+        let start = handlers.partition_point(|handler| handler.call.get() < call);
+        let rest = handlers.get(start..).unwrap_or_default();
+        let count = rest.iter().take_while(|handler| handler.call.get() == call).count();
+        &rest[..count]
+    }
+
+    /// The type index of a tag.
+    #[must_use]
+    pub fn tag_type_index(&self, tag: u32) -> Option<u32> {
+        let record = match tag.checked_sub(self.counts().imported_tags) {
+            Some(defined) => self.tags().get(defined as usize)?.ty,
+            None => self.imported(extern_kind::TAG, tag)?.ty,
+        };
+        Some(record.ty.get())
     }
 
     /// Whether the site at a text offset belongs to a function that was copied
@@ -401,6 +431,9 @@ impl<'a> View<'a> {
             extern_kind::GLOBAL => {
                 ExternType::Global(GlobalType { value, mutable: flag(extern_flags::MUTABLE) })
             }
+            extern_kind::TAG => {
+                ExternType::Tag(TagType { params: self.func_type(record.ty.get()).params })
+            }
             _ => ExternType::Func(self.func_type(record.ty.get())),
         }
     }
@@ -440,6 +473,7 @@ impl<'a> View<'a> {
             extern_kind::TABLE => (counts.imported_tables, self.tables()),
             extern_kind::MEMORY => (counts.imported_memories, self.memories()),
             extern_kind::GLOBAL => (counts.imported_globals, self.globals()),
+            extern_kind::TAG => (counts.imported_tags, self.tags()),
             _ => {
                 let ty = self.function_type_index(index).unwrap_or(NONE);
                 return ExternType::Func(self.func_type(ty));

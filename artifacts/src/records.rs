@@ -75,7 +75,7 @@ records! {
     ExternRecord {
         /// One of the constants of [`extern_kind`].
         kind: U32,
-        /// Function: type index. Table: element type. Global: value type. Memory: size of a
+        /// Function, tag: type index. Table: element type. Global: value type. Memory: size of a
         /// page, as a power of two.
         ty: U32,
         /// Bits of [`extern_flags`].
@@ -112,11 +112,11 @@ records! {
         name: Text,
     }
 
-    /// A defined table, memory or global.
+    /// A defined table, memory, global or tag.
     DefinedRecord {
         /// Type.
         ty: ExternRecord,
-        /// Constant expression of the initial value; empty for memories, and
+        /// Constant expression of the initial value; empty for memories and tags, and
         /// for tables that begin as null.
         init: Span,
     }
@@ -200,15 +200,30 @@ records! {
         length: U64,
     }
 
-    /// A place where compiled code can stop or be seen: a trapping
-    /// instruction, or the return address of a call. Sorted by `text`.
-    SiteRecord {
-        /// Text offset.
+    /// A run of places where compiled code can stop or be seen; `sites` packs them.
+    /// Sorted by `text`.
+    SiteBlockRecord {
+        /// Text offset of the first.
         text: U32,
-        /// Byte offset of the operator in the wasm module.
+        /// Byte offset in the wasm module of the first one's operator.
         wasm: U32,
-        /// Trap code, or zero for a return address.
-        trap: u8,
+        /// Where its entries begin, from the end of the records.
+        entries: U32,
+    }
+
+    /// Where an exception goes on that leaves a call. Sorted by `call`; those of one call
+    /// are tried in order.
+    HandlerRecord {
+        /// Text offset: the return address of the call.
+        call: U32,
+        /// Text offset of the handler.
+        handler: U32,
+        /// Index of the tag that it handles, or [`NONE`] if it handles all.
+        tag: U32,
+        /// How many bytes the stack pointer is below the frame pointer during the call.
+        frame: U32,
+        /// Where the vmctx of the function is, in bytes above the stack pointer.
+        vmctx: U32,
     }
 
     /// A site whose operator belongs to a function that was copied into its
@@ -233,6 +248,10 @@ pub mod extern_kind {
     pub const MEMORY: u32 = 2;
     /// A global.
     pub const GLOBAL: u32 = 3;
+    /// A tag.
+    pub const TAG: u32 = 4;
+    /// How many kinds there are.
+    pub const COUNT: usize = 5;
 }
 
 /// Flags of an [`ExternRecord`].
@@ -318,9 +337,10 @@ mod tests {
             size_of::<ItemRecord>(),
             size_of::<DataSegmentRecord>(),
             size_of::<ImageRecord>(),
-            size_of::<SiteRecord>(),
+            size_of::<SiteBlockRecord>(),
+            size_of::<HandlerRecord>(),
             size_of::<InlinedRecord>(),
         ];
-        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 9, 12]);
+        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 12, 20, 12]);
     }
 }

@@ -5,6 +5,8 @@
 
 use core::fmt;
 
+pub use crate::reference::{HeapType, RefType, TypeRef};
+
 /// The type of a value (specification, 2.3.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -19,14 +21,22 @@ pub enum ValType {
     F64,
     /// A 128-bit vector.
     V128,
+    /// A reference.
+    Ref(RefType),
+}
+
+#[expect(non_upper_case_globals, reason = "they are named like the variants beside them")]
+impl ValType {
     /// A reference to a function, or null.
-    FuncRef,
+    pub const FuncRef: Self = Self::Ref(RefType::FUNC);
     /// A reference to a value of the host, or null.
-    ExternRef,
+    pub const ExternRef: Self = Self::Ref(RefType::EXTERN);
+    /// A reference to an exception, or null.
+    pub const ExnRef: Self = Self::Ref(RefType::EXN);
 }
 
 impl ValType {
-    /// The number of the type in an artifact; its byte in a wasm module.
+    /// The number of the type in an artifact; of most types, their byte in a wasm module.
     #[must_use]
     pub const fn code(self) -> u32 {
         match self {
@@ -35,8 +45,7 @@ impl ValType {
             Self::F32 => 0x7d,
             Self::F64 => 0x7c,
             Self::V128 => 0x7b,
-            Self::FuncRef => 0x70,
-            Self::ExternRef => 0x6f,
+            Self::Ref(ty) => ty.code(),
         }
     }
 
@@ -49,16 +58,38 @@ impl ValType {
             0x7d => Self::F32,
             0x7c => Self::F64,
             0x7b => Self::V128,
-            0x70 => Self::FuncRef,
-            0x6f => Self::ExternRef,
-            _ => return None,
+            code => match RefType::from_code(code) {
+                Some(ty) => Self::Ref(ty),
+                None => return None,
+            },
         })
     }
 
     /// Whether values of the type are references.
     #[must_use]
     pub const fn is_ref(self) -> bool {
-        matches!(self, Self::FuncRef | Self::ExternRef)
+        matches!(self, Self::Ref(_))
+    }
+
+    /// Whether there is a value that variables of the type begin with: zero, or null.
+    #[must_use]
+    pub const fn has_default(self) -> bool {
+        !matches!(self, Self::Ref(RefType { nullable: false, .. }))
+    }
+
+    /// Whether the type is a subtype of another.
+    #[must_use]
+    pub fn matches(self, wanted: Self) -> bool {
+        match (self, wanted) {
+            (Self::Ref(found), Self::Ref(wanted)) => found.matches(wanted),
+            _ => self == wanted,
+        }
+    }
+}
+
+impl From<RefType> for ValType {
+    fn from(ty: RefType) -> Self {
+        Self::Ref(ty)
     }
 }
 
@@ -70,8 +101,7 @@ impl fmt::Display for ValType {
             Self::F32 => "f32",
             Self::F64 => "f64",
             Self::V128 => "v128",
-            Self::FuncRef => "funcref",
-            Self::ExternRef => "externref",
+            Self::Ref(ty) => return ty.fmt(f),
         })
     }
 }
@@ -97,7 +127,13 @@ impl FuncType {
 
 impl fmt::Display for FuncType {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("(func")?;
+        self.write(f, "func")
+    }
+}
+
+impl FuncType {
+    fn write(&self, f: &mut fmt::Formatter<'_>, kind: &str) -> fmt::Result {
+        write!(f, "({kind}")?;
         for (word, types) in [("param", &self.params), ("result", &self.results)] {
             if !types.is_empty() {
                 write!(f, " ({word}")?;
@@ -327,6 +363,26 @@ impl fmt::Display for GlobalType {
     }
 }
 
+/// The type of a tag: what exceptions with the tag carry.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct TagType {
+    /// The types of the values.
+    pub params: Vec<ValType>,
+}
+
+impl TagType {
+    /// A type from the types of the values.
+    pub fn new(params: impl IntoIterator<Item = ValType>) -> Self {
+        Self { params: params.into_iter().collect() }
+    }
+}
+
+impl fmt::Display for TagType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        FuncType { params: self.params.clone(), results: Vec::new() }.write(f, "tag")
+    }
+}
+
 /// The type of an import or export.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -339,6 +395,8 @@ pub enum ExternType {
     Memory(MemoryType),
     /// A global.
     Global(GlobalType),
+    /// A tag of exceptions.
+    Tag(TagType),
 }
 
 impl fmt::Display for ExternType {
@@ -348,6 +406,7 @@ impl fmt::Display for ExternType {
             Self::Table(ty) => ty.fmt(f),
             Self::Memory(ty) => ty.fmt(f),
             Self::Global(ty) => ty.fmt(f),
+            Self::Tag(ty) => ty.fmt(f),
         }
     }
 }

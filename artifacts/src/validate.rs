@@ -13,11 +13,13 @@ use crate::header::{Header, Section, padded_text};
 use crate::module::{Counts, View, invalid};
 use crate::records::{
     ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
-    ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE, SiteRecord, Span,
+    HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE, Span,
     Text, TypeRecord, const_op, extern_flags, extern_kind, item_kind, segment_mode,
 };
+use crate::reference::canonical;
 use crate::report::{Problem, Report};
-use crate::types::{ExternType, TableType, ValType};
+use crate::sites::Sites;
+use crate::types::{ExternType, HeapType, RefType, TableType, TypeRef, ValType};
 
 type Check = Result<(), Problem>;
 
@@ -31,6 +33,7 @@ pub(crate) fn counts(view: &View<'_>) -> Result<Counts, Report> {
             extern_kind::TABLE => counts.imported_tables += 1,
             extern_kind::MEMORY => counts.imported_memories += 1,
             extern_kind::GLOBAL => counts.imported_globals += 1,
+            extern_kind::TAG => counts.imported_tags += 1,
             _ => return Err(invalid(Section::Imports, index, "the kind is unknown").into()),
         }
     }
@@ -46,6 +49,7 @@ pub(crate) fn counts(view: &View<'_>) -> Result<Counts, Report> {
     counts.tables = total(Section::Tables, counts.imported_tables, view.tables().len())?;
     counts.memories = total(Section::Memories, counts.imported_memories, view.memories().len())?;
     counts.globals = total(Section::Globals, counts.imported_globals, view.globals().len())?;
+    counts.tags = total(Section::Tags, counts.imported_tags, view.tags().len())?;
     Ok(counts)
 }
 
@@ -65,7 +69,8 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::Items, size_of::<ItemRecord>()),
         (Section::DataSegments, size_of::<crate::records::DataSegmentRecord>()),
         (Section::Images, size_of::<ImageRecord>()),
-        (Section::Sites, size_of::<SiteRecord>()),
+        (Section::Tags, size_of::<DefinedRecord>()),
+        (Section::Handlers, size_of::<HandlerRecord>()),
         (Section::Inlined, size_of::<InlinedRecord>()),
     ] {
         if !view.bytes(section).len().is_multiple_of(size) {
@@ -93,6 +98,7 @@ pub(crate) fn layout(
         defined_globals: counts.globals - counts.imported_globals,
         types: u32::try_from(view.types().len()).map_err(|_| too_large())?,
         func_refs,
+        tags: counts.tags,
     })
     .ok_or_else(too_large)
 }
@@ -101,10 +107,19 @@ pub(crate) fn layout(
 pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
     let page = Arch::of_triple(&padded_text(&header.prefix.target))
         .map_or(4096, |arch| u64::from(arch.max_page_size()));
-    let validator = Validator { view, counts: view.counts(), page, const_ops: Cell::new(0) };
+    let mut validator = Validator {
+        view,
+        counts: view.counts(),
+        page,
+        canonical: Vec::new(),
+        const_ops: Cell::new(0),
+    };
+    // What follows compares types, which must make sense before.
+    validator.types()?;
+    let types: Vec<_> = (0..).take(view.types().len()).map(|index| view.func_type(index)).collect();
+    validator.canonical = canonical(&types);
     let problems = [
         validator.module(),
-        validator.types(),
         validator.imports(),
         validator.functions(),
         validator.definitions(),
@@ -112,6 +127,8 @@ pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
         validator.elements(),
         validator.data(),
         validator.images(),
+        validator.handlers(),
+        validator.sites(),
     ];
     Report::new(problems.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
 }
@@ -120,11 +137,25 @@ struct Validator<'v, 'a> {
     view: &'v View<'a>,
     counts: &'a Counts,
     page: u64,
+    /// For each type, the first that is equal to it.
+    canonical: Vec<u32>,
     /// How many operations the constant expressions so far consist of.
     const_ops: Cell<usize>,
 }
 
 impl Validator<'_, '_> {
+    /// That the blocks are in order. Entries are bounded where they are read.
+    fn sites(&self) -> Check {
+        let sites = Sites::new(self.view.bytes(Section::Sites))
+            .ok_or_else(|| invalid(Section::Sites, 0, "the section ends within its records"))?;
+        match sites.first_invalid_block() {
+            Some(block) => {
+                Err(invalid(Section::Sites, block, "the record is out of order or has no entries"))
+            }
+            None => Ok(()),
+        }
+    }
+
     fn text(&self, section: Section, record: usize, text: Text) -> Check {
         let start = text.offset.get() as usize;
         let bytes = self.view.bytes(Section::Strings);
@@ -189,10 +220,32 @@ impl Validator<'_, '_> {
             if ty.params > ty.types.count || ty.types.count.get() > 10_000 {
                 return Err(invalid(Section::Types, index, "the type has too many values"));
             }
+            // A type refers to itself and to those before it.
+            let values = self.view.func_type(u32::try_from(index).unwrap_or(NONE));
+            let mut concrete = values.values().filter_map(ValType::concrete);
+            if concrete.any(|target| target.number() as usize > index) {
+                return Err(invalid(Section::Types, index, "it refers to a type behind it"));
+            }
             self.text_offset(Section::Types, index, ty.entry.get())?;
             self.text_offset(Section::Types, index, ty.exit.get())?;
         }
         Ok(())
+    }
+
+    /// The value type with this code, if it exists in this module. Equal types are equal.
+    fn val_type(&self, code: u32) -> Option<ValType> {
+        self.canonical(ValType::from_code(code)?)
+    }
+
+    /// A value type of this module, if it exists, with the first of the types that are equal.
+    fn canonical(&self, ty: ValType) -> Option<ValType> {
+        match ty.concrete() {
+            None => Some(ty),
+            Some(target) => {
+                let canonical = *self.canonical.get(target.number() as usize)?;
+                Some(ty.renumber(|_| TypeRef::of_module(canonical)))
+            }
+        }
     }
 
     fn extern_record(&self, section: Section, index: usize, ty: &ExternRecord) -> Check {
@@ -215,7 +268,7 @@ impl Validator<'_, '_> {
         if ty.flags.get() & !allowed != 0 {
             return bad("a flag does not belong to its kind");
         }
-        let value = ValType::from_code(ty.ty.get());
+        let value = self.val_type(ty.ty.get());
         match ty.kind.get() {
             extern_kind::FUNC if (ty.ty.get() as usize) < self.view.types().len() => Ok(()),
             extern_kind::FUNC => bad("the function's type does not exist"),
@@ -224,6 +277,11 @@ impl Validator<'_, '_> {
             }
             extern_kind::GLOBAL if value.is_none() => bad("the value type is unknown"),
             extern_kind::GLOBAL => Ok(()),
+            extern_kind::TAG => match self.view.types().get(ty.ty.get() as usize) {
+                Some(ty) if ty.params == ty.types.count => Ok(()),
+                Some(_) => bad("the tag's type has results"),
+                None => bad("the tag's type does not exist"),
+            },
             _ => match self.view.extern_type(ty) {
                 ExternType::Table(TableType { limits, index, .. }) => {
                     if !limits.within(index.max()) {
@@ -296,17 +354,22 @@ impl Validator<'_, '_> {
             (Section::Tables, extern_kind::TABLE, self.view.tables()),
             (Section::Memories, extern_kind::MEMORY, self.view.memories()),
             (Section::Globals, extern_kind::GLOBAL, self.view.globals()),
+            (Section::Tags, extern_kind::TAG, self.view.tags()),
         ] {
             for (index, record) in records.iter().enumerate() {
                 if record.ty.kind.get() != kind {
                     return Err(invalid(section, index, "the kind is wrong"));
                 }
                 self.extern_record(section, index, &record.ty)?;
-                let ty = ValType::from_code(record.ty.ty.get());
+                let ty = self.val_type(record.ty.ty.get());
                 match kind {
-                    extern_kind::MEMORY => {}
+                    extern_kind::MEMORY | extern_kind::TAG => {}
                     extern_kind::TABLE => {
-                        if record.init.count.get() != 0 {
+                        if record.init.count.get() == 0 {
+                            if !ty.is_some_and(ValType::has_default) {
+                                return Err(invalid(section, index, "its elements have no value"));
+                            }
+                        } else {
                             self.const_expr(section, index, record.init, ty, self.counts.globals)?;
                         }
                     }
@@ -360,7 +423,7 @@ impl Validator<'_, '_> {
             };
             top = Some(found);
         }
-        if top.is_none() || top != ty || !below.is_empty() {
+        if !top.zip(ty).is_some_and(|(found, wanted)| found.matches(wanted)) || !below.is_empty() {
             return bad("a constant has a wrong type");
         }
         Ok(())
@@ -382,12 +445,19 @@ impl Validator<'_, '_> {
             const_op::F32 => Some(ValType::F32),
             const_op::F64 => Some(ValType::F64),
             const_op::V128 => Some(ValType::V128),
-            const_op::REF_NULL => ValType::from_code(index).filter(|ty| ty.is_ref()),
+            const_op::REF_NULL => match self.val_type(index) {
+                Some(ValType::Ref(ty)) if ty.nullable => Some(ValType::Ref(ty)),
+                _ => None,
+            },
             const_op::REF_FUNC => {
                 if !self.has_func_ref(index) {
                     return bad("a constant refers to a function without a reference");
                 }
-                Some(ValType::FuncRef)
+                let ty = self.view.function_type_index(index).unwrap_or(NONE);
+                self.canonical.get(ty as usize).map(|ty| {
+                    let heap = HeapType::Concrete(TypeRef::of_module(*ty));
+                    ValType::Ref(RefType { nullable: false, heap })
+                })
             }
             const_op::GLOBAL_GET => {
                 if index >= globals {
@@ -405,7 +475,7 @@ impl Validator<'_, '_> {
             Some(defined) => self.view.globals().get(defined as usize)?.ty,
             None => self.view.imported(extern_kind::GLOBAL, index)?.ty,
         };
-        ValType::from_code(record.ty.get())
+        self.val_type(record.ty.get())
     }
 
     /// Whether a function is imported, or has a number for its reference.
@@ -438,6 +508,7 @@ impl Validator<'_, '_> {
                 extern_kind::TABLE => export.index.get() < self.counts.tables,
                 extern_kind::MEMORY => export.index.get() < self.counts.memories,
                 extern_kind::GLOBAL => export.index.get() < self.counts.globals,
+                extern_kind::TAG => export.index.get() < self.counts.tags,
                 _ => return bad("the kind is unknown"),
             };
             if !exists {
@@ -451,14 +522,15 @@ impl Validator<'_, '_> {
         let item_count = self.view.bytes(Section::Items).len() / size_of::<ItemRecord>();
         for (index, segment) in self.view.elements().iter().enumerate() {
             let bad = |what| Err(invalid(Section::Elements, index, what));
-            let ty = ValType::from_code(segment.ty.get()).filter(|ty| ty.is_ref());
+            let ty = self.val_type(segment.ty.get()).filter(|ty| ty.is_ref());
             match segment.mode.get() {
                 segment_mode::ACTIVE => {
                     if segment.table.get() >= self.counts.tables {
                         return bad("its table does not exist");
                     }
                     let table = self.view.table_type(segment.table.get());
-                    if table.map(|table| table.element) != ty {
+                    let element = table.and_then(|table| self.canonical(table.element));
+                    if !ty.zip(element).is_some_and(|(ty, element)| ty.matches(element)) {
                         return bad("its type is not the table's");
                     }
                     let offset = table.map(|table| table.index.value());
@@ -482,7 +554,10 @@ impl Validator<'_, '_> {
         for item in self.view.items(segment.items) {
             match segment.item_kind.get() {
                 item_kind::FUNCTIONS => {
-                    if ty != Some(ValType::FuncRef) || !self.has_func_ref(item.first.get()) {
+                    let of_functions = [true, false].map(|nullable| {
+                        Some(ValType::Ref(RefType { nullable, heap: HeapType::Func }))
+                    });
+                    if !of_functions.contains(&ty) || !self.has_func_ref(item.first.get()) {
                         return bad("an item is a function without a reference");
                     }
                 }
@@ -547,6 +622,29 @@ impl Validator<'_, '_> {
                 || !image.bytes.get().is_multiple_of(self.page)
             {
                 return bad("it is not page-aligned");
+            }
+        }
+        Ok(())
+    }
+
+    fn handlers(&self) -> Check {
+        let mut last = 0;
+        for (index, handler) in self.view.handlers().iter().enumerate() {
+            let bad = |what| Err(invalid(Section::Handlers, index, what));
+            if handler.call.get() < last {
+                return bad("the handlers are not in the order of their calls");
+            }
+            last = handler.call.get();
+            if handler.handler.get() == NONE {
+                return bad("it has no address");
+            }
+            self.text_offset(Section::Handlers, index, handler.handler.get())?;
+            if handler.tag.get() != NONE && handler.tag.get() >= self.counts.tags {
+                return bad("its tag does not exist");
+            }
+            // A pointer of the frame itself.
+            if u64::from(handler.vmctx.get()) + 8 > u64::from(handler.frame.get()) {
+                return bad("its vmctx is outside of its frame");
             }
         }
         Ok(())

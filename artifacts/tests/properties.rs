@@ -5,9 +5,13 @@ use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, reseal, seal};
 use cwasm_artifact::check::{Host, check, claimed_length};
 use cwasm_artifact::cpu::{CpuFeatures, host_triple};
-use cwasm_artifact::header::{HEADER_OFFSET, LEAVES_OFFSET, Section, SectionRange};
+use cwasm_artifact::header::{
+    HEADER_OFFSET, LEAVES_OFFSET, SIGNATURES_OFFSET, Section, SectionRange,
+};
 use cwasm_artifact::module::Module;
+use cwasm_artifact::signature::Signatures;
 use proptest::prelude::*;
+use sha2::{Digest as _, Sha256};
 
 /// The smallest artifact: an ELF header, the front, and empty metadata with
 /// this much padding behind it.
@@ -83,6 +87,40 @@ proptest! {
         file[place..end].copy_from_slice(&bytes[..end - place]);
         if reseal(&mut file).is_ok() && let Ok(checked) = check(&file, None) {
             let _ = Module::new(&checked);
+        }
+    }
+
+    #[test]
+    fn a_signature_area_is_what_reading_and_writing_it_gives_or_is_refused(
+        records in proptest::collection::vec((0_u8..5, 0_u8..5, any::<u8>()), 0..6),
+        stray in prop_oneof![Just((0, 0)), (0_usize..480, any::<u8>())],
+    ) {
+        let mut file = artifact(0);
+        let area = &mut file[SIGNATURES_OFFSET..LEAVES_OFFSET];
+        for (place, (kind, key, byte)) in area.chunks_exact_mut(96).zip(&records) {
+            match kind {
+                0 => continue,
+                1 => place[..5].copy_from_slice(b"ed448"),
+                _ => place[..7].copy_from_slice(b"ed25519"),
+            }
+            place[16..32].fill(*key);
+            place[32..].fill(*byte);
+        }
+        area[stray.0] ^= stray.1;
+        let checksum = Sha256::new_with_prefix([2]).chain_update(&area[..480]).finalize();
+        area[480..].copy_from_slice(&checksum);
+        match Signatures::of(&file) {
+            Ok(signatures) => {
+                let mut copy = artifact(0);
+                signatures.write(&mut copy).unwrap();
+                prop_assert!(copy == file);
+                prop_assert!(!signatures.is_empty());
+                prop_assert!(check(&file, None).is_ok());
+            }
+            Err(problem) => {
+                prop_assert_eq!(problem.kind(), "invalid");
+                prop_assert!(check(&file, None).is_err());
+            }
         }
     }
 }

@@ -80,6 +80,8 @@ struct Settings {
     fuel: bool,
     epoch: bool,
     memory_checks: &'static str,
+    canonical_nans: bool,
+    relaxed_simd: &'static str,
 }
 
 #[derive(Debug, Serialize)]
@@ -157,6 +159,12 @@ impl Summary {
                 fuel: has(settings::FUEL),
                 epoch: has(settings::EPOCH),
                 memory_checks: if has(settings::EXPLICIT_CHECKS) { "explicit" } else { "guard" },
+                canonical_nans: has(settings::CANONICAL_NANS),
+                relaxed_simd: if has(settings::DETERMINISTIC_RELAXED_SIMD) {
+                    "deterministic"
+                } else {
+                    "native"
+                },
             },
             source: Source {
                 bytes: header.source_length.get(),
@@ -206,6 +214,8 @@ impl Summary {
         let mut settings = vec![format!("memory checks: {}", self.settings.memory_checks)];
         settings.extend(self.settings.fuel.then(|| "fuel".to_owned()));
         settings.extend(self.settings.epoch.then(|| "epoch".to_owned()));
+        settings.extend(self.settings.canonical_nans.then(|| "canonical NaNs".to_owned()));
+        settings.push(format!("relaxed SIMD: {}", self.settings.relaxed_simd));
         let keys: Vec<&str> = self.signatures.iter().map(|one| one.key.as_str()).collect();
         let signed = if keys.is_empty() {
             "nobody".to_owned()
@@ -281,6 +291,7 @@ fn kind(ty: &ExternType) -> &'static str {
         ExternType::Table(_) => "table",
         ExternType::Memory(_) => "memory",
         ExternType::Global(_) => "global",
+        ExternType::Tag(_) => "tag",
         _ => "unknown",
     }
 }

@@ -9,12 +9,15 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod cache;
+mod cached;
 mod compile;
 mod input;
 mod inspect;
 mod keygen;
 mod keys;
 mod outcome;
+mod outputs;
 mod progress;
 mod publish;
 mod run;
@@ -37,7 +40,7 @@ struct Cli {
 
 const HELP: &str = "\
 Examples:
-  cwasm run app.wasm                            compile in memory and run
+  cwasm run app.wasm                            compile, and run; the second time from the cache
   cwasm compile app.wasm                        write app.cwasm, print its digest
   cwasm run app.cwasm --digest DIGEST           run exactly what was compiled
 
@@ -52,6 +55,7 @@ enum Command {
     Verify(verify::Verify),
     Keygen(keygen::Keygen),
     Sign(sign::Sign),
+    Cache(cache::CacheCommand),
     Wast(wast::Wast),
 }
 
@@ -63,12 +67,23 @@ fn main() -> ExitCode {
         Command::Verify(command) => command.execute(),
         Command::Keygen(command) => command.execute(),
         Command::Sign(command) => command.execute(),
+        Command::Cache(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
+    conclude(result).into()
+}
+
+/// Tells what went wrong, and returns the exit code.
+fn conclude(result: anyhow::Result<Outcome>) -> u8 {
     match result {
         Ok(outcome) => outcome.exit_code(),
         // Whoever read our output has seen enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) if is_broken_pipe(&error) => 0,
+        Err(error) if error.is::<clap::Error>() => {
+            // If stderr is closed, the exit code has to suffice.
+            let _ = write!(std::io::stderr(), "{error}");
+            2
+        }
         Err(error) => {
             // If stderr is closed, the exit code has to suffice.
             let _ = writeln!(std::io::stderr(), "cwasm: error: {error:#}");
@@ -102,11 +117,15 @@ mod tests {
             .map(|command| command.get_name().to_owned())
             .filter(|name| name != "help")
             .collect();
-        assert_eq!(subcommands, ["compile", "run", "inspect", "verify", "keygen", "sign", "wast"]);
+        assert_eq!(
+            subcommands,
+            ["compile", "run", "inspect", "verify", "keygen", "sign", "cache", "wast"]
+        );
         for name in subcommands {
             let command = cli.find_subcommand_mut(&name).unwrap();
             let help = command.render_help().to_string();
-            assert!(help.lines().count() <= 50, "{name} has {} lines", help.lines().count());
+            let screen = if name == "run" { 25 } else { 50 };
+            assert!(help.lines().count() <= screen, "{name} has {} lines", help.lines().count());
             assert!(help.lines().all(|line| line.chars().count() <= 100), "{help}");
             assert!(help.contains(&format!("\n  cwasm {name} ")), "{help}");
             let last = help.trim_end().rsplit("\n\n").next().unwrap();

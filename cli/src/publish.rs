@@ -34,11 +34,21 @@ pub(crate) fn target(path: &Path) -> anyhow::Result<PathBuf> {
     path.canonicalize().with_context(|| format!("cannot write {}", path.display()))
 }
 
-/// Puts `bytes` into the file `path`.
+/// Puts `bytes` into the file `path`. A file that holds them already is left as it is,
+/// so that a build tool sees that nothing changed.
 pub(crate) fn publish(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
+    if holds(path, bytes) {
+        return Ok(());
+    }
     // The umask takes away what it takes away from other files.
     write(path, bytes, Permissions::from_mode(0o666))
         .with_context(|| format!("cannot write {}", path.display()))
+}
+
+fn holds(path: &Path, bytes: &[u8]) -> bool {
+    let same_length = std::fs::metadata(path)
+        .is_ok_and(|metadata| metadata.is_file() && metadata.len() == bytes.len() as u64);
+    same_length && std::fs::read(path).is_ok_and(|old| old == bytes)
 }
 
 /// Puts `bytes` into the file `path`, which exists, and keeps its permissions.

@@ -1,7 +1,7 @@
 //! `cwasm run`: a module or an artifact as a program.
 //!
-//! Modules are compiled in memory and loaded by the digest of what was just
-//! compiled. Artifacts need a reason to be trusted.
+//! Modules go through the user's cache, or are compiled in memory. Artifacts need a reason to
+//! be trusted.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -14,59 +14,65 @@ use cwasm_loader::{
     Artifact, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, PublicKey, Store,
     Trap, TrapKind, Trust,
 };
-use cwasm_wasi::{ProcExit, WasiCtx};
+use cwasm_wasi::{ProcExit, Signaled, Threads, WasiCtx};
 
-use crate::compile::compile_file;
 use crate::input::Kind;
-use crate::outcome::Outcome;
-use crate::{input, keys, values, watchdog};
+use crate::outcome::{Outcome, usage};
+use crate::{cached, input, keys, values, watchdog};
+use grants::Grants;
+use limits::Limit;
 
-/// Run a WebAssembly module or an artifact
+mod grants;
+mod limits;
+
+/// Run a module, which is compiled first, or an artifact, which something has to vouch for
 #[derive(Debug, Args)]
-#[command(after_help = "\
-A module is compiled first. An artifact is native code: say why to trust it, with `--digest`,
-`--key` or `--trust-file`. Without `--invoke`, the program's `_start` is called.
-
+#[command(
+    override_usage = "cwasm run [OPTIONS] FILE.{wasm,wat,cwasm} [--] [ARG]...",
+    help_template = "{about}\n\n{usage-heading} {usage}\n{options}{after-help}",
+    after_help = "\
 Examples:
-  cwasm run app.wasm --dir data::/data --env LANG=C -- --verbose /data/in.txt
+  cwasm run app.wasm --dir data::/data:ro --env LANG=C -- --verbose /data/in.txt
   cwasm run gcd.wat --invoke gcd 54 24
-  cwasm run app.cwasm --digest 3f2c... --timeout 10s
   cwasm run app.cwasm --key release.pub
 
-Exit codes: the program's own; 1 an error in what was given, 2 usage, 134 a trap")]
+Exit codes: the program's own; 1 an error in what was given, 2 usage, 134 a trap or an exception"
+)]
 pub(crate) struct Run {
     /// The module, binary or text, or the artifact
-    #[arg(value_name = "FILE.{wasm,wat,cwasm}")]
+    #[arg(value_name = "FILE.{wasm,wat,cwasm}", hide = true)]
     file: PathBuf,
-    /// Let the program use a directory, under its own name or another
-    #[arg(long = "dir", value_name = "HOST[::GUEST]")]
-    directories: Vec<String>,
-    /// Set an environment variable of the program, which has none otherwise
-    #[arg(long, value_name = "K=V", value_parser = parse_variable)]
-    env: Vec<(String, String)>,
-    /// Call this function with the ARGs, and print its results
+    #[command(flatten)]
+    grants: Grants,
+    /// Call this function, not `_start`, with the ARGs; print its results
     #[arg(long, value_name = "NAME")]
     invoke: Option<String>,
-    /// Instantiate another module first, for the program to import from
+    /// Instantiate another module first, to be imported as NAME
     #[arg(long, value_name = "NAME=FILE", value_parser = parse_preload)]
     preload: Vec<(String, PathBuf)>,
+    /// Limit memory=SIZE, table=N, instances=N, stack=SIZE; a SIZE is 64M
+    #[arg(long, value_name = "WHAT=N", value_delimiter = ',')]
+    limit: Vec<Limit>,
     /// Trap after about N operators
     #[arg(long, value_name = "N")]
     fuel: Option<u64>,
     /// Trap after a time: 500ms, 10s, 2m
     #[arg(long, value_name = "D", value_parser = watchdog::parse_duration)]
     timeout: Option<Duration>,
-    /// Run the artifact with this digest; may be repeated, for what is preloaded
+    /// Run the artifact with this digest; repeat it for what is preloaded
     #[arg(long, value_name = "HEX", conflicts_with = "trust_file")]
     digest: Vec<Digest>,
-    /// Run artifacts that this public key signed; may be repeated
+    /// Run artifacts that this public key signed; repeat it for several
     #[arg(long, value_name = "PUB", conflicts_with = "trust_file")]
     key: Vec<PathBuf>,
-    /// Run artifacts for no other reason than that they are there
+    /// Run artifacts without any such reason
     #[arg(long)]
     trust_file: bool,
+    /// Compile modules in memory, without looking into the cache
+    #[arg(long)]
+    no_cache: bool,
     /// Arguments of the program, or of the function
-    #[arg(value_name = "ARG", trailing_var_arg = true, allow_negative_numbers = true)]
+    #[arg(value_name = "ARG", trailing_var_arg = true, allow_negative_numbers = true, hide = true)]
     args: Vec<String>,
 }
 
@@ -77,6 +83,14 @@ struct Guest {
 
 impl Run {
     pub(crate) fn execute(&self) -> anyhow::Result<Outcome> {
+        limits::check(&self.limit)?;
+        for (index, (name, _)) in self.preload.iter().enumerate() {
+            if self.preload[..index].iter().any(|(other, _)| other == name) {
+                return Err(usage(format!("`--preload` gives two modules the name {name:?}")));
+            }
+        }
+        // Before anything is compiled, since it is wrong or right by itself.
+        let wasi = self.grants.context(&self.file, &self.args)?;
         let keys = keys::public(&self.key)?;
         let program = self.load(&self.file, &keys)?;
         let preloads = self
@@ -96,30 +110,30 @@ impl Run {
         if !keys.is_empty() && !self.any_artifact()? {
             bail!("no artifact was given for `--key` to check; modules are compiled here");
         }
-        let outcome = self
-            .run(&program, &preloads)
-            .with_context(|| format!("cannot run {}", self.file.display()));
-        match outcome {
-            Ok(()) => Ok(Outcome::Done),
-            Err(error) => self.ended(error),
-        }
+        let run = || self.run(wasi, &program, &preloads);
+        let outcome = match limits::stack(&self.limit) {
+            Some(stack) => on_a_stack(stack, run)?,
+            None => run(),
+        };
+        self.ended(outcome)
     }
 
     /// Instantiates everything and calls into the program.
     fn run<'code>(
         &self,
+        wasi: WasiCtx,
         program: &'code Artifact,
         preloads: &'code [(&str, &Path, Artifact)],
     ) -> anyhow::Result<()> {
-        let engine = Engine::default();
-        let mut store = Store::new(&engine, Guest { wasi: self.wasi()? });
+        let engine = Engine::new(limits::config(&self.limit));
+        let mut store = self.store(&engine, &wasi);
         let mut linker = Linker::new(&engine);
         cwasm_wasi::add_to_linker(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
-        // Code that counts fuel stops without any.
-        store.set_fuel(self.fuel.unwrap_or(u64::MAX));
         if let Some(limit) = self.timeout {
-            store.set_epoch_deadline(1);
             watchdog::start(&engine, limit).context("cannot start a thread for `--timeout`")?;
+        }
+        if Threads::are_used_by(program) {
+            return self.run_threads(&engine, linker, program, &wasi);
         }
         for (name, path, artifact) in preloads {
             let instance = instantiate(&linker, &mut store, artifact)
@@ -128,13 +142,58 @@ impl Run {
             linker.instance(&store, name, instance)?;
         }
         let instance = instantiate(&linker, &mut store, program)?;
+        self.call(&mut store, instance, program)
+    }
+
+    /// Runs a program that uses threads. It ends the process, since a thread may
+    /// be waiting in the host.
+    fn run_threads<'code>(
+        &self,
+        engine: &Engine,
+        mut linker: Linker<'code, Guest>,
+        program: &'code Artifact,
+        wasi: &WasiCtx,
+    ) -> anyhow::Result<()> {
+        if !self.preload.is_empty() {
+            bail!(
+                "it uses threads, each of which has an instance of its own, so that nothing can be preloaded"
+            );
+        }
+        let threads = Threads::add_to_linker(&mut linker, program)?;
+        let mut store = self.store(engine, wasi);
+        let instance = instantiate(&linker, &mut store, program)?;
+        let main = || self.call(&mut store, instance, program);
+        let exit = |result| std::process::exit(crate::conclude(self.ended(result)).into());
+        threads.run(engine, &linker, program, || self.store(engine, wasi), main, exit);
+        Ok(())
+    }
+
+    /// A store under the limits that were given.
+    fn store<'code>(&self, engine: &Engine, wasi: &WasiCtx) -> Store<'code, Guest> {
+        let mut store = Store::new(engine, Guest { wasi: wasi.clone() });
+        limits::apply(&self.limit, store.limits_mut());
+        // Code that counts fuel stops without any.
+        store.set_fuel(self.fuel.unwrap_or(u64::MAX));
+        if self.timeout.is_some() {
+            store.set_epoch_deadline(1);
+        }
+        store
+    }
+
+    /// Calls what is to be called.
+    fn call<'code>(
+        &self,
+        store: &mut Store<'code, Guest>,
+        instance: Instance<'code>,
+        program: &Artifact,
+    ) -> anyhow::Result<()> {
         match &self.invoke {
             Some(name) => {
-                initialize(&mut store, instance)?;
-                self.invoke(&mut store, instance, name)
+                initialize(store, instance)?;
+                self.invoke(store, instance, name)
             }
-            None if instance.export(&store, "_start").is_some() => {
-                Ok(instance.typed_func::<(), ()>(&store, "_start")?.call(&mut store, ())?)
+            None if instance.export(store, "_start").is_some() => {
+                Ok(instance.typed_func::<(), ()>(store, "_start")?.call(store, ())?)
             }
             None => bail!(
                 "it has no function `_start`; call one of its functions with `--invoke`: {}",
@@ -171,22 +230,6 @@ impl Run {
         Ok(())
     }
 
-    /// What the program may use.
-    fn wasi(&self) -> anyhow::Result<WasiCtx> {
-        let mut wasi = WasiCtx::builder();
-        let name = self.file.file_name().unwrap_or(self.file.as_os_str());
-        wasi.arg(name.as_encoded_bytes()).args(&self.args).inherit_stdio();
-        for (name, value) in &self.env {
-            wasi.env(name, value);
-        }
-        for directory in &self.directories {
-            let (host, guest) =
-                directory.split_once("::").unwrap_or((directory.as_str(), directory.as_str()));
-            wasi.preopened_dir(host, guest);
-        }
-        Ok(wasi.build()?)
-    }
-
     /// Whether any of the files that were given is an artifact.
     fn any_artifact(&self) -> anyhow::Result<bool> {
         let preloads = self.preload.iter().map(|(_, path)| path);
@@ -203,10 +246,7 @@ impl Run {
         let front = input::front(path)?;
         let artifact = match Kind::of(path, &front) {
             Kind::Module => {
-                let bytes = compile_file(path, &input::read(path)?, &self.settings())?;
-                let digest = Digest::stated_in(&bytes)
-                    .context("the compiler wrote no digest, which is a bug in cwasm")?;
-                Artifact::from_bytes(&bytes, &Trust::digest(digest))
+                cached::load(path, &input::read(path)?, &self.settings(), !self.no_cache)?
             }
             Kind::Artifact => self.load_artifact(path, &front, keys)?,
         };
@@ -268,11 +308,23 @@ impl Run {
         }
     }
 
-    /// What became of a program that did not simply return.
-    fn ended(&self, error: anyhow::Error) -> anyhow::Result<Outcome> {
+    /// What became of a program.
+    fn ended(&self, result: anyhow::Result<()>) -> anyhow::Result<Outcome> {
+        let error = match result.with_context(|| format!("cannot run {}", self.file.display())) {
+            Ok(()) => return Ok(Outcome::Done),
+            Err(error) => error,
+        };
         let Some(cause) = error.downcast_ref::<Error>() else { return Err(error) };
         if let Some(ProcExit(status)) = cause.downcast_host() {
             return Ok(Outcome::Exited(*status));
+        }
+        if let Some(Signaled(signal)) = cause.downcast_host() {
+            return Ok(Outcome::Signaled(signal.linux_number()));
+        }
+        if let Some(exception) = cause.exception() {
+            // When standard error is closed, there is nobody to tell.
+            let _ = writeln!(std::io::stderr(), "cwasm: {exception}");
+            return Ok(Outcome::Trapped);
         }
         match cause.trap() {
             Some(trap) => {
@@ -348,11 +400,17 @@ fn cannot_load(path: &Path, error: LoadError) -> anyhow::Error {
     if refused { error.context(format!("cannot load {}", path.display())) } else { error }
 }
 
-fn parse_variable(text: &str) -> Result<(String, String), String> {
-    match text.split_once('=') {
-        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
-        _ => Err("an environment variable is given as NAME=VALUE".to_owned()),
-    }
+/// Runs on a thread that has a stack of this size, besides what the host needs.
+fn on_a_stack<R: Send>(stack: usize, run: impl FnOnce() -> R + Send) -> anyhow::Result<R> {
+    /// For everything that is not wasm.
+    const HOST: usize = 1 << 20;
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .stack_size(stack.saturating_add(HOST))
+            .spawn_scoped(scope, run)
+            .context("cannot make a thread with the stack that `--limit` asks for")?;
+        Ok(thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    })
 }
 
 fn parse_preload(text: &str) -> Result<(String, PathBuf), String> {

@@ -6,7 +6,8 @@ use cwasm_loader::{Val, ValType};
 /// The value of a type that a text stands for.
 ///
 /// Integers are decimal or, with `0x`, hexadecimal, and signed or unsigned;
-/// floats are decimal, `inf` or `nan`; of references there is `null`.
+/// floats are decimal, `inf` or `nan`; a vector is one integer whose lowest byte
+/// is the first; of references there is `null`.
 pub(crate) fn parse(text: &str, ty: ValType) -> anyhow::Result<Val<'static>> {
     let parsed = match ty {
         ValType::I32 => integer(text, u32::MAX.into())
@@ -18,14 +19,15 @@ pub(crate) fn parse(text: &str, ty: ValType) -> anyhow::Result<Val<'static>> {
         ValType::F32 => text.parse::<f32>().ok().map(Val::from),
         ValType::F64 => text.parse::<f64>().ok().map(Val::from),
         ValType::V128 => integer(text, u128::MAX).map(Val::V128),
-        ValType::FuncRef if text == "null" => Some(Val::FuncRef(None)),
-        ValType::ExternRef if text == "null" => Some(Val::ExternRef(None)),
-        ValType::FuncRef | ValType::ExternRef => {
+        ValType::Ref(_) if text == "null" && ty.has_default() => Some(Val::default_of(ty)),
+        ValType::Ref(_) if ty.has_default() => {
             bail!("{text:?} is not a {ty}: only `null` can be given for one")
         }
+        ValType::Ref(_) => bail!("a {ty} cannot be given on the command line"),
         _ => None,
     };
-    parsed.ok_or_else(|| anyhow!("{text:?} is not an {ty}"))
+    let article = if ty == ValType::V128 { "a" } else { "an" };
+    parsed.ok_or_else(|| anyhow!("{text:?} is not {article} {ty}"))
 }
 
 /// An integer of either sign whose two's complement fits under `mask`.
@@ -61,7 +63,7 @@ pub(crate) fn show(value: &Val<'_>) -> String {
         Val::F32(bits) => f32::from_bits(*bits).to_string(),
         Val::F64(bits) => f64::from_bits(*bits).to_string(),
         Val::V128(bits) => format!("{bits:#034x}"),
-        Val::FuncRef(None) | Val::ExternRef(None) => "null".to_owned(),
+        Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None) => "null".to_owned(),
         Val::FuncRef(Some(_)) => "funcref".to_owned(),
         Val::ExternRef(Some(_)) => "externref".to_owned(),
         other => other.ty().to_string(),
@@ -84,6 +86,10 @@ mod tests {
         assert_eq!(round_trip("-0x1", ValType::I64), "-1");
         assert_eq!(round_trip("18446744073709551615", ValType::I64), "-1");
         assert_eq!(round_trip("1", ValType::V128), "0x00000000000000000000000000000001");
+        let vector = "0x0f0e0d0c0b0a09080706050403020100";
+        assert_eq!(round_trip(vector, ValType::V128), vector);
+        let error = parse("0x100000000000000000000000000000000", ValType::V128).unwrap_err();
+        assert!(error.to_string().ends_with("is not a v128"), "{error}");
         for wrong in
             ["", "-", "--1", "-+1", "+-1", "0x", "0x+1", "4294967296", "-2147483649", "1.0", "x"]
         {

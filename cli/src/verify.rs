@@ -4,15 +4,15 @@
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context as _, anyhow, bail};
+use anyhow::{Context as _, bail};
 use clap::Args;
 use cwasm_artifact::check::{Checked, Host, Origin, check, check_from};
-use cwasm_artifact::header::{Section, padded_text, settings};
+use cwasm_artifact::header::{Section, padded_text};
 use cwasm_artifact::hex::Hex;
 use cwasm_artifact::module::Module;
 use cwasm_artifact::report::Report;
 use cwasm_artifact::signature::{PublicKey, Signatures};
-use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
+use cwasm_compiler::Settings;
 use cwasm_loader::Digest;
 use sha2::{Digest as _, Sha256};
 
@@ -111,7 +111,7 @@ impl Verify {
                 Hex(&found)
             );
         }
-        let settings = recorded_settings(&checked)
+        let settings = Settings::of_header(checked.header())
             .with_context(|| format!("{file} records settings that cannot be used"))?;
         let mut compiled = compile_file(module, &wasm, &settings)?;
         // Who signed it is no property of the module.
@@ -126,30 +126,6 @@ impl Verify {
             section_at(&checked, place)
         );
     }
-}
-
-/// The settings that an artifact says it was compiled with.
-fn recorded_settings(checked: &Checked<'_>) -> anyhow::Result<Settings> {
-    let header = checked.header();
-    let has = |bit| header.settings.get() & bit != 0;
-    let target = padded_text(&header.prefix.target);
-    let cpu = padded_text(&header.cpu_level);
-    let opt_level = padded_text(&header.opt_level);
-    Ok(Settings {
-        target: target.parse().map_err(|_| anyhow!("the target {target:?} is unknown"))?,
-        cpu: CpuLevel::by_name(&cpu)
-            .with_context(|| format!("the CPU level {cpu:?} is unknown"))?,
-        opt_level: OptLevel::by_name(&opt_level)
-            .with_context(|| format!("the optimisation level {opt_level:?} is unknown"))?,
-        jobs: 0,
-        fuel: has(settings::FUEL),
-        epoch: has(settings::EPOCH),
-        memory_bounds: if has(settings::EXPLICIT_CHECKS) {
-            MemoryBounds::Explicit
-        } else {
-            MemoryBounds::Guarded
-        },
-    })
 }
 
 /// The first byte of the body that differs: what is before the body differs whenever

@@ -183,3 +183,45 @@ fn help_has_examples_and_exit_codes() {
         assert!(help.lines().count() <= 50, "{command} --help fits one screen");
     }
 }
+
+#[test]
+fn vectors_are_given_and_printed_as_one_number() {
+    let folder = Folder::new();
+    folder.write(
+        "in.wat",
+        r#"(module (func (export "f") (param v128) (result v128)
+            (i8x16.add (local.get 0) (i8x16.splat (i32.const 1)))))"#,
+    );
+    folder
+        .cwasm("run in.wat --invoke f 0x0f0e0d0c0b0a09080706050403020100")
+        .printed("0x100f0e0d0c0b0a090807060504030201\n");
+    folder.cwasm("run in.wat --invoke f 1.5").refused("");
+}
+
+#[test]
+fn settings_for_the_same_results_everywhere_are_recorded_and_compiled_again() {
+    let folder = Folder::new();
+    folder.write(
+        "in.wat",
+        r#"(module (func (export "f") (param v128 f64) (result v128 f64)
+            (f64x2.relaxed_madd (local.get 0) (local.get 0) (local.get 0))
+            (f64.add (local.get 1) (local.get 1))))"#,
+    );
+    let options = "--cpu x86-64-v3 --relaxed-simd deterministic --canonicalize-nans";
+    let digest = folder.compile(&format!("in.wat {options} -o same.cwasm"));
+    assert_ne!(digest, folder.compile("in.wat --cpu x86-64-v3 -o native.cwasm"));
+    let json = |file: &str| -> serde_json::Value {
+        let ended = folder.cwasm(&format!("inspect --json {file}"));
+        serde_json::from_str(&ended.stdout).unwrap()
+    };
+    let settings = json("same.cwasm")["settings"].clone();
+    assert_eq!(settings["canonical_nans"], true);
+    assert_eq!(settings["relaxed_simd"], "deterministic");
+    let native = json("native.cwasm")["settings"].clone();
+    assert_eq!(native["canonical_nans"], false);
+    assert_eq!(native["relaxed_simd"], "native");
+    let text = folder.cwasm("inspect same.cwasm").stdout;
+    assert!(text.contains("canonical NaNs") && text.contains("relaxed SIMD: deterministic"));
+    // Whoever checks an artifact need not know how it was compiled.
+    folder.cwasm("verify same.cwasm --against in.wat").printed(&format!("ok {digest}\n"));
+}

@@ -50,6 +50,7 @@ fn a_time_limit_also_ends_a_program_that_waits_for_input() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_cwasm"))
         .args(["run", "wait.wat", "--timeout", "50ms"])
         .current_dir(folder.path("."))
+        .env("CWASM_CACHE_DIR", folder.cache.path())
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -180,4 +181,112 @@ fn a_module_is_read_from_standard_input() {
         .cwasm("compile in.wat -o ./in.wat")
         .refused("the artifact would replace the module in.wat");
     assert_eq!(folder.read("in.wat"), text.as_bytes());
+}
+
+/// A program that writes `y` until that fails.
+const YES: &str = r#"(module
+    (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (memory (export "memory") 1)
+    (data (i32.const 0) "\40\00\00\00\02\00\00\00")
+    (data (i32.const 64) "y\n")
+    (func (export "_start") (local $errno i32)
+        (loop $again
+            (local.set $errno (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+            (br_if $again (i32.eqz (local.get $errno))))
+        (call $exit (local.get $errno))))"#;
+
+#[test]
+fn a_broken_pipe_ends_a_program_as_it_does_natively() {
+    let folder = Folder::new();
+    folder.write("yes.wat", YES);
+    let run = |command: &mut Command| {
+        let mut child = command
+            .current_dir(folder.path("."))
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut first = [0; 4];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut first).unwrap();
+        assert_eq!(&first, b"y\ny\n");
+        drop(child.stdout.take());
+        let output = child.wait_with_output().unwrap();
+        (output.status, String::from_utf8(output.stderr).unwrap())
+    };
+    let (status, stderr) = run(Command::new(env!("CARGO_BIN_EXE_cwasm")).args(["run", "yes.wat"]));
+    assert_eq!((status.code(), stderr.as_str()), (Some(141), ""));
+    // A shell says the same of the native program.
+    let (native, _) = run(Command::new("bash").args(["-c", "yes; exit $?"]));
+    let signal = std::os::unix::process::ExitStatusExt::signal(&native);
+    assert!(native.code() == Some(141) || native.code() == Some(1) || signal == Some(13));
+}
+
+#[test]
+fn a_terminal_is_a_terminal_and_a_pipe_is_none() {
+    // Writes what `fd_fdstat_get` says of the three streams: the kind, and
+    // whether the right to seek is among the rights.
+    const STREAMS: &str = r#"(module
+        (import "wasi_snapshot_preview1" "fd_fdstat_get" (func $stat (param i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 1)
+        (data (i32.const 0) "\40\00\00\00\06\00\00\00")
+        (func $one (param $fd i32) (local $at i32)
+            (drop (call $stat (local.get $fd) (i32.const 128)))
+            (local.set $at (i32.add (i32.const 64) (i32.shl (local.get $fd) (i32.const 1))))
+            (i32.store8 (local.get $at) (i32.add (i32.const 48) (i32.load8_u (i32.const 128))))
+            (i32.store8 offset=1 (local.get $at)
+                (i32.add (i32.const 48) (i32.and (i32.load (i32.const 136)) (i32.const 36)))))
+        (func (export "_start")
+            (call $one (i32.const 0)) (call $one (i32.const 1)) (call $one (i32.const 2))
+            (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))))"#;
+    let folder = Folder::new();
+    folder.write("streams.wat", STREAMS);
+    folder.cwasm("run streams.wat").printed("000000");
+
+    let (controller, terminal) = terminal();
+    let mut child = Command::new(env!("CARGO_BIN_EXE_cwasm"))
+        .args(["run", "streams.wat"])
+        .current_dir(folder.path("."))
+        .stdin(terminal.try_clone().unwrap())
+        .stdout(terminal)
+        // Progress would be shown on a terminal.
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    assert!(child.wait().unwrap().success());
+    let mut text = [0; 6];
+    std::io::Read::read_exact(&mut std::fs::File::from(controller), &mut text).unwrap();
+    // Character devices that cannot seek: what a C library takes for a terminal.
+    assert_eq!(&text, b"202000");
+}
+
+/// Both ends of a new terminal.
+fn terminal() -> (std::os::fd::OwnedFd, std::fs::File) {
+    use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+    let controller = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&controller).unwrap();
+    unlockpt(&controller).unwrap();
+    let name = ptsname(&controller, Vec::new()).unwrap().into_string().unwrap();
+    let terminal = std::fs::File::options().read(true).write(true).open(name).unwrap();
+    (controller, terminal)
+}
+
+#[test]
+fn a_signal_that_a_program_raises_ends_it() {
+    let folder = Folder::new();
+    for (signal, seen) in [(0, 0), (6, 134), (9, 137), (15, 143), (16, 0), (30, 159), (18, 58)] {
+        folder.write(
+            "raise.wat",
+            format!(
+                r#"(module
+                (import "wasi_snapshot_preview1" "proc_raise" (func $raise (param i32) (result i32)))
+                (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+                (memory (export "memory") 1)
+                (func (export "_start") (call $exit (call $raise (i32.const {signal})))))"#
+            ),
+        );
+        let ended = folder.cwasm("run raise.wat");
+        assert_eq!((ended.code, ended.stderr.as_str()), (seen, ""), "signal {signal}");
+    }
 }

@@ -13,15 +13,21 @@ use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::ExternalName;
 use cranelift_codegen::isa::unwind::UnwindInfo;
-use cranelift_codegen::{CodegenError, Context, FinalizedRelocTarget};
+use cranelift_codegen::{
+    CodegenError, Context, ExceptionContextLoc, FinalizedMachExceptionHandler, FinalizedRelocTarget,
+};
 use cranelift_frontend::FunctionBuilderContext;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use rayon::prelude::*;
+use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
-use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TypeIndex};
+use crate::instructions;
+use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
+use crate::reuse::{Kept, Reuse};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
 
@@ -77,6 +83,21 @@ pub struct Inlined {
     pub call: u32,
 }
 
+/// Where an exception goes on that leaves a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Handler {
+    /// The return address of the call, as an offset in the code.
+    pub call: u32,
+    /// Where the handler begins, as an offset in the code.
+    pub handler: u32,
+    /// The tag that it handles; `None` for all.
+    pub tag: Option<TagIndex>,
+    /// How many bytes the stack pointer is below the frame pointer during the call.
+    pub frame: u32,
+    /// Where the vmctx is saved, in bytes above the stack pointer.
+    pub vmctx: u32,
+}
+
 /// Machine code of a function or trampoline, not placed yet.
 #[derive(Debug)]
 pub(crate) struct Code {
@@ -85,6 +106,10 @@ pub(crate) struct Code {
     pub(crate) relocations: Vec<CallRelocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
+    /// The CPU features that its instructions need.
+    pub(crate) features: CpuFeatures,
+    /// Ordered by call; those of a call in the order in which they are tried.
+    pub(crate) handlers: Vec<Handler>,
     pub(crate) unwind: Option<UnwindInfo>,
 }
 
@@ -139,7 +164,7 @@ fn functions(
         range.end - range.start
     };
     progress.start(bodies.iter().map(size).sum());
-    let inlinable = inlinable(env, wasm, &bodies, workers);
+    let inlinable = inlinable(env, &bodies, workers);
     let count = bodies.len();
     // Large functions first, so that no thread is left with one at the end.
     let mut queue: Vec<(usize, Body<'_>)> = bodies.into_iter().enumerate().collect();
@@ -194,14 +219,13 @@ fn functions(
 /// The functions whose calls are replaced by their bodies.
 ///
 /// None where code counts fuel or watches the epoch: there, calls do more than to call.
-fn inlinable(
+fn inlinable<'wasm>(
     env: &Environment<'_>,
-    wasm: &[u8],
-    bodies: &[Body<'_>],
+    bodies: &[Body<'wasm>],
     workers: &Workers,
-) -> Inlinable {
+) -> Inlinable<'wasm> {
     let mut inlinable = Inlinable::default();
-    if env.fuel || env.epoch || wasm.len() > Locations::MAX_WASM {
+    if env.fuel || env.epoch {
         return inlinable;
     }
     let functions: Vec<_> = bodies
@@ -214,11 +238,11 @@ fn inlinable(
             let function = worker.translate(env, number, body).ok()?;
             let translated = worker.context.func.clone();
             workers.give_back(worker);
-            Some((function, translated))
+            Some((function, body, translated))
         })
         .collect();
-    for (index, function) in functions {
-        inlinable.add(index, function);
+    for (index, body, function) in functions {
+        inlinable.add(index, body, function);
     }
     inlinable
 }
@@ -271,6 +295,14 @@ impl Worker {
         }
     }
 
+    /// Forgets the function in the context.
+    fn clear(&mut self) {
+        self.context.clear();
+        // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
+        // function's name, and of no use to it.
+        self.context.func.dfg.exception_tables.clear();
+    }
+
     /// Validates a body, and translates it into the context.
     fn translate(
         &mut self,
@@ -282,7 +314,7 @@ impl Worker {
         let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
         let allocations = std::mem::take(&mut self.validator);
         let mut validator = body.validator(allocations);
-        self.context.clear();
+        self.clear();
         translate::translate(
             env,
             defined,
@@ -307,7 +339,7 @@ impl Workers {
 
     /// Keeps a worker for the next function. After a failure, it is dropped instead.
     fn give_back(&self, mut worker: Worker) {
-        worker.context.clear();
+        worker.clear();
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
         }
@@ -316,20 +348,45 @@ impl Workers {
     fn function(
         &self,
         env: &Environment<'_>,
-        inlinable: &Inlinable,
+        inlinable: &Inlinable<'_>,
         number: usize,
         body: Body<'_>,
     ) -> Result<Code, Failure> {
         let mut worker = self.take();
-        let function = worker.translate(env, number, &body).map_err(Failure::Body)?;
-        if inlinable.expand(&mut worker.context, &mut worker.locations).is_err() {
-            // Copies need what the function has too much of. It does without.
-            worker.translate(env, number, &body).map_err(Failure::Body)?;
-        }
+        let function = func_index(env.module, number);
         // Sites without an operator, such as the stack check, are at the start.
         let start = u32::try_from(body.body.range().start).unwrap_or(u32::MAX);
+        let quick = env.reuse.map(|reuse| {
+            let copied = inlinable.called_by(&body);
+            let bytes = body.body.as_bytes();
+            (reuse, reuse.quick_name(env.module, function, bytes, &copied, inlinable))
+        });
+        if let Some((reuse, name)) = &quick
+            && let Some(code) = reuse.find_quick(name, start, inlinable)
+        {
+            let mut validator = body.validator(std::mem::take(&mut worker.validator));
+            validator.validate(&body.body).map_err(|error| Failure::Body(error.into()))?;
+            reuse.count(true);
+            worker.validator = validator.into_allocations();
+            self.give_back(worker);
+            return Ok(code);
+        }
+        worker.translate(env, number, &body).map_err(Failure::Body)?;
+        let end = u32::try_from(body.body.range().end).unwrap_or(u32::MAX);
+        worker.locations = Locations::new(end);
+        if inlinable.expand(&mut worker.context, &mut worker.locations).is_err() {
+            // Copies need what the function has too much of. It does without.
+            worker.locations = Locations::new(end);
+            worker.translate(env, number, &body).map_err(Failure::Body)?;
+        }
+        let exact = quick.map(|(reuse, quick)| {
+            let kept = worker.kept(start, inlinable);
+            let exact = reuse.exact_name(&kept);
+            reuse.alias(&quick, &exact, &kept);
+            (reuse, exact)
+        });
         let code = worker
-            .compile(env, start)
+            .provide(env, start, inlinable, exact)
             .map_err(|error| Failure::Compile(explain(env.module, function, &error)))?;
         self.give_back(worker);
         Ok(code)
@@ -345,7 +402,10 @@ impl Workers {
         let func_type = &env.module.types[ty];
         let Worker { context, builder, .. } = &mut worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
-        let code = worker.compile(env, 0).map_err(|error| CompileError::Codegen {
+        worker.locations = Locations::default();
+        let none = Inlinable::default();
+        let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.kept(0, &none))));
+        let code = worker.provide(env, 0, &none, exact).map_err(|error| CompileError::Codegen {
             place: format!("the {direction:?} trampoline of type {}", ty.as_u32()),
             message: error.to_string(),
         })?;
@@ -363,6 +423,8 @@ enum Problem {
     Symbol(String),
     #[error("the code contains a trap with the unknown code {0}")]
     Trap(u8),
+    #[error("a handler of exceptions cannot find its vmctx")]
+    Handler,
 }
 
 fn explain(module: &Module<'_>, function: FuncIndex, problem: &Problem) -> CompileError {
@@ -390,6 +452,32 @@ fn code_generator_message(error: &CodegenError) -> String {
 }
 
 impl Worker {
+    /// What a name of the function in the context covers.
+    fn kept<'a>(&'a self, start: u32, inlinable: &'a Inlinable<'a>) -> Kept<'a> {
+        Kept { function: &self.context.func, start, locations: &self.locations, inlinable }
+    }
+
+    /// Finds code for the function in the context, or generates it.
+    fn provide(
+        &mut self,
+        env: &Environment<'_>,
+        start: u32,
+        inlinable: &Inlinable<'_>,
+        exact: Option<(&Reuse<'_>, [u8; 32])>,
+    ) -> Result<Code, Problem> {
+        let Some((reuse, name)) = exact else { return self.compile(env, start) };
+        let found = reuse.find_exact(&name, &self.kept(start, inlinable));
+        reuse.count(found.is_some());
+        match found {
+            Some(code) => Ok(code),
+            None => {
+                let code = self.compile(env, start)?;
+                reuse.keep(&name, &code, &self.kept(start, inlinable));
+                Ok(code)
+            }
+        }
+    }
+
     /// Generates code for the function in the context.
     fn compile(&mut self, env: &Environment<'_>, start: u32) -> Result<Code, Problem> {
         self.context.compile(env.isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
@@ -397,6 +485,11 @@ impl Worker {
             return Err(CodegenError::CodeTooLarge.into());
         };
         let unwind = code.create_unwind_info(env.isa)?;
+        let features = match env.isa.triple().architecture {
+            Architecture::X86_64 => instructions::needed(code.buffer.data(), &code.bb_starts),
+            // No feature of other architectures has a name yet.
+            _ => CpuFeatures::NONE,
+        };
         let buffer = &code.buffer;
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {
@@ -419,9 +512,42 @@ impl Worker {
             alignment: buffer.alignment,
             relocations,
             sites: sites(buffer, start, &self.locations)?,
+            features,
+            handlers: handlers(buffer)?,
             unwind,
         })
     }
+}
+
+/// The handlers of a function, with offsets from its start. Calls without a vmctx for their handlers
+/// are those of entry trampolines, which no exception reaches.
+fn handlers(buffer: &Buffer) -> Result<Vec<Handler>, Problem> {
+    let mut found = Vec::new();
+    for call in buffer.call_sites() {
+        let mut context = None;
+        for item in call.exception_handlers {
+            let (tag, handler) = match *item {
+                FinalizedMachExceptionHandler::Context(location) => {
+                    context = Some(location);
+                    continue;
+                }
+                FinalizedMachExceptionHandler::Tag(tag, handler) => {
+                    (Some(TagIndex::from_u32(tag.as_u32())), handler)
+                }
+                FinalizedMachExceptionHandler::Default(handler) => (None, handler),
+            };
+            let vmctx = match context {
+                None => continue,
+                Some(ExceptionContextLoc::SPOffset(offset)) => offset,
+                // The calls of handlers leave nothing in registers.
+                Some(ExceptionContextLoc::GPR(_)) => return Err(Problem::Handler),
+            };
+            let frame = call.frame_offset.ok_or(Problem::Handler)?;
+            found.push(Handler { call: call.ret_addr, handler, tag, frame, vmctx });
+        }
+    }
+    found.sort_by_key(|handler| handler.call);
+    Ok(found)
 }
 
 type Buffer = cranelift_codegen::MachBufferFinalized<cranelift_codegen::Final>;

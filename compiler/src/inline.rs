@@ -2,12 +2,13 @@
 //!
 //! A call costs more than the few instructions of a small function: no register keeps its value across it, and the
 //! optimiser sees neither side from the other. So functions that are small, call nothing, and
-//! do not loop are translated first ([`Inlinable::of`]), and [`Inlinable::expand`] puts copies of
+//! do not loop are translated first ([`Inlinable::add`]), and [`Inlinable::expand`] puts copies of
 //! them where they are called.
 //!
 //! Backtraces must not show the difference. Each copied instruction gets a source location
 //! that stands for its operator *and* the call it was copied for ([`Locations`]); sites keep both.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 
 use cranelift_codegen::inline::{Inline, InlineCommand};
@@ -27,77 +28,43 @@ const MAX_INSTRUCTIONS: usize = 40;
 /// How many copied instructions a function may gain, beyond as many as it has.
 const MAX_GROWTH: usize = 2000;
 
-/// Source locations from here on count [`Locations`]; below, they are offsets in the wasm.
-const FIRST_LOCATION: u32 = 1 << 31;
-
-/// Where the copied instructions of a function come from: the offset in the wasm of the operator, and
-/// the call that it was copied for.
-#[derive(Debug, Default)]
-pub(crate) struct Locations(Vec<(u32, Inlined)>);
-
-impl Locations {
-    /// Offsets in a longer module could be mistaken for numbers.
-    pub(crate) const MAX_WASM: usize = FIRST_LOCATION as usize;
-
-    /// The offset in the wasm that a source location stands for and, of a copy, its call.
-    pub(crate) fn resolve(&self, location: SourceLoc) -> (u32, Option<Inlined>) {
-        let bits = location.bits();
-        let number = bits.checked_sub(FIRST_LOCATION).map(|number| number as usize);
-        match number.and_then(|number| self.0.get(number)) {
-            Some((wasm, inlined)) => (*wasm, Some(*inlined)),
-            None => (bits, None),
-        }
-    }
-
-    /// Gives the instructions of a copy their locations. The copies of a block's instructions are
-    /// at the start of the block's copy, in the same order.
-    fn mark(&mut self, caller: &mut ir::Function, callee: &ir::Function, copy: &Copy) {
-        let first = self.0.len();
-        for block in callee.layout.blocks() {
-            let copied = ir::Block::from_u32(copy.first_block + block.as_u32());
-            let mut next = caller.layout.first_inst(copied);
-            for original in callee.layout.block_insts(block) {
-                let Some(inst) = next else { break };
-                next = caller.layout.next_inst(inst);
-                let wasm = callee.srcloc(original);
-                if wasm.is_default() {
-                    continue;
-                }
-                let known = self.0[first..].iter().position(|(known, _)| *known == wasm.bits());
-                let number = known.map_or(self.0.len(), |number| first + number);
-                if known.is_none() {
-                    self.0.push((wasm.bits(), copy.inlined));
-                }
-                // `MAX_GROWTH` bounds how many there are.
-                let number = u32::try_from(number).unwrap_or(0);
-                caller.set_srcloc(inst, SourceLoc::new(FIRST_LOCATION + number));
-            }
-        }
-    }
-}
-
 /// The functions of a module that are copied to their calls.
 #[derive(Debug, Default)]
-pub(crate) struct Inlinable {
-    functions: HashMap<FuncIndex, ir::Function>,
+pub(crate) struct Inlinable<'wasm> {
+    functions: HashMap<FuncIndex, Small<'wasm>>,
 }
 
-impl Inlinable {
-    /// Whether a body is worth a copy, as far as its operators tell.
+/// A function that is copied.
+#[derive(Debug)]
+struct Small<'wasm> {
+    function: ir::Function,
+    bytes: &'wasm [u8],
+    /// Where in the wasm they begin.
+    start: u32,
+}
+
+impl<'wasm> Inlinable<'wasm> {
+    /// Whether a body may be worth a copy, as far as its operators tell.
     pub(crate) fn candidate(body: &Body<'_>) -> bool {
         let range = body.body.range();
-        range.end - range.start <= MAX_BODY && leaf(body).unwrap_or(false)
+        range.end - range.start <= MAX_BODY && is_straight(body).unwrap_or(false)
     }
 
-    /// Adds a translated function, if it is small enough.
-    pub(crate) fn add(&mut self, index: FuncIndex, mut function: ir::Function) {
-        if function.dfg.num_insts() > MAX_INSTRUCTIONS {
+    /// Adds a translated function, if it is small enough and calls nothing.
+    pub(crate) fn add(&mut self, index: FuncIndex, body: &Body<'wasm>, mut function: ir::Function) {
+        let calls = |block| {
+            let mut instructions = function.layout.block_insts(block);
+            instructions.any(|inst| function.dfg.insts[inst].opcode().is_call())
+        };
+        let start = u32::try_from(body.body.range().start);
+        if function.dfg.num_insts() > MAX_INSTRUCTIONS || function.layout.blocks().any(calls) {
             return;
         }
+        let Ok(start) = start else { return };
         // The caller has compared the stack pointer, and its frame is the only one.
         function.stack_limit = None;
         function.global_values.clear();
-        self.functions.insert(index, function);
+        self.functions.insert(index, Small { function, bytes: body.body.as_bytes(), start });
     }
 
     /// Replaces calls in the function of the context. `locations` gets where what was copied comes from.
@@ -109,46 +76,118 @@ impl Inlinable {
         context: &mut Context,
         locations: &mut Locations,
     ) -> CodegenResult<()> {
-        locations.0.clear();
         if self.functions.is_empty() {
             return Ok(());
         }
-        let instructions = context.func.dfg.num_insts();
-        let mut expansion =
-            Expansion { inlinable: self, room: instructions + MAX_GROWTH, copies: Vec::new() };
+        let room = context.func.dfg.num_insts() + MAX_GROWTH;
+        let mut expansion = Expansion { inlinable: self, room, copies: Vec::new() };
         context.inline(&mut expansion)?;
         for copy in expansion.copies {
-            let callee = &self.functions[&copy.inlined.function];
+            let callee = &self.functions[&copy.inlined.function].function;
             locations.mark(&mut context.func, callee, &copy);
         }
         Ok(())
     }
+
+    /// The functions that a body calls and may get copies of, in the order of the first calls.
+    pub(crate) fn called_by(&self, body: &Body<'_>) -> Vec<FuncIndex> {
+        let mut found = Vec::new();
+        if self.functions.is_empty() {
+            return found;
+        }
+        // What cannot be read is not valid, which is found elsewhere.
+        let operators = body.body.get_operators_reader().into_iter().flatten();
+        for operator in operators.map_while(Result::ok) {
+            if let Operator::Call { function_index } = operator {
+                let index = FuncIndex::from_u32(function_index);
+                if self.functions.contains_key(&index) && !found.contains(&index) {
+                    found.push(index);
+                }
+            }
+        }
+        found
+    }
+
+    /// The bytes of the body of a function that is copied.
+    pub(crate) fn bytes(&self, index: FuncIndex) -> Option<&'wasm [u8]> {
+        self.functions.get(&index).map(|small| small.bytes)
+    }
+
+    /// Where in the wasm that body begins.
+    pub(crate) fn start(&self, index: FuncIndex) -> Option<u32> {
+        self.functions.get(&index).map(|small| small.start)
+    }
 }
 
-/// Whether a body calls nothing and contains no loop.
-fn leaf(body: &Body<'_>) -> wasmparser::Result<bool> {
+/// Whether a body contains no loop, and none of the usual calls.
+fn is_straight(body: &Body<'_>) -> wasmparser::Result<bool> {
     for operator in body.body.get_operators_reader()? {
         if matches!(
             operator?,
-            Operator::Call { .. }
-                | Operator::CallIndirect { .. }
-                | Operator::Loop { .. }
-                | Operator::Unreachable
-                | Operator::MemoryGrow { .. }
-                | Operator::MemoryCopy { .. }
-                | Operator::MemoryFill { .. }
-                | Operator::MemoryInit { .. }
-                | Operator::DataDrop { .. }
-                | Operator::TableGrow { .. }
-                | Operator::TableCopy { .. }
-                | Operator::TableFill { .. }
-                | Operator::TableInit { .. }
-                | Operator::ElemDrop { .. }
+            Operator::Loop { .. } | Operator::Call { .. } | Operator::CallIndirect { .. }
         ) {
             return Ok(false);
         }
     }
     Ok(true)
+}
+
+/// Where the copied instructions of a function come from: the offset in the wasm of the operator, and
+/// the call that it was copied for.
+#[derive(Debug, Default)]
+pub(crate) struct Locations {
+    /// The end of the function's body in the wasm. Source locations from here on count the
+    /// entries; below, they are offsets in the wasm. So they move with the body.
+    end: u32,
+    entries: Vec<(u32, Inlined)>,
+}
+
+impl Locations {
+    /// Those of a function whose body ends at `end`.
+    pub(crate) fn new(end: u32) -> Self {
+        Self { end, entries: Vec::new() }
+    }
+
+    /// Each of them.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(u32, Inlined)> {
+        self.entries.iter()
+    }
+
+    /// The offset in the wasm that a source location stands for and, of a copy, its call.
+    pub(crate) fn resolve(&self, location: SourceLoc) -> (u32, Option<Inlined>) {
+        let bits = location.bits();
+        let number = bits.checked_sub(self.end).map(|number| number as usize);
+        match number.and_then(|number| self.entries.get(number)) {
+            Some((wasm, inlined)) => (*wasm, Some(*inlined)),
+            None => (bits, None),
+        }
+    }
+
+    /// Gives the instructions of a copy their locations. The copies of a block's instructions are
+    /// at the start of the block's copy, in the same order.
+    fn mark(&mut self, caller: &mut ir::Function, callee: &ir::Function, copy: &Copy) {
+        let first = self.entries.len();
+        for block in callee.layout.blocks() {
+            let copied = ir::Block::from_u32(copy.first_block + block.as_u32());
+            let mut next = caller.layout.first_inst(copied);
+            for original in callee.layout.block_insts(block) {
+                let Some(inst) = next else { break };
+                next = caller.layout.next_inst(inst);
+                let wasm = callee.srcloc(original);
+                if wasm.is_default() {
+                    continue;
+                }
+                let known = self.entries[first..].iter().position(|(it, _)| *it == wasm.bits());
+                let number = known.map_or(self.entries.len(), |number| first + number);
+                if known.is_none() {
+                    self.entries.push((wasm.bits(), copy.inlined));
+                }
+                let location = u32::try_from(number).ok().and_then(|it| self.end.checked_add(it));
+                // No module is so long that there is no room for what `MAX_GROWTH` allows.
+                caller.set_srcloc(inst, SourceLoc::new(location.unwrap_or(self.end)));
+            }
+        }
+    }
 }
 
 /// One copy: of which function, for which call, and where its blocks begin.
@@ -157,13 +196,14 @@ struct Copy {
     first_block: u32,
 }
 
-struct Expansion<'a> {
-    inlinable: &'a Inlinable,
+struct Expansion<'a, 'wasm> {
+    inlinable: &'a Inlinable<'wasm>,
+    /// How many more instructions may be copied.
     room: usize,
     copies: Vec<Copy>,
 }
 
-impl Inline for Expansion<'_> {
+impl Inline for Expansion<'_, '_> {
     fn inline(
         &mut self,
         caller: &ir::Function,
@@ -179,7 +219,7 @@ impl Inline for Expansion<'_> {
             return InlineCommand::KeepCall;
         }
         let function = FuncIndex::from_u32(caller.params.user_named_funcs()[name].index);
-        let Some(body) = self.inlinable.functions.get(&function) else {
+        let Some(Small { function: body, .. }) = self.inlinable.functions.get(&function) else {
             return InlineCommand::KeepCall;
         };
         let Some(room) = self.room.checked_sub(body.dfg.num_insts()) else {
@@ -191,6 +231,6 @@ impl Inline for Expansion<'_> {
             // The blocks of a copy are appended to those of the function, in their order.
             first_block: u32::try_from(caller.dfg.num_blocks()).unwrap_or(u32::MAX),
         });
-        InlineCommand::Inline { callee: std::borrow::Cow::Borrowed(body), visit_callee: false }
+        InlineCommand::Inline { callee: Cow::Borrowed(body), visit_callee: false }
     }
 }

@@ -9,15 +9,18 @@
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * `inline`: small functions to the places where they are called;
 //! * [`codegen`]: that to machine code, on several threads;
+//! * `reuse`: the code of functions that did not change, from an earlier compilation;
 //! * [`link`]: the code of functions to a text section without open references;
 //! * `instructions` and `unwind`: what that code needs of a CPU, and how to unwind it;
-//! * `tables` and `object`: all of it to the sections of an artifact.
+//! * `tables` and `object`: all of it to the sections of an artifact;
+//! * `embed`: an artifact as data in an object file, for the ordinary linker.
 //!
 //! The same wasm, settings and version of the crate give the same bytes, on
 //! every machine and for every number of threads.
 #![forbid(unsafe_code)]
 
 pub mod codegen;
+mod embed;
 pub mod error;
 mod inline;
 pub mod input;
@@ -26,6 +29,7 @@ pub mod link;
 pub mod locate;
 pub mod module;
 mod object;
+mod reuse;
 pub mod settings;
 mod tables;
 mod trampoline;
@@ -34,13 +38,15 @@ mod unwind;
 
 pub use codegen::{Progress, Silent};
 pub use cwasm_artifact::cpu::CpuLevel;
+pub use embed::{symbol_name, wrap_in_object};
 pub use error::CompileError;
 pub use input::parse_text;
 pub use locate::explain;
-pub use settings::{MemoryBounds, OptLevel, Settings};
+pub use reuse::{FunctionCache, Name};
+pub use settings::{MemoryBounds, OptLevel, RelaxedSimd, Settings};
+pub use target_lexicon::Triple;
 
 use cranelift_codegen::isa::TargetIsa;
-use cwasm_artifact::cpu::{Arch, CpuFeatures};
 use link::Text;
 use module::{Images, Module};
 
@@ -70,12 +76,35 @@ pub fn compile_with_progress(
     settings: &Settings,
     progress: &dyn Progress,
 ) -> Result<Vec<u8>, CompileError> {
+    compile_inner(wasm, settings, progress, None)
+}
+
+/// Does what [`compile_with_progress`] does, and takes the code of functions that did not
+/// change from `functions`. The bytes are the same.
+///
+/// # Errors
+/// As for [`compile`].
+pub fn compile_incrementally(
+    wasm: &[u8],
+    settings: &Settings,
+    progress: &dyn Progress,
+    functions: &dyn FunctionCache,
+) -> Result<Vec<u8>, CompileError> {
+    compile_inner(wasm, settings, progress, Some(functions))
+}
+
+fn compile_inner(
+    wasm: &[u8],
+    settings: &Settings,
+    progress: &dyn Progress,
+    functions: Option<&dyn FunctionCache>,
+) -> Result<Vec<u8>, CompileError> {
     let isa = settings.isa()?;
-    let compiled = compile_module(wasm, settings, &*isa, progress)?;
+    let compiled = compile_module(wasm, settings, &*isa, progress, functions)?;
     let parts = object::Parts {
         wasm,
         settings,
-        features: features(&compiled.text, settings)?,
+        features: compiled.text.features,
         tables: tables::tables(&compiled, settings.page_size())?,
         eh_frame: unwind::eh_frame(&*isa, &compiled.text.unwind)?,
         compiled: &compiled,
@@ -89,30 +118,23 @@ fn compile_module<'wasm>(
     settings: &Settings,
     isa: &dyn TargetIsa,
     progress: &dyn Progress,
+    functions: Option<&dyn FunctionCache>,
 ) -> Result<CompiledModule<'wasm>, CompileError> {
     let (module, bodies) = module::parse(wasm)?;
-    let env = translate::Environment {
+    let mut env = translate::Environment {
         module: &module,
         isa,
         memory_bounds: settings.memory_bounds,
+        canonicalize_nans: settings.canonicalize_nans,
+        relaxed_simd: settings.relaxed_simd,
         fuel: settings.fuel,
         epoch: settings.epoch,
+        reuse: None,
     };
+    let reuse = functions.map(|functions| reuse::Reuse::new(functions, &env, settings));
+    env.reuse = reuse.as_ref();
     let generated = codegen::generate(&env, wasm, bodies, settings.jobs, progress)?;
     let text = link::link(&module, &settings.target, generated)?;
     let images = Images::of(&module, settings.page_size());
     Ok(CompiledModule { module, text, images })
-}
-
-/// The CPU features that the code needs, out of those that it may use.
-fn features(text: &Text, settings: &Settings) -> Result<CpuFeatures, CompileError> {
-    let allowed = settings.features()?;
-    if Arch::of_triple(&settings.target.to_string()) != Some(Arch::X86_64) {
-        return Ok(allowed);
-    }
-    let functions = text.functions.iter().map(|range| {
-        let start = range.offset as usize;
-        text.bytes.get(start..start + range.len as usize).unwrap_or(&[])
-    });
-    Ok(instructions::needed(functions, allowed))
 }

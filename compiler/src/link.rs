@@ -3,9 +3,10 @@
 
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::isa::unwind::UnwindInfo;
+use cwasm_artifact::cpu::CpuFeatures;
 use target_lexicon::{Architecture, Triple};
 
-use crate::codegen::{Code, Generated, Site};
+use crate::codegen::{Code, Generated, Handler, Site};
 use crate::error::CompileError;
 use crate::module::{Module, TypeIndex};
 use crate::trampoline::Direction;
@@ -39,6 +40,10 @@ pub struct Text {
     pub trampolines: Vec<(TypeIndex, Trampolines)>,
     /// All sites, ordered by offset in the text.
     pub sites: Vec<Site>,
+    /// The CPU features that the instructions need.
+    pub features: CpuFeatures,
+    /// All handlers of exceptions, ordered by the offset of their call.
+    pub handlers: Vec<Handler>,
     /// The byte between functions. Running into it traps.
     pub filler: u8,
     /// How to unwind each piece of code, ordered by offset.
@@ -46,7 +51,7 @@ pub struct Text {
 }
 
 /// The alignment of functions, unless the code generator asks for more.
-const ALIGNMENT: usize = 16;
+const ALIGNMENT: usize = 32;
 
 /// The most text that a call can reach across.
 fn text_limit(target: &Triple) -> usize {
@@ -68,6 +73,8 @@ pub(crate) fn link(
         filler: if target.architecture == Architecture::X86_64 { 0xcc } else { 0 },
         bytes: Vec::new(),
         sites: Vec::new(),
+        features: CpuFeatures::NONE,
+        handlers: Vec::new(),
         unwind: Vec::new(),
     };
     linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + ALIGNMENT).sum());
@@ -114,6 +121,8 @@ pub(crate) fn link(
         functions: ranges,
         trampolines: placed,
         sites: linker.sites,
+        features: linker.features,
+        handlers: linker.handlers,
         unwind: linker.unwind,
     })
 }
@@ -127,6 +136,8 @@ struct Linker {
     filler: u8,
     bytes: Vec<u8>,
     sites: Vec<Site>,
+    features: CpuFeatures,
+    handlers: Vec<Handler>,
     unwind: Vec<(TextRange, UnwindInfo)>,
 }
 
@@ -151,6 +162,12 @@ impl Linker {
         let range = TextRange { offset: narrow(start)?, len: narrow(code.bytes.len())? };
         self.sites
             .extend(code.sites.iter().map(|site| Site { text: site.text + range.offset, ..*site }));
+        self.features = self.features.union(code.features);
+        self.handlers.extend(code.handlers.iter().map(|handler| Handler {
+            call: handler.call + range.offset,
+            handler: handler.handler + range.offset,
+            ..*handler
+        }));
         self.unwind.extend(code.unwind.map(|unwind| (range, unwind)));
         Ok(range)
     }
@@ -193,6 +210,8 @@ mod tests {
             filler: 0xcc,
             bytes: bytes.to_vec(),
             sites: Vec::new(),
+            features: CpuFeatures::NONE,
+            handlers: Vec::new(),
             unwind: Vec::new(),
         }
     }
@@ -203,6 +222,8 @@ mod tests {
             alignment,
             relocations: Vec::new(),
             sites: vec![Site { text: 1, wasm: 7, trap: None, inlined: None }],
+            features: CpuFeatures::NONE,
+            handlers: Vec::new(),
             unwind: None,
         }
     }
@@ -216,7 +237,7 @@ mod tests {
         assert_eq!(linker.sites[1].text, 33);
         assert!(matches!(
             linker.place(code(17, 1)),
-            Err(CompileError::Limit { limit: 64, found: 65, .. })
+            Err(CompileError::Limit { limit: 64, found: 81, .. })
         ));
     }
 

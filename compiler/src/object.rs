@@ -17,7 +17,7 @@ use cwasm_artifact::check::check;
 use cwasm_artifact::cpu::CpuFeatures;
 use cwasm_artifact::header::{
     HEADER_SECTION, HEADER_SIZE, LEAVES_SECTION, SIGNATURES_SECTION, SIGNATURES_SIZE, Section,
-    SectionRange, settings,
+    SectionRange,
 };
 use cwasm_artifact::module::Module as ArtifactModule;
 use object::read::elf::ElfFile64;
@@ -31,7 +31,7 @@ use crate::CompiledModule;
 use crate::error::CompileError;
 use crate::link::TextRange;
 use crate::module::{DefinedFuncIndex, ExportItem};
-use crate::settings::{MemoryBounds, Settings};
+use crate::settings::Settings;
 use crate::unwind::EhFrame;
 
 /// Symbols longer than this are cut; wasm allows names of any length.
@@ -101,38 +101,13 @@ pub(crate) fn write(isa: OwnedTargetIsa, parts: Parts<'_>) -> Result<Vec<u8>, Co
         target: &settings.target.to_string(),
         cpu_features: features,
         cpu_level: settings.cpu.name(),
-        settings: setting_bits(settings),
+        settings: settings.recorded().bits,
         opt_level: settings.opt_level.name(),
         source: wasm,
     };
     seal(&mut file, &provenance, &ranges, capacity)?;
     reread(&file)?;
     Ok(file)
-}
-
-/// The settings that a loader must know. Every setting is named here, so that
-/// a new one cannot be forgotten.
-fn setting_bits(settings: &Settings) -> u64 {
-    let Settings {
-        target: _,    // a field of the header
-        cpu: _,       // a field of the header
-        opt_level: _, // a field of the header
-        jobs: _,      // does not change the artifact
-        fuel,
-        epoch,
-        memory_bounds,
-    } = settings;
-    let mut bits = 0;
-    if *fuel {
-        bits |= settings::FUEL;
-    }
-    if *epoch {
-        bits |= settings::EPOCH;
-    }
-    if *memory_bounds == MemoryBounds::Explicit {
-        bits |= settings::EXPLICIT_CHECKS;
-    }
-    bits
 }
 
 /// An upper bound for the length of the file without its leaf table.

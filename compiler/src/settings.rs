@@ -4,6 +4,7 @@
 use cranelift_codegen::isa::{self, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable as _};
 use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
+use cwasm_artifact::header::{Header, padded_text, settings as bits};
 use target_lexicon::{Architecture, Triple};
 
 use crate::error::CompileError;
@@ -32,6 +33,17 @@ pub enum MemoryBounds {
     Explicit,
 }
 
+/// What relaxed vector operators compute, of what the specification allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum RelaxedSimd {
+    /// Whatever takes the fewest instructions on the CPU level. Results may
+    /// differ from those of code for another level.
+    #[default]
+    Native,
+    /// What the specification's deterministic profile says, for every CPU.
+    Deterministic,
+}
+
 /// Settings of a compilation. All of them change the artifact, except `jobs`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
@@ -49,6 +61,11 @@ pub struct Settings {
     pub epoch: bool,
     /// How linear memories are bounded.
     pub memory_bounds: MemoryBounds,
+    /// Whether a computed float that is not a number always has the same bits:
+    /// positive, and only the highest bit of the fraction set.
+    pub canonicalize_nans: bool,
+    /// What relaxed vector operators compute.
+    pub relaxed_simd: RelaxedSimd,
 }
 
 impl OptLevel {
@@ -82,11 +99,101 @@ impl Default for Settings {
             fuel: false,
             epoch: false,
             memory_bounds: MemoryBounds::default(),
+            canonicalize_nans: false,
+            relaxed_simd: RelaxedSimd::default(),
         }
     }
 }
 
+/// The settings that change an artifact, as its header states them.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Recorded {
+    /// The target triple.
+    pub target: String,
+    /// The name of the CPU level.
+    pub cpu_level: &'static str,
+    /// The name of the optimisation level.
+    pub opt_level: &'static str,
+    /// Bits of [`cwasm_artifact::header::settings`].
+    pub bits: u64,
+}
+
+/// Why the settings of an artifact cannot be used again.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the {what} {found:?} is unknown")]
+pub struct UnknownSetting {
+    /// What kind of setting.
+    pub what: &'static str,
+    /// What the header says.
+    pub found: String,
+}
+
 impl Settings {
+    /// The settings as a header states them, and as a cache tells artifacts apart. Every
+    /// setting is named here, so that a new one cannot be forgotten.
+    #[must_use]
+    pub fn recorded(&self) -> Recorded {
+        let Self {
+            target,
+            cpu,
+            opt_level,
+            jobs: _, // does not change the artifact
+            fuel,
+            epoch,
+            memory_bounds,
+            canonicalize_nans,
+            relaxed_simd,
+        } = self;
+        let bits = [
+            (*fuel, bits::FUEL),
+            (*epoch, bits::EPOCH),
+            (*memory_bounds == MemoryBounds::Explicit, bits::EXPLICIT_CHECKS),
+            (*canonicalize_nans, bits::CANONICAL_NANS),
+            (*relaxed_simd == RelaxedSimd::Deterministic, bits::DETERMINISTIC_RELAXED_SIMD),
+        ]
+        .into_iter()
+        .filter(|(set, _)| *set)
+        .fold(0, |all, (_, bit)| all | bit);
+        Recorded {
+            target: target.to_string(),
+            cpu_level: cpu.name(),
+            opt_level: opt_level.name(),
+            bits,
+        }
+    }
+
+    /// The settings that an artifact with this header was compiled with.
+    ///
+    /// # Errors
+    /// If a name in the header is none that this version knows.
+    pub fn of_header(header: &Header) -> Result<Self, UnknownSetting> {
+        let unknown = |what, found: &str| UnknownSetting { what, found: found.to_owned() };
+        let has = |bit| header.settings.get() & bit != 0;
+        let target = padded_text(&header.prefix.target);
+        let cpu = padded_text(&header.cpu_level);
+        let opt_level = padded_text(&header.opt_level);
+        Ok(Self {
+            target: target.parse().map_err(|_| unknown("target", &target))?,
+            cpu: CpuLevel::by_name(&cpu).ok_or_else(|| unknown("CPU level", &cpu))?,
+            opt_level: OptLevel::by_name(&opt_level)
+                .ok_or_else(|| unknown("optimisation level", &opt_level))?,
+            jobs: 0,
+            fuel: has(bits::FUEL),
+            epoch: has(bits::EPOCH),
+            memory_bounds: if has(bits::EXPLICIT_CHECKS) {
+                MemoryBounds::Explicit
+            } else {
+                MemoryBounds::Guarded
+            },
+            canonicalize_nans: has(bits::CANONICAL_NANS),
+            relaxed_simd: if has(bits::DETERMINISTIC_RELAXED_SIMD) {
+                RelaxedSimd::Deterministic
+            } else {
+                RelaxedSimd::Native
+            },
+        })
+    }
+
     /// The largest page size of the target, to which code and memory images
     /// are aligned.
     #[must_use]
@@ -137,6 +244,8 @@ impl Settings {
         // Every frame is compared with the store's stack limit before it is
         // used, however large, so there is nothing for probes to find.
         set("enable_probestack", "false")?;
+        // Where blocks begin, to decode what was generated.
+        set("machine_code_cfg_info", "true")?;
         let mut builder = isa::lookup(self.target.clone())
             .map_err(|error| refuse(format!("cannot compile for {}: {error}", self.target)))?;
         for feature in self.features()?.codegen_flags() {
@@ -172,6 +281,46 @@ mod tests {
         let error = settings.isa().map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("riscv64gc-unknown-linux-gnu"), "{error}");
         assert!(error.contains("x86_64-unknown-linux-gnu"), "{error}");
+    }
+
+    #[test]
+    fn settings_come_back_from_a_header() {
+        let all = Settings {
+            target: "aarch64-unknown-linux-gnu".parse().unwrap(),
+            cpu: CpuLevel::Baseline,
+            opt_level: OptLevel::SpeedAndSize,
+            jobs: 0,
+            fuel: true,
+            epoch: true,
+            memory_bounds: MemoryBounds::Explicit,
+            canonicalize_nans: true,
+            relaxed_simd: RelaxedSimd::Deterministic,
+        };
+        assert_eq!(all.recorded().bits, bits::KNOWN);
+        assert_eq!(Settings::default().recorded().bits, 0);
+        let wasm = b"\0asm\x01\0\0\0";
+        for settings in [all, Settings::default()] {
+            let file = crate::compile(wasm, &settings).unwrap();
+            let header = Header::of(&file).unwrap();
+            assert_eq!(Settings::of_header(header), Ok(settings));
+        }
+    }
+
+    #[test]
+    fn what_is_recorded_tells_settings_apart_that_change_code() {
+        let plain = Settings::default();
+        assert_eq!(plain.recorded(), Settings { jobs: 7, ..plain.clone() }.recorded());
+        for other in [
+            Settings { cpu: CpuLevel::X86_64V3, ..plain.clone() },
+            Settings { opt_level: OptLevel::None, ..plain.clone() },
+            Settings { fuel: true, ..plain.clone() },
+            Settings { epoch: true, ..plain.clone() },
+            Settings { memory_bounds: MemoryBounds::Explicit, ..plain.clone() },
+            Settings { canonicalize_nans: true, ..plain.clone() },
+            Settings { relaxed_simd: RelaxedSimd::Deterministic, ..plain.clone() },
+        ] {
+            assert_ne!(plain.recorded(), other.recorded());
+        }
     }
 
     #[test]

@@ -3,9 +3,11 @@
 use cwasm_artifact::builder::{BuildError, Tables};
 use cwasm_artifact::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE,
-    SiteRecord, Span, const_op, extern_kind, item_kind, segment_mode,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
+    ModuleRecord, NONE, Span, const_op, extern_kind, item_kind, segment_mode,
 };
+
+use cwasm_artifact::sites::Site;
 
 use crate::CompiledModule;
 use crate::error::CompileError;
@@ -56,6 +58,7 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
             ExportItem::Table(index) => (extern_kind::TABLE, index.as_u32()),
             ExportItem::Memory(index) => (extern_kind::MEMORY, index.as_u32()),
             ExportItem::Global(index) => (extern_kind::GLOBAL, index.as_u32()),
+            ExportItem::Tag(index) => (extern_kind::TAG, index.as_u32()),
         };
         let name = tables.add_text(export.name)?;
         tables.exports.push(ExportRecord { name, kind: kind.into(), index: index.into() });
@@ -88,11 +91,18 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
             length: (image.bytes.len() as u64).into(),
         });
     }
-    tables.sites.reserve(text.sites.len());
-    tables.sites.extend(text.sites.iter().map(|site| SiteRecord {
-        text: site.text.into(),
-        wasm: site.wasm.into(),
+    let sites = text.sites.iter().map(|site| Site {
+        text: site.text,
+        wasm: site.wasm,
         trap: site.trap.map_or(0, |trap| trap.code()),
+    });
+    tables.set_sites(&sites.collect::<Vec<_>>())?;
+    tables.handlers.extend(text.handlers.iter().map(|handler| HandlerRecord {
+        call: handler.call.into(),
+        handler: handler.handler.into(),
+        tag: handler.tag.map_or(NONE, |tag| tag.as_u32()).into(),
+        frame: handler.frame.into(),
+        vmctx: handler.vmctx.into(),
     }));
     tables.inlined.extend(text.sites.iter().filter_map(|site| {
         let inlined = site.inlined?;
@@ -128,6 +138,7 @@ fn imports(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError>
             ExternType::Table(ty) => ExternRecord::table(ty),
             ExternType::Memory(ty) => ExternRecord::memory(ty),
             ExternType::Global(ty) => ExternRecord::global(ty),
+            ExternType::Tag(index) => ExternRecord::tag(index.as_u32()),
         };
         let record = ImportRecord {
             module: tables.add_text(import.module)?,
@@ -140,9 +151,17 @@ fn imports(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError>
 }
 
 fn definitions(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileError> {
-    for ty in module.tables.values().skip(module.imported_tables as usize) {
+    for (index, ty) in module.tables.iter().skip(module.imported_tables as usize) {
         let ty = ExternRecord::table(ty);
-        tables.tables.push(DefinedRecord { ty, init: Span::default() });
+        let init = match &module.table_inits[index] {
+            Some(init) => add_const(tables, init)?,
+            None => Span::default(),
+        };
+        tables.tables.push(DefinedRecord { ty, init });
+    }
+    for ty in module.tags.values().skip(module.imported_tags as usize) {
+        let ty = ExternRecord::tag(ty.as_u32());
+        tables.tags.push(DefinedRecord { ty, init: Span::default() });
     }
     for ty in module.memories.values().skip(module.imported_memories as usize) {
         let ty = ExternRecord::memory(ty);
@@ -206,11 +225,12 @@ fn add_const(tables: &mut Tables, expression: &ConstExpr) -> Result<Span, BuildE
 }
 
 fn const_op(op: ConstOp) -> ConstOpRecord {
-    let (op, index, low) = match op {
-        ConstOp::I32(value) => (const_op::I32, 0, u64::from(value.cast_unsigned())),
-        ConstOp::I64(value) => (const_op::I64, 0, value.cast_unsigned()),
-        ConstOp::F32(bits) => (const_op::F32, 0, u64::from(bits)),
-        ConstOp::F64(bits) => (const_op::F64, 0, bits),
+    let (op, index, value) = match op {
+        ConstOp::I32(value) => (const_op::I32, 0, value.cast_unsigned().into()),
+        ConstOp::I64(value) => (const_op::I64, 0, value.cast_unsigned().into()),
+        ConstOp::F32(bits) => (const_op::F32, 0, bits.into()),
+        ConstOp::F64(bits) => (const_op::F64, 0, bits.into()),
+        ConstOp::V128(bits) => (const_op::V128, 0, bits),
         ConstOp::RefNull(ty) => (const_op::REF_NULL, ty.code(), 0),
         ConstOp::RefFunc(function) => (const_op::REF_FUNC, function.as_u32(), 0),
         ConstOp::GlobalGet(global) => (const_op::GLOBAL_GET, global.as_u32(), 0),
@@ -221,5 +241,7 @@ fn const_op(op: ConstOp) -> ConstOpRecord {
         ConstOp::I64Arithmetic(Arithmetic::Sub) => (const_op::I64_SUB, 0, 0),
         ConstOp::I64Arithmetic(Arithmetic::Mul) => (const_op::I64_MUL, 0, 0),
     };
-    ConstOpRecord { op: op.into(), index: index.into(), low: low.into(), high: 0.into() }
+    #[expect(clippy::cast_possible_truncation, reason = "a half is taken")]
+    let (low, high) = (value as u64, (value >> 64) as u64);
+    ConstOpRecord { op: op.into(), index: index.into(), low: low.into(), high: high.into() }
 }

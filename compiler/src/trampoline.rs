@@ -8,15 +8,18 @@
 
 use cranelift_codegen::ir::{
     self, AbiParam, BlockArg, ExceptionTableData, ExceptionTableItem, InstBuilder as _,
-    MemFlagsData, StackSlotData, StackSlotKind, Value, types,
+    MemFlagsData, StackSlotData, StackSlotKind, Value, condcodes::IntCC, types,
 };
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::abi::traps::Trap;
-use cwasm_artifact::abi::vmctx::{STORE_CONTEXT, VALUE_SIZE, host_context, store_context};
+use cwasm_artifact::abi::vmctx::{
+    BUILTINS, STORE_CONTEXT, VALUE_SIZE, host_context, store_context,
+};
 use cwasm_artifact::types::{FuncType, ValType};
 
-use crate::translate::{clif_type, stack_limit, trap_code, wasm_signature};
+use crate::translate::{builtin_signature, clif_type, stack_limit, trap_code, wasm_signature};
 
 /// Which way a trampoline goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,6 +141,11 @@ fn entry(
     builder.finalize(isa.frontend_config());
 }
 
+/// With more slots than this, an exit trampoline compares its frame with the stack limit.
+/// A smaller one is a part of what the host function may use below the limit, which
+/// nothing compares either: at least 8 KiB on the smallest stack.
+const MAX_UNCHECKED_SLOTS: usize = 16;
+
 /// A wasm function whose vmctx is a host context.
 fn exit(
     ty: &FuncType,
@@ -146,8 +154,9 @@ fn exit(
     context: &mut FunctionBuilderContext,
 ) {
     func.signature = wasm_signature(ty);
-    // The slots of many values can be larger than the margin below the limit.
-    func.stack_limit = Some(stack_limit(func));
+    if ty.params.len().max(ty.results.len()) > MAX_UNCHECKED_SLOTS {
+        func.stack_limit = Some(stack_limit(func));
+    }
     let mut host = ir::Signature::new(isa.default_call_conv());
     host.params = vec![AbiParam::new(types::I64); 2];
     host.returns = vec![AbiParam::new(types::I8)];
@@ -179,7 +188,25 @@ fn exit(
     let call = builder.ins().call_indirect(host, code, &[vmctx, values]);
     let done = builder.inst_results(call)[0];
     builder.ins().trapz(done, trap_code(Trap::HostError));
+    let threw = builder.ins().icmp_imm_u(IntCC::Equal, done, i64::from(host_context::THREW));
+    let (throwing, returning) = (builder.create_block(), builder.create_block());
+    builder.set_cold_block(throwing);
+    builder.ins().brif(threw, throwing, &[], returning, &[]);
+    builder.seal_block(throwing);
+    builder.seal_block(returning);
 
+    builder.switch_to_block(throwing);
+    let builtins = builder.ins().load(types::I64, trusted(), vmctx, offset32(BUILTINS));
+    let code =
+        builder.ins().load(types::I64, trusted(), builtins, offset32(Builtin::Throw.offset()));
+    let signature = builtin_signature(Builtin::Throw, isa.default_call_conv());
+    let signature = builder.import_signature(signature);
+    // The one that the store holds.
+    let null = builder.ins().iconst(types::I64, 0);
+    builder.ins().call_indirect(signature, code, &[vmctx, null]);
+    builder.ins().trap(trap_code(Trap::UncaughtException));
+
+    builder.switch_to_block(returning);
     let results = load_values(&mut builder, &ty.results, values);
     builder.ins().return_(&results);
     builder.finalize(isa.frontend_config());

@@ -9,8 +9,8 @@ use cwasm_artifact::header::{Section, padded_text, settings};
 use cwasm_artifact::module::{Module, View};
 use cwasm_artifact::records::NONE;
 use cwasm_compiler::{
-    CpuLevel, MemoryBounds, OptLevel, Progress, Settings, compile, compile_with_progress,
-    parse_text,
+    CpuLevel, MemoryBounds, OptLevel, Progress, RelaxedSimd, Settings, compile,
+    compile_with_progress, parse_text,
 };
 
 fn wasm(text: &str) -> Vec<u8> {
@@ -66,6 +66,11 @@ fn settings_that_change_code_change_the_artifact() {
         (Settings { fuel: true, ..x86() }, settings::FUEL),
         (Settings { epoch: true, ..x86() }, settings::EPOCH),
         (Settings { memory_bounds: MemoryBounds::Explicit, ..x86() }, settings::EXPLICIT_CHECKS),
+        (Settings { canonicalize_nans: true, ..x86() }, settings::CANONICAL_NANS),
+        (
+            Settings { relaxed_simd: RelaxedSimd::Deterministic, ..x86() },
+            settings::DETERMINISTIC_RELAXED_SIMD,
+        ),
         (Settings { opt_level: OptLevel::SpeedAndSize, ..x86() }, 0),
         (Settings { opt_level: OptLevel::None, ..x86() }, 0),
         (Settings { cpu: CpuLevel::X86_64V2, ..x86() }, 0),
@@ -111,38 +116,38 @@ fn sites_lead_from_code_to_the_operators() {
     let module = wasm(PROGRAM);
     let artifact = compile(&module, &x86()).unwrap();
     read(&artifact, |view, _| {
-        let sites = view.sites();
-        assert!(sites.windows(2).all(|pair| pair[0].text <= pair[1].text));
+        let sites: Vec<_> = view.sites().iter().collect();
+        assert!(sites.is_sorted_by_key(|site| site.text));
         let within = |name: &str| {
             let function = view.functions().iter().find(|f| view.text(f.name) == name).unwrap();
             let range = function.text.get()..function.text.get() + function.length.get();
-            sites.iter().filter(move |site| range.contains(&site.text.get()))
+            sites.iter().filter(move |site| range.contains(&site.text))
         };
         // The load of `hidden`: its only trap, at the opcode 0x28.
         let load: Vec<_> = within("hidden").collect();
         assert_eq!(load.len(), 1);
         assert_eq!(Trap::from_code(load[0].trap), Some(Trap::MemoryOutOfBounds));
-        assert_eq!(module[load[0].wasm.get() as usize], 0x28);
+        assert_eq!(module[load[0].wasm as usize], 0x28);
         // Calls are 0x10, the division 0x6e. That of `hidden` became a copy of its load.
         let run = &view.functions()[2];
         let range = run.text.get()..run.text.get() + run.length.get();
-        let of_run: Vec<_> = sites.iter().filter(|site| range.contains(&site.text.get())).collect();
+        let of_run: Vec<_> = sites.iter().filter(|site| range.contains(&site.text)).collect();
         let returns: Vec<_> = of_run.iter().filter(|site| site.trap == 0).collect();
         assert_eq!(returns.len(), 1);
-        assert!(returns.iter().all(|site| module[site.wasm.get() as usize] == 0x10));
+        assert!(returns.iter().all(|site| module[site.wasm as usize] == 0x10));
         let copied = of_run
             .iter()
             .find(|site| Trap::from_code(site.trap) == Some(Trap::MemoryOutOfBounds))
             .unwrap();
         assert_eq!(copied.wasm, load[0].wasm);
-        let inlined = view.inlined(copied.text.get()).unwrap();
+        let inlined = view.inlined(copied.text).unwrap();
         assert_eq!(view.function_name(inlined.function.get()), Some("hidden"));
         assert_eq!(module[inlined.call.get() as usize], 0x10);
         let division = of_run
             .iter()
             .find(|site| Trap::from_code(site.trap) == Some(Trap::IntegerDivisionByZero))
             .unwrap();
-        assert_eq!(module[division.wasm.get() as usize], 0x6e);
+        assert_eq!(module[division.wasm as usize], 0x6e);
         assert!(of_run.iter().any(|site| Trap::from_code(site.trap) == Some(Trap::StackOverflow)));
     });
 }
@@ -270,5 +275,72 @@ fn what_the_guard_does_not_cover_is_compared() {
     for offset in [GUARD_SIZE - 3, GUARD_SIZE, 1 << 31, u64::from(u32::MAX)] {
         assert_eq!(memory_checks(offset, MemoryBounds::Guarded), 2, "{offset:#x}");
         assert_eq!(memory_checks(offset, MemoryBounds::Explicit), 2, "{offset:#x}");
+    }
+}
+
+/// The texts offsets of the calls of `$a` and `$b`, in a module where `hint` precedes
+/// the branch in `body`.
+fn calls(body: &str, hint: &str) -> Vec<u32> {
+    let body = body.replace("HINT", hint);
+    let module = wasm(&format!(
+        r#"(module (import "" "a" (func $a)) (import "" "b" (func $b))
+            (func (export "f") (param i32) {body}))"#
+    ));
+    let artifact = compile(&module, &x86()).unwrap();
+    read(&artifact, |view, _| {
+        let mut sites: Vec<_> = view
+            .sites()
+            .iter()
+            .filter(|site| site.trap == 0 && site.wasm != 0)
+            .map(|site| (site.wasm, site.text))
+            .collect();
+        sites.sort_unstable();
+        sites.into_iter().map(|(_, text)| text).collect()
+    })
+}
+
+#[test]
+fn unlikely_code_is_behind_the_rest() {
+    let taken = r#"(@metadata.code.branch_hint "\01")"#;
+    let not_taken = r#"(@metadata.code.branch_hint "\00")"#;
+    let arms = "local.get 0 HINT if call $a else call $b end";
+    // Code that only an unlikely branch leads to, and what comes after it.
+    let exit =
+        "block $out block $slow local.get 0 HINT br_if $slow call $a br $out end call $b end";
+    // Code that a likely branch goes around.
+    let around = "block local.get 0 HINT br_if 0 call $a end call $b";
+    for (body, hint, a_first) in [
+        (arms, taken, true),
+        (arms, not_taken, false),
+        (exit, not_taken, true),
+        (around, taken, false),
+        (around, "", true),
+    ] {
+        let [a, b] = calls(body, hint)[..] else { panic!("two calls") };
+        assert_eq!(a < b, a_first, "{body} {hint}");
+    }
+}
+
+#[test]
+fn broken_branch_hints_refuse_no_module() {
+    let plain = wasm("(module (func (param i32) (if (local.get 0) (then))))");
+    let section = |data: &[u8]| {
+        let name = b"metadata.code.branch_hint";
+        let length = u8::try_from(name.len() + 1 + data.len()).unwrap();
+        let mut section = vec![0, length, u8::try_from(name.len()).unwrap()];
+        section.extend(name);
+        section.extend(data);
+        // Behind the header, so before everything else.
+        [&plain[..8], &section, &plain[8..]].concat()
+    };
+    for data in [
+        &b""[..],
+        b"\xff\xff\xff\xff\xff",
+        b"\x01",
+        b"\x01\x00\x01\x03\x01\x07",
+        b"\x01\x63\x01\x03\x01\x01",
+        b"\x02\x00\x01\x03\x01\x01\x00\x00",
+    ] {
+        compile(&section(data), &x86()).unwrap();
     }
 }

@@ -6,8 +6,9 @@ use cwasm_artifact::check::{Checked, Host, Origin, check_from, check_unhashed};
 use cwasm_artifact::digest::Digest;
 use cwasm_artifact::header::{Section, settings};
 use cwasm_artifact::module::{Module, View};
+use cwasm_artifact::records::ExternRecord;
 use cwasm_artifact::report::{Problem, Report};
-use cwasm_artifact::types::ExternType;
+use cwasm_artifact::types::{ExternType, ValType};
 
 use crate::error::LoadError;
 use crate::snapshot::Snapshot;
@@ -38,6 +39,7 @@ pub struct Artifact {
     snapshot: Snapshot,
     module: Module,
     digest: Digest,
+    source_sha256: [u8; 32],
     settings: u64,
     types: Registration,
     /// The images of memories, made when they are first needed. `None` if the
@@ -195,17 +197,19 @@ impl Artifact {
         let digest = checked.digest();
         let module = Module::new(&checked)?;
         let settings = checked.header().settings.get();
+        let source_sha256 = checked.header().source_sha256;
         snapshot.make_executable(module.range(Section::Text))?;
         let view = module.view(snapshot.bytes());
-        let types = (0..view.types().len())
+        let types: Vec<_> = (0..view.types().len())
             .filter_map(|index| u32::try_from(index).ok())
             .map(|index| view.func_type(index))
             .collect();
         Ok(Self {
             module,
             digest,
+            source_sha256,
             settings,
-            types: Registration::new(types),
+            types: Registration::of_module(&types),
             images: OnceLock::new(),
             snapshot,
         })
@@ -215,6 +219,12 @@ impl Artifact {
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
+    }
+
+    /// SHA-256 of the wasm module that it was compiled from, as its compiler states it.
+    #[must_use]
+    pub fn source_sha256(&self) -> [u8; 32] {
+        self.source_sha256
     }
 
     /// The module's name, if its name section has one.
@@ -230,7 +240,7 @@ impl Artifact {
         view.imports().iter().map(move |import| ImportType {
             module: view.text(import.module),
             name: view.text(import.name),
-            ty: view.extern_type(&import.ty),
+            ty: self.resolve(view.extern_type(&import.ty)),
         })
     }
 
@@ -239,7 +249,7 @@ impl Artifact {
         let view = self.view();
         view.exports().iter().map(move |export| ExportType {
             name: view.text(export.name),
-            ty: view.export_type(export),
+            ty: self.resolve(view.export_type(export)),
         })
     }
 
@@ -276,6 +286,24 @@ impl Artifact {
                 (bytes.len() >= MIN_MAPPED_IMAGES).then(|| ImageFile::new(bytes).ok()).flatten()
             })
             .as_ref()
+    }
+
+    /// A type of the module as the process knows it.
+    pub(crate) fn resolve(&self, mut ty: ExternType) -> ExternType {
+        let resolve = |ty: &mut ValType| *ty = self.types.resolve(*ty);
+        match &mut ty {
+            ExternType::Func(ty) => ty.params.iter_mut().chain(&mut ty.results).for_each(resolve),
+            ExternType::Table(ty) => resolve(&mut ty.element),
+            ExternType::Global(ty) => resolve(&mut ty.value),
+            ExternType::Tag(ty) => ty.params.iter_mut().for_each(resolve),
+            _ => {}
+        }
+        ty
+    }
+
+    /// The type that an import or definition has, as the process knows it.
+    pub(crate) fn extern_type(&self, record: &ExternRecord) -> ExternType {
+        self.resolve(self.view().extern_type(record))
     }
 
     pub(crate) fn types(&self) -> &Registration {

@@ -10,8 +10,9 @@ use cwasm_artifact::report::Report;
 use cwasm_artifact::types::{ExternType, FuncType, ValType};
 
 use crate::cache_dir::Exposure;
+use crate::exception::Exception;
 
-/// Any error that a host function may return.
+/// Any error that a host function may return. An [`Exception`] of the store is thrown: wasm can catch it.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Why an artifact was not loaded.
@@ -150,6 +151,9 @@ pub enum Error {
     /// A host function returned an error.
     #[error(transparent)]
     Host(HostError),
+    /// An exception was thrown, and wasm did not catch it.
+    #[error(transparent)]
+    Exception(Exception),
     /// The module could not be linked.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -282,6 +286,15 @@ impl Error {
         }
     }
 
+    /// The exception, if this is one.
+    #[must_use]
+    pub fn exception(&self) -> Option<&Exception> {
+        match self {
+            Self::Exception(exception) => Some(exception),
+            _ => None,
+        }
+    }
+
     /// The error of a host function, if this is one of type `E`.
     #[must_use]
     pub fn downcast_host<E: std::error::Error + 'static>(&self) -> Option<&E> {
@@ -294,9 +307,12 @@ impl Error {
     /// What a host function returned, as the error of the call that reached
     /// it: an [`Error`] that merely passed through stays what it was.
     pub(crate) fn from_host(error: HostError) -> Self {
-        match error.downcast::<Self>() {
-            Ok(error) => *error,
-            Err(error) => Self::Host(error),
+        match error.downcast::<Self>().map(|error| *error) {
+            Ok(error) => error,
+            Err(error) => match error.downcast::<Exception>() {
+                Ok(exception) => Self::Exception(*exception),
+                Err(error) => Self::Host(error),
+            },
         }
     }
 
@@ -351,23 +367,32 @@ impl fmt::Display for Trap {
     /// The reason, and a line per frame.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "wasm trap: {}", self.kind)?;
-        for (index, frame) in self.frames.iter().enumerate() {
-            write!(f, "\n  {index:3}: ")?;
-            match frame.wasm_offset {
-                Some(offset) => write!(f, "{offset:#8x} - ")?,
-                None => f.write_str("       ? - ")?,
-            }
-            f.write_str(frame.module.as_deref().unwrap_or("<unnamed>"))?;
-            match &frame.func_name {
-                Some(name) => write!(f, "!{name}")?,
-                None => write!(f, "!<function {}>", frame.func_index)?,
-            }
-        }
-        if self.omitted > 0 {
-            write!(f, "\n  and {} more frames", self.omitted)?;
-        }
-        Ok(())
+        write_frames(f, &self.frames, self.omitted)
     }
+}
+
+/// Writes a line per frame.
+pub(crate) fn write_frames(
+    f: &mut fmt::Formatter<'_>,
+    frames: &[Frame],
+    omitted: usize,
+) -> fmt::Result {
+    for (index, frame) in frames.iter().enumerate() {
+        write!(f, "\n  {index:3}: ")?;
+        match frame.wasm_offset {
+            Some(offset) => write!(f, "{offset:#8x} - ")?,
+            None => f.write_str("       ? - ")?,
+        }
+        f.write_str(frame.module.as_deref().unwrap_or("<unnamed>"))?;
+        match &frame.func_name {
+            Some(name) => write!(f, "!{name}")?,
+            None => write!(f, "!<function {}>", frame.func_index)?,
+        }
+    }
+    if omitted > 0 {
+        write!(f, "\n  and {omitted} more frames")?;
+    }
+    Ok(())
 }
 
 impl std::error::Error for Trap {}

@@ -8,6 +8,7 @@ use crate::global::Global;
 use crate::memory::Memory;
 use crate::store::{AsStore, StoreCore};
 use crate::table::Table;
+use crate::tag::Tag;
 
 /// An import or export of an instance.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +22,8 @@ pub enum Extern<'code> {
     Memory(Memory<'code>),
     /// A global.
     Global(Global<'code>),
+    /// A tag of exceptions.
+    Tag(Tag<'code>),
 }
 
 impl<'code> Extern<'code> {
@@ -38,6 +41,7 @@ impl<'code> Extern<'code> {
             Self::Table(table) => ExternType::Table(table.ty_in(core)?),
             Self::Memory(memory) => ExternType::Memory(memory.ty_in(core)?),
             Self::Global(global) => ExternType::Global(global.ty_in(core)?),
+            Self::Tag(tag) => ExternType::Tag(tag.ty_in(core)?.clone()),
         })
     }
 
@@ -64,6 +68,12 @@ impl<'code> Extern<'code> {
     pub fn into_global(self) -> Option<Global<'code>> {
         if let Self::Global(global) = self { Some(global) } else { None }
     }
+
+    /// The tag, if this is one.
+    #[must_use]
+    pub fn into_tag(self) -> Option<Tag<'code>> {
+        if let Self::Tag(tag) = self { Some(tag) } else { None }
+    }
 }
 
 macro_rules! from {
@@ -76,4 +86,4 @@ macro_rules! from {
     )* };
 }
 
-from! { Func Table Memory Global }
+from! { Func Table Memory Global Tag }

@@ -7,9 +7,11 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use cwasm_artifact::types::FuncType;
+use cwasm_artifact::abi::vmctx::host_context;
+use cwasm_artifact::types::{FuncType, HeapType, TypeRef};
 
 use crate::error::{Error, HostError};
+use crate::exception::Exception;
 use crate::external::Extern;
 use crate::instance::Instance;
 use crate::memory::Memory;
@@ -94,6 +96,26 @@ impl<'code> Func<'code> {
         unsafe { Self::from_raw(raw, core) }
     }
 
+    /// The function's type as what references point to. Equal function types have equal heap types in the whole process.
+    ///
+    /// # Errors
+    /// [`Error::WrongStore`].
+    pub fn heap_type<'c>(&self, store: &impl AsStore<'c>) -> Result<HeapType, Error> {
+        self.type_ref_in(store.as_store().core()).map(HeapType::Concrete)
+    }
+
+    pub(crate) fn type_ref_in(&self, core: &StoreCore<'_>) -> Result<TypeRef, Error> {
+        let type_id = self.type_id_in(core)?;
+        let found = core.find_type(type_id).map(|(ty, _)| ty);
+        found.ok_or(Error::WrongStore { what: "function's type" })
+    }
+
+    /// The number of the function's type in the process.
+    pub(crate) fn type_id_in(&self, core: &StoreCore<'_>) -> Result<u32, Error> {
+        // SAFETY: a function reference of the store lives as long as the store.
+        Ok(unsafe { (*self.raw(core)?.as_ptr()).type_id })
+    }
+
     /// The function's type.
     ///
     /// # Errors
@@ -103,8 +125,7 @@ impl<'code> Func<'code> {
     }
 
     pub(crate) fn ty_in<'s>(&self, core: &'s StoreCore<'_>) -> Result<&'s FuncType, Error> {
-        // SAFETY: a function reference of the store lives as long as the store.
-        let type_id = unsafe { (*self.raw(core)?.as_ptr()).type_id };
+        let type_id = self.type_id_in(core)?;
         core.func_type(type_id).ok_or(Error::WrongStore { what: "function's type" })
     }
 
@@ -207,7 +228,8 @@ impl<'code, Params: WasmTyList, Results: WasmTyList> TypedFunc<'code, Params, Re
         // its type was checked when this was made, and a function never changes
         // its type. A `Slot` is a `VmValue`, and there are enough of them.
         unsafe { StoreCore::call(store.core_ptr(), raw, slots.as_mut_ptr().cast()) }?;
-        Ok(Results::load(&slots, &Core(store.core_mut())))
+        // SAFETY: the function returned values of its result types.
+        Ok(unsafe { Results::load(slots.as_ptr().cast(), &Core(store.core_mut())) })
     }
 
     /// The function without its types.
@@ -322,7 +344,7 @@ impl<F: Send + Sync> HostFunc<F> {
     where
         F: 'code,
     {
-        Arc::new(Self { registration: Arc::new(Registration::new(vec![ty])), call, closure })
+        Arc::new(Self { registration: Arc::new(Registration::new(ty)), call, closure })
     }
 }
 
@@ -404,14 +426,25 @@ unsafe fn host_call<T, F>(
         let store = unsafe { StoreMut::from_core(store) };
         body(closure, Caller { store, instance })
     }));
-    let pending = match result {
-        Ok(Ok(())) => return 1,
-        Ok(Err(error)) => Pending::Error(error),
-        Err(panic) => Pending::Panic(panic),
-    };
     // SAFETY: the body's borrow of the store has ended.
-    unsafe { (*store.as_ptr()).pending = Some(pending) };
-    0
+    let core = unsafe { &mut *store.as_ptr() };
+    core.pending = Some(match result {
+        Ok(Ok(())) => return host_context::RETURNED,
+        Ok(Err(error)) => {
+            if let Some(thrown) = exception_in(&error).and_then(|exception| exception.raw(core)) {
+                core.thrown = Some(thrown);
+                return host_context::THREW;
+            }
+            Pending::Error(error)
+        }
+        Err(panic) => Pending::Panic(panic),
+    });
+    host_context::FAILED
+}
+
+/// The exception that a host function returned as its error, or passed on.
+fn exception_in(error: &HostError) -> Option<&Exception> {
+    error.downcast_ref::<Exception>().or_else(|| error.downcast_ref::<Error>()?.exception())
 }
 
 /// What a host function may return: `()`, a [`WasmTy`], a tuple of them, or a
@@ -468,7 +501,6 @@ macro_rules! into_host_func {
                     F: for<'a, 'c> Fn(Caller<'a, 'c, T>, $($name),*) -> R,
                     R: HostResult,
                 {
-                    const PARAMS: usize = <[usize]>::len(&[$($index),*]);
                     // SAFETY: this is the call of a host function with a closure
                     // of this type (see below). The caller's row of slots is as
                     // long as the longer of parameters and results.
@@ -478,7 +510,6 @@ macro_rules! into_host_func {
                             #[allow(unused_variables, reason = "without parameters")]
                             let params = {
                                 let core = Core(caller.store.core_mut());
-                                let slots = std::slice::from_raw_parts(slots, PARAMS);
                                 <($($name,)*) as crate::value::list::Slots>::load(slots, &core)
                             };
                             let store = caller.store.core_ptr();
@@ -486,7 +517,7 @@ macro_rules! into_host_func {
                             // SAFETY: the closure's borrow of the store has ended.
                             let core = Core(&*store.as_ptr());
                             let count = <R::Values as crate::value::list::Slots>::COUNT;
-                            let slots = std::slice::from_raw_parts_mut(slots, count);
+                            let slots = std::slice::from_raw_parts_mut(slots.cast(), count);
                             crate::value::list::Slots::store(results, slots, &core)?;
                             Ok(())
                         })

@@ -11,6 +11,7 @@ use crate::global::Global;
 use crate::memory::Memory;
 use crate::store::{AsStore, StoreCore, StoreId};
 use crate::table::Table;
+use crate::tag::Tag;
 use crate::value::{Borrow, WasmTyList};
 
 /// An instance of a module in a store.
@@ -61,6 +62,7 @@ impl<'code> Instance<'code> {
             extern_kind::TABLE => Table::from_index(at(&instance.tables)?, core).into(),
             extern_kind::MEMORY => Memory::from_index(at(&instance.memories)?, core).into(),
             extern_kind::GLOBAL => Global::from_index(at(&instance.globals)?, core).into(),
+            extern_kind::TAG => Tag::from_index(at(&instance.tags)?, core).into(),
             // SAFETY: the function references of an instance belong to its store.
             _ => unsafe { Func::from_raw(instance.function(index)?, core) }.into(),
         })
@@ -148,5 +150,13 @@ impl<'code> Instance<'code> {
     /// As for [`Instance::func`].
     pub fn global<'c>(&self, store: &impl AsStore<'c>, name: &str) -> Result<Global<'c>, Error> {
         self.get(store, name, "global", Extern::into_global)
+    }
+
+    /// The exported tag with this name.
+    ///
+    /// # Errors
+    /// As for [`Instance::func`].
+    pub fn tag<'c>(&self, store: &impl AsStore<'c>, name: &str) -> Result<Tag<'c>, Error> {
+        self.get(store, name, "tag", Extern::into_tag)
     }
 }

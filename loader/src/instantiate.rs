@@ -69,10 +69,20 @@ fn check_imports(
     artifact: &Artifact,
     imports: &[Import<'_>],
 ) -> Result<(), Error> {
-    for (wanted, import) in artifact.imports().zip(imports) {
+    let view = artifact.view();
+    for ((wanted, record), import) in artifact.imports().zip(view.imports()).zip(imports) {
+        // Equal function types have equal numbers.
+        let type_id = || artifact.types().ids().get(record.ty.ty.get() as usize).copied();
         let matches = match (&wanted.ty, import) {
-            (ExternType::Func(ty), Import::Host(host)) => host.registration().types()[0] == *ty,
-            (ExternType::Func(ty), Import::Extern(Extern::Func(func))) => func.ty_in(core)? == ty,
+            (ExternType::Func(_), Import::Host(host)) => {
+                Some(host.registration().ids()[0]) == type_id()
+            }
+            (ExternType::Func(_), Import::Extern(Extern::Func(func))) => {
+                Some(func.type_id_in(core)?) == type_id()
+            }
+            (ExternType::Tag(_), Import::Extern(Extern::Tag(tag))) => {
+                Some(core.tags[tag.index(core)? as usize].type_id) == type_id()
+            }
             (ExternType::Table(ty), Import::Extern(Extern::Table(table))) => {
                 let found = table.ty_in(core)?;
                 found.element == ty.element
@@ -84,7 +94,9 @@ fn check_imports(
             }
             (ExternType::Memory(ty), Import::Shared(memory)) => memory_matches(&memory.ty(), ty),
             (ExternType::Global(ty), Import::Extern(Extern::Global(global))) => {
-                global.ty_in(core)? == *ty
+                let found = global.ty_in(core)?;
+                // What can change must be able to hold all of the type, and nothing else.
+                found == *ty || !found.mutable && !ty.mutable && found.value.matches(ty.value)
             }
             _ => false,
         };
@@ -134,6 +146,7 @@ fn build<'code>(
     core.instances[position].set_type_ids(artifact.types().ids());
 
     let (mut memories, mut tables, mut globals) = (Vec::new(), Vec::new(), Vec::new());
+    let mut tags = Vec::new();
     let mut functions = 0;
     for (import, record) in imports.iter().zip(view.imports()) {
         match import {
@@ -150,6 +163,7 @@ fn build<'code>(
             Import::Shared(memory) => memories.push(core.add_shared_memory(memory)?),
             Import::Extern(Extern::Table(table)) => tables.push(table.index(core)?),
             Import::Extern(Extern::Global(global)) => globals.push(global.index(core)?),
+            Import::Extern(Extern::Tag(tag)) => tags.push(tag.index(core)?),
         }
     }
     for (index, global) in (0..).zip(&globals) {
@@ -162,14 +176,20 @@ fn build<'code>(
         }
     }
     for record in view.tables() {
-        if let ExternType::Table(ty) = view.extern_type(&record.ty) {
+        if let ExternType::Table(ty) = artifact.extern_type(&record.ty) {
             tables.push(core.add_table(ty, ptr::null_mut())?);
         }
     }
     for (index, record) in (0..).zip(view.globals()) {
-        if let ExternType::Global(ty) = view.extern_type(&record.ty) {
+        if let ExternType::Global(ty) = artifact.extern_type(&record.ty) {
             let storage = core.instances[position].defined_global(index);
             globals.push(core.add_global(ty, storage));
+        }
+    }
+    for record in view.tags() {
+        if let ExternType::Tag(ty) = artifact.extern_type(&record.ty) {
+            let type_id = artifact.types().ids()[record.ty.ty.get() as usize];
+            tags.push(core.add_tag(type_id, ty)?);
         }
     }
 
@@ -180,6 +200,9 @@ fn build<'code>(
     for (index, table) in (0..).zip(&tables) {
         instance.set_table(index, &core.tables[*table as usize]);
     }
+    for (index, tag) in (0..).zip(&tags) {
+        instance.set_tag(index, &core.tags[*tag as usize]);
+    }
     instance.exported_memory = view
         .export("memory")
         .filter(|export| export.kind.get() == extern_kind::MEMORY)
@@ -187,6 +210,7 @@ fn build<'code>(
     instance.memories = memories.into();
     instance.tables = tables.into();
     instance.globals = globals.into();
+    instance.tags = tags.into();
 
     for function in view.functions().iter().filter(|function| function.func_ref.get() != NONE) {
         let ty = function.ty.get() as usize;

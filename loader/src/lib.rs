@@ -17,15 +17,17 @@
 //! The modules, in the order in which an artifact passes through them:
 //! a `source` is opened in the way that a `trust` asks for (`cache_dir` is the one that looks at
 //! directories), `snapshot` reads it into private memory, `artifact` checks and maps it, `linker` and `instantiate` make instances of it in a
-//! `store`, and the handles `func`, `memory`, `table` and `global` use
+//! `store`, and the handles `func`, `memory`, `table`, `global`, `tag` and `exception` use
 //! them. `vm` holds what compiled code touches, `sys` what the operating system provides.
 //! All `unsafe` is in these two, and where handles meet them.
 
 mod artifact;
 mod cache_dir;
 mod constant;
+mod embedded;
 mod engine;
 mod error;
+mod exception;
 mod external;
 mod func;
 mod global;
@@ -40,6 +42,7 @@ mod source;
 mod store;
 mod sys;
 mod table;
+mod tag;
 mod trust;
 mod type_registry;
 mod value;
@@ -52,10 +55,13 @@ pub use cwasm_artifact::digest::Digest;
 pub use cwasm_artifact::report::{Problem, Report};
 pub use cwasm_artifact::signature::{KeyId, PublicKey, PublicKeyError};
 pub use cwasm_artifact::types::{
-    ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, ValType,
+    ExternType, FuncType, GlobalType, HeapType, IndexType, Limits, MemoryType, RefType, TableType,
+    TagType, TypeRef, ValType,
 };
+pub use embedded::{Embedded, Installed};
 pub use engine::{Config, Engine};
 pub use error::{Error, Frame, HostError, LinkError, LoadError, Trap};
+pub use exception::{Exception, ExnRef};
 pub use external::Extern;
 pub use func::{Caller, Func, HostResult, IntoHostFunc, TypedFunc};
 pub use global::Global;
@@ -67,5 +73,6 @@ pub use shared_memory::SharedMemory;
 pub use source::Source;
 pub use store::{AsStore, AsStoreMut, Store, StoreMut, StoreRef};
 pub use table::Table;
+pub use tag::Tag;
 pub use trust::Trust;
 pub use value::{ExternRef, Ref, Val, WasmTy, WasmTyList};

@@ -20,6 +20,11 @@ pub struct StoreLimits {
     pub memories: usize,
     /// How many tables there may be.
     pub tables: usize,
+    /// How many tags there may be.
+    pub tags: usize,
+    /// How many exceptions there may be at a time that something leads to. Wasm that throws
+    /// another traps.
+    pub exceptions: usize,
 }
 
 impl Default for StoreLimits {
@@ -30,6 +35,8 @@ impl Default for StoreLimits {
             instances: 10_000,
             memories: 10_000,
             tables: 10_000,
+            tags: 10_000,
+            exceptions: 10_000,
         }
     }
 }

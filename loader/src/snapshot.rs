@@ -91,7 +91,9 @@ impl Snapshot {
         let failed = |source| LoadError::Map { bytes: length, source };
         let bytes =
             usize::try_from(length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
-        MmapOptions::new().len(bytes).map_anon().map_err(failed)
+        // Every page is about to be written: to ask for them at once is several times as
+        // fast as to fault for each.
+        MmapOptions::new().len(bytes).populate().map_anon().map_err(failed)
     }
 
     fn freeze(map: MmapMut, source_length: u64) -> Result<Self, LoadError> {

@@ -12,17 +12,21 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use cwasm_artifact::abi::memory::wait_result;
-use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType};
+use cwasm_artifact::types::{
+    FuncType, GlobalType, HeapType, MemoryType, TableType, TagType, TypeRef,
+};
 
 use crate::artifact::Artifact;
 use crate::engine::Engine;
 use crate::error::{Error, Frame, HostError};
+use crate::exception::Exception;
 use crate::func::KeepAlive;
 use crate::limits::StoreLimits;
 use crate::shared_memory::SharedMemory;
 use crate::type_registry::Registration;
-use crate::vm::activation::{self, Unwound};
+use crate::vm::activation::{self, Activation, Unwound};
 use crate::vm::backtrace::Frames;
+use crate::vm::exception::{Exceptions, Landing, Origin, Root, VmException, VmTag};
 use crate::vm::host_func::VmHostFunc;
 use crate::vm::instance::VmInstance;
 use crate::vm::layout::{VmFuncRef, VmStoreContext, VmValue};
@@ -78,6 +82,8 @@ pub(crate) enum Pending {
 pub(crate) struct StoreCore<'code> {
     /// First, so that its address is the store's.
     context: VmStoreContext,
+    /// The engine's, close at hand for calls.
+    max_wasm_stack: usize,
     pub(crate) id: StoreId,
     pub(crate) engine: Engine,
     pub(crate) limits: StoreLimits,
@@ -90,6 +96,14 @@ pub(crate) struct StoreCore<'code> {
     pub(crate) memories: Vec<StoreMemory>,
     pub(crate) tables: Vec<Stable<VmTable>>,
     pub(crate) globals: Vec<VmGlobal>,
+    pub(crate) tags: Vec<Stable<VmTag>>,
+    pub(crate) exceptions: Exceptions,
+    /// An exception that is on its way out of wasm or of a host function.
+    pub(crate) thrown: Option<(NonNull<VmException>, Root)>,
+    /// Where the thread goes on that throws.
+    pub(crate) landing: Landing,
+    /// The innermost activation, or null.
+    activation: *const Activation,
     /// Host functions that the application made in the store.
     host_funcs: Vec<Stable<VmHostFunc>>,
     host_types: Vec<Arc<Registration>>,
@@ -124,6 +138,7 @@ impl<'code> StoreCore<'code> {
                 entry_handler: 0,
                 exit_fp: 0,
             },
+            max_wasm_stack: engine.config().max_wasm_stack,
             id: StoreId::new(),
             engine: engine.clone(),
             limits: StoreLimits::default(),
@@ -134,6 +149,11 @@ impl<'code> StoreCore<'code> {
             memories: Vec::new(),
             tables: Vec::new(),
             globals: Vec::new(),
+            tags: Vec::new(),
+            exceptions: Exceptions::new(),
+            thrown: None,
+            landing: Landing::default(),
+            activation: ptr::null(),
             host_funcs: Vec::new(),
             host_types: Vec::new(),
             keep_alive: Vec::new(),
@@ -149,9 +169,29 @@ impl<'code> StoreCore<'code> {
         this.as_ptr().cast()
     }
 
+    /// Notes the innermost activation; returns the one that was noted before.
+    pub(crate) fn set_activation(
+        this: NonNull<Self>,
+        activation: *const Activation,
+    ) -> *const Activation {
+        // SAFETY: callers hold a live store that they have exclusive use of.
+        unsafe { std::mem::replace(&mut (*this.as_ptr()).activation, activation) }
+    }
+
+    /// The frame of the entry trampoline of the innermost activation; zero if no wasm is running.
+    pub(crate) fn entry_fp(&self) -> usize {
+        self.context.entry_fp
+    }
+
+    /// The stack between the wasm frames of the store. See [`activation::wasm_stack`].
+    pub(crate) fn wasm_stack(&self, innermost: Option<usize>) -> Vec<(usize, usize)> {
+        // SAFETY: the activation that the store knows is alive, and is its innermost.
+        unsafe { activation::wasm_stack(&self.context, self.activation, innermost) }
+    }
+
     pub(crate) fn max_wasm_stack(this: NonNull<Self>) -> usize {
-        // SAFETY: callers hold a live store; the engine does not change.
-        unsafe { (*this.as_ptr()).engine.config().max_wasm_stack }
+        // SAFETY: callers hold a live store; the field does not change.
+        unsafe { (*this.as_ptr()).max_wasm_stack }
     }
 
     /// The buffer for the backtrace of a trap.
@@ -250,6 +290,11 @@ impl<'code> StoreCore<'code> {
 
     /// The type of a function of this store, by its number.
     pub(crate) fn func_type(&self, type_id: u32) -> Option<&FuncType> {
+        self.find_type(type_id).map(|(_, ty)| ty)
+    }
+
+    /// The name and the type with this number, if the store uses it.
+    pub(crate) fn find_type(&self, type_id: u32) -> Option<(TypeRef, &FuncType)> {
         self.artifacts
             .iter()
             .map(|artifact| artifact.types())
@@ -261,6 +306,19 @@ impl<'code> StoreCore<'code> {
     pub(crate) fn keep(&mut self, func: Arc<dyn KeepAlive + 'code>) {
         self.host_types.push(func.registration());
         self.keep_alive.push(func);
+    }
+
+    /// The heap type of functions of a type.
+    pub(crate) fn heap_type(&mut self, ty: FuncType) -> HeapType {
+        let registration = Arc::new(Registration::new(ty));
+        let heap = HeapType::Concrete(registration.type_refs()[0]);
+        self.keep_types(registration);
+        heap
+    }
+
+    /// Keeps types registered as long as the store.
+    pub(crate) fn keep_types(&mut self, types: Arc<Registration>) {
+        self.host_types.push(types);
     }
 
     /// A reference to a host function that no instance imports.
@@ -315,6 +373,12 @@ impl<'code> StoreCore<'code> {
         // SAFETY: the address of a live value is not null.
         let storage = unsafe { NonNull::new_unchecked(owned.as_ptr()) };
         push(&mut self.globals, VmGlobal { storage, ty, _owned: Some(owned) })
+    }
+
+    pub(crate) fn add_tag(&mut self, type_id: u32, ty: TagType) -> Result<u32, Error> {
+        self.limits.check_count("tags", self.tags.len(), self.limits.tags)?;
+        let index = u32::try_from(self.tags.len()).unwrap_or(u32::MAX);
+        Ok(push(&mut self.tags, Stable::new(VmTag { index, type_id, ty })))
     }
 
     pub(crate) fn global_value(&self, index: u32) -> VmValue {
@@ -386,6 +450,7 @@ impl<'code> StoreCore<'code> {
     ///
     /// # Safety
     /// As for [`activation::enter`].
+    #[inline]
     pub(crate) unsafe fn call(
         this: NonNull<Self>,
         func: NonNull<VmFuncRef>,
@@ -406,6 +471,15 @@ impl<'code> StoreCore<'code> {
     #[cold]
     fn failure(&mut self, unwound: Unwound) -> Error {
         match (unwound, self.pending.take()) {
+            (Unwound::Exception, _) => match self.thrown.take() {
+                Some((exception, root)) => {
+                    let (frames, omitted) = (self.frames(), self.trap_frames.omitted());
+                    let origin = Origin { frames: frames.into(), omitted };
+                    let origin = self.exceptions.originate(exception, || Some(origin));
+                    Error::Exception(Exception::from_raw(exception, root, origin, self))
+                }
+                None => Error::Host("an exception was thrown, and is gone".into()),
+            },
             (Unwound::Trap(kind), _) => {
                 let frames = self.frames();
                 Error::trapped(kind, frames, self.trap_frames.omitted())
@@ -437,8 +511,12 @@ impl<'code> StoreCore<'code> {
                 func_name: view.function_name(func_index).map(str::to_owned),
                 wasm_offset,
             };
-            let mut wasm_offset = view.site(offset).map(|site| site.wasm.get());
-            if let Some(inlined) = view.inlined(offset) {
+            // An instruction that traps may stand where a call returns to.
+            let trapping = (position == 0).then(|| view.sites().trap_at(offset)).flatten();
+            let site = trapping.or_else(|| view.sites().return_at(offset));
+            let mut wasm_offset = site.map(|site| site.wasm);
+            // What is copied calls nothing.
+            if let Some(inlined) = trapping.and_then(|_| view.inlined(offset)) {
                 // The function has no frame of its own in its caller's code.
                 frames.push(frame(inlined.function.get(), wasm_offset));
                 wasm_offset = Some(inlined.call.get());
@@ -541,6 +619,28 @@ impl<'code, T> Store<'code, T> {
     /// has been advanced `ticks` times from now.
     pub fn set_epoch_deadline(&mut self, ticks: u64) {
         self.as_store_mut().core_mut().set_epoch_deadline(ticks);
+    }
+
+    /// A function type as what references point to: `(ref null $type)` is
+    /// `RefType { nullable: true, heap: store.heap_type(type) }`. Equal types have
+    /// equal heap types in the whole process, for as long as the store lives.
+    pub fn heap_type(&mut self, ty: FuncType) -> HeapType {
+        self.as_store_mut().core_mut().heap_type(ty)
+    }
+
+    /// The function type that a heap type of this store stands for. `None` if it is none of
+    /// functions, or of a type that nothing in the store uses.
+    #[must_use]
+    pub fn func_type(&self, heap: HeapType) -> Option<&FuncType> {
+        let HeapType::Concrete(wanted) = heap else { return None };
+        let (found, ty) = self.as_store().core().find_type(wanted.number())?;
+        (found == wanted).then_some(ty)
+    }
+
+    /// How many exceptions there are, also those that nothing leads to any more.
+    #[must_use]
+    pub fn exceptions(&self) -> usize {
+        self.as_store().core().exceptions.count()
     }
 
     /// What the store may hold.

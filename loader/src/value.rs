@@ -4,9 +4,10 @@ use std::any::Any;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
 
-use cwasm_artifact::types::ValType;
+use cwasm_artifact::types::{HeapType, RefType, ValType};
 
 use crate::error::Error;
+use crate::exception::ExnRef;
 use crate::func::Func;
 use crate::store::{AsStore, AsStoreMut, StoreCore, StoreId};
 use crate::vm::layout::VmValue;
@@ -70,40 +71,75 @@ pub enum Ref<'code> {
     Func(Option<Func<'code>>),
     /// A value of the host, or null.
     Extern(Option<ExternRef>),
+    /// An exception, or null.
+    Exn(Option<ExnRef>),
 }
 
 impl<'code> Ref<'code> {
-    /// The type of the reference.
+    /// The most general type of the reference: `funcref`, `externref` or `exnref`.
     #[must_use]
     pub fn ty(&self) -> ValType {
         match self {
             Self::Func(_) => ValType::FuncRef,
             Self::Extern(_) => ValType::ExternRef,
+            Self::Exn(_) => ValType::ExnRef,
+        }
+    }
+
+    /// The null of a type.
+    #[must_use]
+    pub fn null(ty: RefType) -> Self {
+        match ty.heap.top() {
+            HeapType::Extern => Self::Extern(None),
+            HeapType::Exn => Self::Exn(None),
+            _ => Self::Func(None),
         }
     }
 
     /// Whether the reference is null.
     #[must_use]
     pub fn is_null(&self) -> bool {
-        matches!(self, Self::Func(None) | Self::Extern(None))
+        matches!(self, Self::Func(None) | Self::Extern(None) | Self::Exn(None))
+    }
+
+    /// The most special type that this very reference has.
+    fn own_type(self, core: &StoreCore<'_>) -> Result<RefType, Error> {
+        let non_null = |heap| Ok(RefType { nullable: false, heap });
+        match self {
+            Self::Func(Some(func)) => non_null(HeapType::Concrete(func.type_ref_in(core)?)),
+            Self::Extern(Some(_)) => non_null(HeapType::Extern),
+            Self::Exn(Some(_)) => non_null(HeapType::Exn),
+            Self::Func(None) => Ok(RefType::FUNC.null()),
+            Self::Extern(None) => Ok(RefType::EXTERN.null()),
+            Self::Exn(None) => Ok(RefType::EXN.null()),
+        }
     }
 
     pub(crate) fn to_raw(self, wanted: ValType, core: &StoreCore<'_>) -> Result<RawRef, Error> {
+        // Any function is a `funcref`, whose type need not be looked up.
         if self.ty() != wanted {
-            return Err(Error::ValueType { wanted, found: self.ty() });
+            let found = ValType::Ref(self.own_type(core)?);
+            if !found.matches(wanted) {
+                return Err(Error::ValueType { wanted, found });
+            }
         }
         match self {
-            Self::Func(None) | Self::Extern(None) => Ok(ptr::null_mut()),
+            Self::Func(None) | Self::Extern(None) | Self::Exn(None) => Ok(ptr::null_mut()),
             Self::Func(Some(func)) => Ok(func.raw(core)?.as_ptr().cast()),
             Self::Extern(Some(value)) => value.to_raw(core),
+            Self::Exn(Some(exception)) => exception.to_raw(core),
         }
     }
 
     /// # Safety
     /// `raw` is a reference of type `ty` that belongs to the store.
     pub(crate) unsafe fn from_raw(raw: RawRef, ty: ValType, core: &StoreCore<'code>) -> Self {
-        if ty == ValType::ExternRef {
-            return Self::Extern(ExternRef::from_raw(raw, core));
+        let top = if let ValType::Ref(ty) = ty { ty.heap.top() } else { HeapType::Func };
+        match top {
+            HeapType::Extern => return Self::Extern(ExternRef::from_raw(raw, core)),
+            // SAFETY: by the caller's promise.
+            HeapType::Exn => return Self::Exn(unsafe { ExnRef::from_raw(raw, core) }),
+            _ => {}
         }
         // SAFETY: a function reference that is not null points to a
         // `VmFuncRef` of the store, by the caller's promise.
@@ -123,16 +159,18 @@ pub enum Val<'code> {
     F32(u32),
     /// The bits of an `f64`.
     F64(u64),
-    /// The bits of a `v128`.
+    /// The bits of a `v128`. The first byte in memory is the lowest.
     V128(u128),
-    /// A `funcref`.
+    /// A reference to a function, or null.
     FuncRef(Option<Func<'code>>),
-    /// An `externref`.
+    /// A reference to a value of the host, or null.
     ExternRef(Option<ExternRef>),
+    /// A reference to an exception, or null.
+    ExnRef(Option<ExnRef>),
 }
 
 impl<'code> Val<'code> {
-    /// The type of the value.
+    /// The type of the value; of a reference the most general one: `funcref`, `externref` or `exnref`.
     #[must_use]
     pub fn ty(&self) -> ValType {
         match self {
@@ -143,10 +181,11 @@ impl<'code> Val<'code> {
             Self::V128(_) => ValType::V128,
             Self::FuncRef(_) => ValType::FuncRef,
             Self::ExternRef(_) => ValType::ExternRef,
+            Self::ExnRef(_) => ValType::ExnRef,
         }
     }
 
-    /// Zero, or null.
+    /// Zero, or null, also of types that have no null.
     #[must_use]
     pub fn default_of(ty: ValType) -> Self {
         match ty {
@@ -154,8 +193,7 @@ impl<'code> Val<'code> {
             ValType::F32 => Self::F32(0),
             ValType::F64 => Self::F64(0),
             ValType::V128 => Self::V128(0),
-            ValType::FuncRef => Self::FuncRef(None),
-            ValType::ExternRef => Self::ExternRef(None),
+            ValType::Ref(ty) => Ref::null(ty).into(),
             _ => Self::I32(0),
         }
     }
@@ -184,10 +222,16 @@ impl<'code> Val<'code> {
         if let Self::F64(bits) = self { Some(f64::from_bits(*bits)) } else { None }
     }
 
+    /// The bits, if it is a `v128`. The first byte in memory is the lowest.
+    #[must_use]
+    pub fn v128(&self) -> Option<u128> {
+        if let Self::V128(bits) = self { Some(*bits) } else { None }
+    }
+
     /// The value as wasm takes it, if it has the type `wanted` and belongs to the store.
     #[expect(clippy::cast_sign_loss, reason = "the bits are what counts")]
     pub(crate) fn to_raw(self, wanted: ValType, core: &StoreCore<'_>) -> Result<VmValue, Error> {
-        if self.ty() != wanted {
+        if self.ty() != wanted && !(self.ty().is_ref() && wanted.is_ref()) {
             return Err(Error::ValueType { wanted, found: self.ty() });
         }
         Ok(match self {
@@ -198,6 +242,7 @@ impl<'code> Val<'code> {
             Self::V128(bits) => VmValue(bits),
             Self::FuncRef(func) => VmValue::from_ref(Ref::Func(func).to_raw(wanted, core)?),
             Self::ExternRef(value) => VmValue::from_ref(Ref::Extern(value).to_raw(wanted, core)?),
+            Self::ExnRef(value) => VmValue::from_ref(Ref::Exn(value).to_raw(wanted, core)?),
         })
     }
 
@@ -215,6 +260,7 @@ impl<'code> Val<'code> {
             ty => match unsafe { Ref::from_raw(raw.to_ref(), ty, core) } {
                 Ref::Func(func) => Self::FuncRef(func),
                 Ref::Extern(value) => Self::ExternRef(value),
+                Ref::Exn(value) => Self::ExnRef(value),
             },
         }
     }
@@ -225,6 +271,7 @@ impl<'code> From<Ref<'code>> for Val<'code> {
         match value {
             Ref::Func(func) => Self::FuncRef(func),
             Ref::Extern(value) => Self::ExternRef(value),
+            Ref::Exn(value) => Self::ExnRef(value),
         }
     }
 }
@@ -244,6 +291,7 @@ from_number! {
     i64 => I64 core::convert::identity;
     f32 => F32 f32::to_bits;
     f64 => F64 f64::to_bits;
+    u128 => V128 core::convert::identity;
 }
 
 impl VmValue {
@@ -270,7 +318,7 @@ impl VmValue {
 }
 
 /// A type that typed functions take and return: `i32`, `u32`, `i64`, `u64`,
-/// `f32`, `f64`, `Option<ExternRef>`.
+/// `f32`, `f64`, `u128` for a `v128`, and `Option<ExternRef>`.
 ///
 /// Sealed: implementations must agree with compiled code.
 pub trait WasmTy: sealed::Raw + Copy + 'static {
@@ -285,20 +333,25 @@ pub(crate) mod sealed {
     pub trait Raw: Sized {
         #[doc(hidden)]
         fn to_slot(self, core: &Core<'_, '_>) -> Result<Slot, Error>;
+        /// Reads no more of the slot than the value's own bytes: compiled code wrote
+        /// no others.
+        ///
+        /// # Safety
+        /// `slot` must hold a value of this type, of the store.
         #[doc(hidden)]
-        fn from_slot(slot: Slot, core: &Core<'_, '_>) -> Self;
+        unsafe fn from_slot(slot: *const Slot, core: &Core<'_, '_>) -> Self;
     }
 
     /// A value in its slot.
     #[derive(Clone, Copy, Debug)]
-    pub struct Slot(pub(crate) VmValue);
+    pub struct Slot(#[expect(dead_code, reason = "read by its bytes")] pub(crate) VmValue);
 
     /// The store that a reference belongs to.
     #[derive(Debug)]
     pub struct Core<'a, 'code>(pub(crate) &'a StoreCore<'code>);
 
     macro_rules! numbers {
-        ($($ty:ty: $to:expr, $from:expr;)*) => { $(
+        ($($ty:ty as $bits:ty: $to:expr, $from:expr;)*) => { $(
             impl Raw for $ty {
                 #[inline]
                 fn to_slot(self, _: &Core<'_, '_>) -> Result<Slot, Error> {
@@ -306,20 +359,23 @@ pub(crate) mod sealed {
                 }
 
                 #[inline]
-                fn from_slot(slot: Slot, _: &Core<'_, '_>) -> Self {
-                    $from(slot.0)
+                unsafe fn from_slot(slot: *const Slot, _: &Core<'_, '_>) -> Self {
+                    // SAFETY: the slot holds a value with these bits, by the
+                    // caller's promise; the low bytes come first.
+                    $from(unsafe { slot.cast::<$bits>().read() })
                 }
             }
         )* };
     }
 
     numbers! {
-        i32: i32::cast_unsigned, |raw: VmValue| raw.low32().cast_signed();
-        u32: core::convert::identity::<u32>, VmValue::low32;
-        i64: i64::cast_unsigned, |raw: VmValue| raw.low64().cast_signed();
-        u64: core::convert::identity::<u64>, VmValue::low64;
-        f32: f32::to_bits, |raw: VmValue| f32::from_bits(raw.low32());
-        f64: f64::to_bits, |raw: VmValue| f64::from_bits(raw.low64());
+        i32 as u32: i32::cast_unsigned, u32::cast_signed;
+        u32 as u32: core::convert::identity::<u32>, core::convert::identity::<u32>;
+        i64 as u64: i64::cast_unsigned, u64::cast_signed;
+        u64 as u64: core::convert::identity::<u64>, core::convert::identity::<u64>;
+        f32 as u32: f32::to_bits, f32::from_bits;
+        f64 as u64: f64::to_bits, f64::from_bits;
+        u128 as u128: core::convert::identity::<u128>, core::convert::identity::<u128>;
     }
 
     impl Raw for Option<ExternRef> {
@@ -328,8 +384,10 @@ pub(crate) mod sealed {
             Ok(Slot(VmValue::from_ref(raw)))
         }
 
-        fn from_slot(slot: Slot, core: &Core<'_, '_>) -> Self {
-            ExternRef::from_raw(slot.0.to_ref(), core.0)
+        unsafe fn from_slot(slot: *const Slot, core: &Core<'_, '_>) -> Self {
+            // SAFETY: the slot holds a pointer, by the caller's promise.
+            let bits = unsafe { slot.cast::<u64>().read() };
+            ExternRef::from_raw(VmValue(bits.into()).to_ref(), core.0)
         }
     }
 }
@@ -349,6 +407,7 @@ wasm_types! {
     u64 => I64;
     f32 => F32;
     f64 => F64;
+    u128 => V128;
     Option<ExternRef> => ExternRef;
 }
 
@@ -361,17 +420,21 @@ pub trait WasmTyList: list::Slots + Copy + 'static {
 }
 
 pub(crate) mod list {
+    use core::mem::MaybeUninit;
+
     use super::sealed::{Core, Slot};
-    use super::{Error, ValType, VmValue, WasmTy, WasmTyList};
+    use super::{Error, ValType, WasmTy, WasmTyList};
 
     /// Conversion to and from a row of slots.
     pub trait Slots: Sized {
         #[doc(hidden)]
         const COUNT: usize;
         #[doc(hidden)]
-        fn store(self, slots: &mut [Slot], core: &Core<'_, '_>) -> Result<(), Error>;
+        fn store(self, slots: &mut [MaybeUninit<Slot>], core: &Core<'_, '_>) -> Result<(), Error>;
+        /// # Safety
+        /// From `slots` on there must be values of these types, of the store.
         #[doc(hidden)]
-        fn load(slots: &[Slot], core: &Core<'_, '_>) -> Self;
+        unsafe fn load(slots: *const Slot, core: &Core<'_, '_>) -> Self;
         #[doc(hidden)]
         fn matches(params: &[ValType]) -> bool;
     }
@@ -380,14 +443,15 @@ pub(crate) mod list {
         const COUNT: usize = 1;
 
         #[inline]
-        fn store(self, slots: &mut [Slot], core: &Core<'_, '_>) -> Result<(), Error> {
-            slots[0] = self.to_slot(core)?;
+        fn store(self, slots: &mut [MaybeUninit<Slot>], core: &Core<'_, '_>) -> Result<(), Error> {
+            slots[0].write(self.to_slot(core)?);
             Ok(())
         }
 
         #[inline]
-        fn load(slots: &[Slot], core: &Core<'_, '_>) -> Self {
-            V::from_slot(slots[0], core)
+        unsafe fn load(slots: *const Slot, core: &Core<'_, '_>) -> Self {
+            // SAFETY: the caller promises the same.
+            unsafe { V::from_slot(slots, core) }
         }
 
         fn matches(types: &[ValType]) -> bool {
@@ -408,15 +472,21 @@ pub(crate) mod list {
 
                 #[inline]
                 #[allow(unused_variables, reason = "the empty tuple uses neither")]
-                fn store(self, slots: &mut [Slot], core: &Core<'_, '_>) -> Result<(), Error> {
-                    $( slots[$index] = self.$index.to_slot(core)?; )*
+                fn store(
+                    self,
+                    slots: &mut [MaybeUninit<Slot>],
+                    core: &Core<'_, '_>,
+                ) -> Result<(), Error> {
+                    $( slots[$index].write(self.$index.to_slot(core)?); )*
                     Ok(())
                 }
 
                 #[inline]
                 #[allow(unused_variables, clippy::unused_unit, reason = "the empty tuple")]
-                fn load(slots: &[Slot], core: &Core<'_, '_>) -> Self {
-                    ($( $name::from_slot(slots[$index], core), )*)
+                unsafe fn load(slots: *const Slot, core: &Core<'_, '_>) -> Self {
+                    // SAFETY: by the caller's promise there are as many slots, with
+                    // values of these types.
+                    ($( unsafe { $name::from_slot(slots.add($index), core) }, )*)
                 }
 
                 fn matches(types: &[ValType]) -> bool {
@@ -455,9 +525,9 @@ pub(crate) mod list {
     /// How many slots a call has room for.
     pub(crate) const MAX_SLOTS: usize = 16;
 
-    /// Room for the parameters and results of a typed call.
-    pub(crate) fn empty_slots() -> [Slot; MAX_SLOTS] {
-        [Slot(VmValue(0)); MAX_SLOTS]
+    /// Room for the parameters and results of a typed call, with nothing in it.
+    pub(crate) fn empty_slots() -> [MaybeUninit<Slot>; MAX_SLOTS] {
+        [MaybeUninit::uninit(); MAX_SLOTS]
     }
 }
 

@@ -18,12 +18,16 @@ use cwasm_loader::{Artifact, Digest, LoadError, Trust};
 /// A module with something in every section of its artifact.
 pub const EVERY_SECTION: &str = r#"(module $everything
     (type $unary (func (param i32) (result i32)))
+    (type $chain (func (param (ref null $chain) (ref $unary) exnref)))
+    (import "host" "tag" (tag $theirs_too (param i64)))
     (import "host" "log" (func $log (param i32 i64 f32 f64)))
     (import "host" "table" (table $theirs 2 10 funcref))
     (import "host" "global" (global $base i32))
     (import "host" "counter" (global $counter (mut i64)))
     (table $own 4 20 funcref)
     (table $externs 1 externref)
+    (table $typed 2 (ref $unary) (ref.func $double))
+    (tag $mine (export "tag") (param i32 (ref $chain)))
     (memory (export "memory") 1 4)
     (global $g (export "global") (mut i32) (i32.const 7))
     (global $f (export "function") funcref (ref.func $double))
@@ -41,10 +45,21 @@ pub const EVERY_SECTION: &str = r#"(module $everything
         (call_indirect $own (type $unary) (local.get 1) (local.get 0)))
     (func (export "init") (table.init $own $passive (i32.const 0) (i32.const 0) (i32.const 2))
         (memory.init $apart (i32.const 0) (i32.const 0) (i32.const 4)))
+    (func (export "catch") (param i32 (ref $chain)) (result i32)
+        (block $caught (result i32 (ref $chain))
+            (try_table (catch $mine $caught) (throw $mine (local.get 0) (local.get 1)))
+            unreachable)
+        drop)
     (start $begin))"#;
 
 /// The artifact of [`EVERY_SECTION`].
+#[cfg(feature = "compiler")]
 pub static ARTIFACT: LazyLock<Vec<u8>> = LazyLock::new(|| crate::compile(EVERY_SECTION));
+
+/// The artifact of [`EVERY_SECTION`], as `make bless` wrote it.
+#[cfg(not(feature = "compiler"))]
+pub static ARTIFACT: LazyLock<Vec<u8>> =
+    LazyLock::new(|| include_bytes!("../../fuzz/seed.cwasm").to_vec());
 
 /// Loads bytes as they are, for the digest that they state. Whatever loads is read.
 ///
@@ -207,8 +222,10 @@ fn by_index(view: &View<'_>) -> usize {
     for index in few.chain(many) {
         sum += view.func_type(index).params.len();
         sum += usize::from(view.function_type_index(index).is_some());
+        sum += usize::from(view.tag_type_index(index).is_some()) + view.handlers_of(index).len();
         sum += usize::from(view.imported(index % 5, index).is_some());
-        sum += usize::from(view.site(index).is_some() || view.function_at(index).is_some());
+        sum +=
+            usize::from(view.sites().trap_at(index).is_some() || view.function_at(index).is_some());
         let span = Span { start: index.into(), count: index.into() };
         sum += view.items(span).len() + view.const_ops(span).len();
         sum += view.text(Text { offset: index.into(), length: index.into() }).len();

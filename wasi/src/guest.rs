@@ -7,6 +7,7 @@
 
 use crate::types::Errno;
 use core::ops::Range;
+use cwasm_loader::SharedMemory;
 use std::borrow::Cow;
 use std::io::{IoSlice, IoSliceMut};
 
@@ -14,59 +15,94 @@ use std::io::{IoSlice, IoSliceMut};
 /// asked for, so that the guest asks again for the rest.
 const MAX_BUFFERS: usize = 128;
 
+/// How many buffers a call may be given. Linux takes 1024; the empty ones among
+/// them cost time, and nothing else bounds them.
+const MAX_RECORDS: u32 = 65_536;
+
 /// Longest path of the guest: that of the host's system calls.
 const MAX_PATH: u32 = 4096;
 
-/// The place of `len` bytes at `ptr`, if they lie in memory.
-fn range(memory: &[u8], ptr: u32, len: u32) -> Result<Range<usize>, Errno> {
-    let end = u64::from(ptr) + u64::from(len);
-    let size = u64::try_from(memory.len()).map_err(|_| Errno::Fault)?;
-    if end > size {
-        return Err(Errno::Fault);
-    }
-    let start = usize::try_from(ptr).map_err(|_| Errno::Fault)?;
-    let end = usize::try_from(end).map_err(|_| Errno::Fault)?;
-    Ok(start..end)
-}
+/// The most that a call moves at once through a copy, if other threads see the
+/// memory.
+const MAX_COPY: usize = 64 * 1024;
 
 /// The memory of a guest while it calls.
 ///
 /// What a call needs of it goes through here, so that a call neither knows nor
-/// cares whether other threads of the guest see the same memory.
-pub struct GuestMemory<'a> {
-    bytes: &'a mut [u8],
+/// cares whether other threads of the guest see the same memory. If they do,
+/// everything is copied once, before it is looked at: what another thread changes
+/// later changes nothing.
+pub struct GuestMemory<'a>(Kind<'a>);
+
+enum Kind<'a> {
+    /// The call has it for itself.
+    Exclusive(&'a mut [u8]),
+    /// Other threads use it meanwhile.
+    Shared(&'a SharedMemory),
 }
 
 impl<'a> From<&'a mut [u8]> for GuestMemory<'a> {
     fn from(bytes: &'a mut [u8]) -> Self {
-        Self { bytes }
+        Self(Kind::Exclusive(bytes))
+    }
+}
+
+impl<'a> From<&'a SharedMemory> for GuestMemory<'a> {
+    fn from(memory: &'a SharedMemory) -> Self {
+        Self(Kind::Shared(memory))
     }
 }
 
 impl core::fmt::Debug for GuestMemory<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("GuestMemory").field("len", &self.bytes.len()).finish()
+        f.debug_struct("GuestMemory").field("size", &self.size()).finish()
     }
 }
 
 impl GuestMemory<'_> {
+    fn size(&self) -> u64 {
+        match &self.0 {
+            Kind::Exclusive(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
+            Kind::Shared(memory) => memory.size_bytes(),
+        }
+    }
+
+    /// The place of `len` bytes at `ptr`, if they lie in memory.
+    fn range(&self, ptr: u32, len: u32) -> Result<Range<usize>, Errno> {
+        range(self.size(), ptr, len)
+    }
+
     /// Checks that `len` bytes at `ptr` lie in memory. Calls with an effect on
     /// the outside check where their result goes before they begin.
     pub(crate) fn check(&self, ptr: u32, len: usize) -> Result<(), Errno> {
         let len = u32::try_from(len).map_err(|_| Errno::Fault)?;
-        range(self.bytes, ptr, len).map(|_| ())
+        self.range(ptr, len).map(|_| ())
     }
 
-    /// The `len` bytes at `ptr`.
+    /// The `len` bytes at `ptr`. Callers bound `len`, since it may be a copy.
     pub(crate) fn read(&self, ptr: u32, len: u32) -> Result<Cow<'_, [u8]>, Errno> {
-        bytes(self.bytes, ptr, len).map(Cow::Borrowed)
+        let range = self.range(ptr, len)?;
+        match &self.0 {
+            Kind::Exclusive(bytes) => bytes.get(range).map(Cow::Borrowed).ok_or(Errno::Fault),
+            Kind::Shared(memory) => {
+                let mut copy = vec![0; range.len()];
+                memory.read(u64::from(ptr), &mut copy).map_err(|_| Errno::Fault)?;
+                Ok(Cow::Owned(copy))
+            }
+        }
     }
 
     /// Copies `bytes` to `ptr`.
     pub(crate) fn write(&mut self, ptr: u32, bytes: &[u8]) -> Result<(), Errno> {
         let len = u32::try_from(bytes.len()).map_err(|_| Errno::Fault)?;
-        bytes_mut(self.bytes, ptr, len)?.copy_from_slice(bytes);
-        Ok(())
+        let range = self.range(ptr, len)?;
+        match &mut self.0 {
+            Kind::Exclusive(memory) => {
+                memory.get_mut(range).ok_or(Errno::Fault)?.copy_from_slice(bytes);
+                Ok(())
+            }
+            Kind::Shared(memory) => memory.write(u64::from(ptr), bytes).map_err(|_| Errno::Fault),
+        }
     }
 
     /// Writes a number of 32 bits to `ptr`.
@@ -86,7 +122,7 @@ impl GuestMemory<'_> {
 
     /// The path at `ptr`: UTF-8 without a NUL.
     pub(crate) fn path(&self, ptr: u32, len: u32) -> Result<Cow<'_, str>, Errno> {
-        self.check(ptr, usize::try_from(len).map_err(|_| Errno::Fault)?)?;
+        self.range(ptr, len)?;
         if len > MAX_PATH {
             return Err(Errno::NameTooLong);
         }
@@ -106,56 +142,131 @@ impl GuestMemory<'_> {
         len: u32,
         mut fill: impl FnMut(&mut [u8]) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
-        fill(bytes_mut(self.bytes, ptr, len)?)
+        let range = self.range(ptr, len)?;
+        match &mut self.0 {
+            Kind::Exclusive(memory) => fill(memory.get_mut(range).ok_or(Errno::Fault)?),
+            Kind::Shared(memory) => {
+                let mut copy = vec![0; range.len().min(MAX_COPY)];
+                let mut at = u64::from(ptr);
+                let mut left = range.len();
+                while left > 0 {
+                    let piece = &mut copy[..left.min(MAX_COPY)];
+                    fill(piece)?;
+                    memory.write(at, piece).map_err(|_| Errno::Fault)?;
+                    at += u64::try_from(piece.len()).map_err(|_| Errno::Fault)?;
+                    left -= piece.len();
+                }
+                Ok(())
+            }
+        }
     }
 
     /// Lets `read` read into the buffers of an `iovec_array`: the bytes go where
-    /// they belong without a copy. Returns what `read` does.
+    /// they belong, without a copy if no other thread sees the memory. Returns
+    /// what `read` does.
     pub(crate) fn read_in(
         &mut self,
         ptr: u32,
         count: u32,
         read: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
-        read(&mut buffers_mut(self.bytes, ptr, count)?)
+        let ranges = self.buffer_ranges(ptr, count)?;
+        match &mut self.0 {
+            Kind::Exclusive(memory) => read(&mut buffers_mut(memory, ranges)),
+            Kind::Shared(memory) => {
+                let total = ranges.iter().map(Range::len).sum::<usize>().min(MAX_COPY);
+                let mut copy = vec![0; total];
+                let len = read(&mut [IoSliceMut::new(&mut copy)])?;
+                let mut rest = copy.get(..len).ok_or(Errno::Io)?;
+                for range in ranges {
+                    let (piece, tail) = rest.split_at(range.len().min(rest.len()));
+                    let at = u64::try_from(range.start).map_err(|_| Errno::Fault)?;
+                    memory.write(at, piece).map_err(|_| Errno::Fault)?;
+                    rest = tail;
+                }
+                Ok(len)
+            }
+        }
     }
 
-    /// Lets `write` write out the buffers of a `ciovec_array`, without a copy.
-    /// Returns what `write` does.
+    /// Lets `write` write out the buffers of a `ciovec_array`, without a copy if
+    /// no other thread sees the memory. Returns what `write` does.
     pub(crate) fn write_out(
         &self,
         ptr: u32,
         count: u32,
         write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
-        write(&buffers(self.bytes, ptr, count)?)
+        let ranges = self.buffer_ranges(ptr, count)?;
+        match &self.0 {
+            Kind::Exclusive(memory) => {
+                let buffers: Vec<_> =
+                    ranges.into_iter().map(|range| IoSlice::new(&memory[range])).collect();
+                write(&buffers)
+            }
+            Kind::Shared(memory) => {
+                let total = ranges.iter().map(Range::len).sum::<usize>().min(MAX_COPY);
+                let mut copy = vec![0; total];
+                let mut rest = &mut copy[..];
+                for range in ranges {
+                    let (piece, tail) = rest.split_at_mut(range.len().min(rest.len()));
+                    let at = u64::try_from(range.start).map_err(|_| Errno::Fault)?;
+                    memory.read(at, piece).map_err(|_| Errno::Fault)?;
+                    rest = tail;
+                }
+                write(&[IoSlice::new(&copy)])
+            }
+        }
+    }
+
+    /// The places of the buffers that a vectored call moves: those that are not
+    /// empty, up to [`MAX_BUFFERS`] and in all no longer than the memory (only
+    /// buffers that overlap could be longer). All that are looked at have to lie
+    /// in memory, and the records of all.
+    fn buffer_ranges(&self, ptr: u32, count: u32) -> Result<Vec<Range<usize>>, Errno> {
+        const SIZE: u32 = 8;
+        let len = u32::try_from(u64::from(count) * u64::from(SIZE)).map_err(|_| Errno::Fault)?;
+        self.range(ptr, len)?;
+        if count > MAX_RECORDS {
+            return Err(Errno::Inval);
+        }
+        let word = |bytes: &[u8]| u32::from_le_bytes(core::array::from_fn(|index| bytes[index]));
+        let mut left = usize::try_from(self.size()).map_err(|_| Errno::Fault)?;
+        let mut ranges = Vec::new();
+        for index in 0..count {
+            let record = self.read(ptr + index * SIZE, SIZE)?;
+            let (ptr, len) = (word(&record), word(&record[4..]));
+            if len == 0 {
+                continue;
+            }
+            let range = self.range(ptr, len)?;
+            if ranges.len() == MAX_BUFFERS || left == 0 {
+                break;
+            }
+            let taken = usize::min(range.len(), left);
+            left -= taken;
+            ranges.push(range.start..range.start + taken);
+        }
+        Ok(ranges)
     }
 }
 
-/// The `len` bytes at `ptr`.
-fn bytes(memory: &[u8], ptr: u32, len: u32) -> Result<&[u8], Errno> {
-    let range = range(memory, ptr, len)?;
-    memory.get(range).ok_or(Errno::Fault)
+/// The place of `len` bytes at `ptr`, if they lie in a memory of this size.
+fn range(size: u64, ptr: u32, len: u32) -> Result<Range<usize>, Errno> {
+    let end = u64::from(ptr) + u64::from(len);
+    if end > size {
+        return Err(Errno::Fault);
+    }
+    let start = usize::try_from(ptr).map_err(|_| Errno::Fault)?;
+    let end = usize::try_from(end).map_err(|_| Errno::Fault)?;
+    Ok(start..end)
 }
 
-/// The `len` bytes at `ptr`, to be written.
-fn bytes_mut(memory: &mut [u8], ptr: u32, len: u32) -> Result<&mut [u8], Errno> {
-    let range = range(memory, ptr, len)?;
-    memory.get_mut(range).ok_or(Errno::Fault)
-}
-
-/// The buffers of a `ciovec_array`, from which a call writes out.
-fn buffers(memory: &[u8], ptr: u32, count: u32) -> Result<Vec<IoSlice<'_>>, Errno> {
-    let ranges = buffer_ranges(memory, ptr, count)?;
-    Ok(ranges.into_iter().map(|range| IoSlice::new(&memory[range])).collect())
-}
-
-/// The buffers of an `iovec_array`, into which a call reads.
+/// The buffers in these places, into which a call reads.
 ///
 /// Buffers that overlap an earlier one end the list: a read that is shorter
 /// than asked for is always in order, and Rust has no overlapping `&mut`.
-fn buffers_mut(memory: &mut [u8], ptr: u32, count: u32) -> Result<Vec<IoSliceMut<'_>>, Errno> {
-    let mut ranges = buffer_ranges(memory, ptr, count)?;
+fn buffers_mut(memory: &mut [u8], mut ranges: Vec<Range<usize>>) -> Vec<IoSliceMut<'_>> {
     let overlaps = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
     let disjoint = (0..ranges.len())
         .find(|&index| ranges[..index].iter().any(|earlier| overlaps(earlier, &ranges[index])));
@@ -174,33 +285,7 @@ fn buffers_mut(memory: &mut [u8], ptr: u32, count: u32) -> Result<Vec<IoSliceMut
         (rest, offset) = (tail, end);
     }
     pieces.sort_unstable_by_key(|&(index, _)| index);
-    Ok(pieces.into_iter().map(|(_, piece)| piece).collect())
-}
-
-/// The places of the buffers that a vectored call moves: those that are not
-/// empty, up to [`MAX_BUFFERS`] and in all no longer than the memory (only
-/// buffers that overlap could be longer).
-fn buffer_ranges(memory: &[u8], ptr: u32, count: u32) -> Result<Vec<Range<usize>>, Errno> {
-    const SIZE: usize = 8;
-    let len = u64::from(count) * 8;
-    let records = bytes(memory, ptr, u32::try_from(len).map_err(|_| Errno::Fault)?)?;
-    let word = |bytes: &[u8]| u32::from_le_bytes(core::array::from_fn(|index| bytes[index]));
-    let mut left = memory.len();
-    let mut ranges = Vec::with_capacity(usize::min(records.len() / SIZE, MAX_BUFFERS));
-    for record in records.chunks_exact(SIZE) {
-        let (ptr, len) = (word(record), word(&record[4..]));
-        if len == 0 {
-            continue;
-        }
-        let range = range(memory, ptr, len)?;
-        if ranges.len() == MAX_BUFFERS || left == 0 {
-            break;
-        }
-        let taken = usize::min(range.len(), left);
-        left -= taken;
-        ranges.push(range.start..range.start + taken);
-    }
-    Ok(ranges)
+    pieces.into_iter().map(|(_, piece)| piece).collect()
 }
 
 #[cfg(test)]
@@ -218,19 +303,31 @@ mod tests {
         memory
     }
 
-    fn lengths(buffers: &[IoSliceMut<'_>]) -> Vec<usize> {
-        buffers.iter().map(|buffer| buffer.len()).collect()
+    /// The lengths of the buffers that a call would read into and write out.
+    fn lengths_of(memory: &mut [u8], ptr: u32, count: u32) -> Result<Vec<usize>, Errno> {
+        let mut lengths = Vec::new();
+        let mut memory = GuestMemory::from(memory);
+        memory.write_out(ptr, count, |buffers| {
+            lengths = buffers.iter().map(|buffer| buffer.len()).collect();
+            Ok(0)
+        })?;
+        memory.read_in(ptr, count, |_| Ok(0))?;
+        Ok(lengths)
     }
 
     #[test]
     fn ranges_end_where_memory_ends() {
+        assert_eq!(range(16, 8, 8), Ok(8..16));
+        assert_eq!(range(16, 16, 0), Ok(16..16));
+        for (ptr, len) in [(9, 8), (u32::MAX, 1), (1, u32::MAX), (u32::MAX, u32::MAX)] {
+            assert_eq!(range(16, ptr, len), Err(Errno::Fault));
+        }
+        // The whole of 4 GiB is in reach, and no more.
+        let whole = 1 << 32;
+        assert_eq!(range(whole, u32::MAX, 1).map(|range| range.len()), Ok(1));
+        assert_eq!(range(whole, 1, u32::MAX).map(|range| range.len()), Ok(u32::MAX as usize));
+        assert_eq!(range(whole, 2, u32::MAX), Err(Errno::Fault));
         let mut memory = [0; 16];
-        assert_eq!(bytes(&memory, 8, 8).map(<[u8]>::len), Ok(8));
-        assert_eq!(bytes(&memory, 16, 0).map(<[u8]>::len), Ok(0));
-        assert_eq!(bytes(&memory, 9, 8), Err(Errno::Fault));
-        assert_eq!(bytes(&memory, u32::MAX, 1), Err(Errno::Fault));
-        assert_eq!(bytes(&memory, 1, u32::MAX), Err(Errno::Fault));
-        assert_eq!(bytes(&memory, u32::MAX, u32::MAX), Err(Errno::Fault));
         let mut guest = GuestMemory::from(&mut memory[..]);
         assert_eq!(guest.write_u64(9, 0), Err(Errno::Fault));
         assert_eq!(guest.write_u64(8, u64::MAX), Ok(()));
@@ -251,24 +348,28 @@ mod tests {
 
     #[test]
     fn buffers_out_of_memory_are_refused() {
-        let memory = memory_with(64, &[(32, 8), (60, 8)]);
-        assert_eq!(buffers(&memory, 0, 2).map(|_| ()), Err(Errno::Fault));
-        assert_eq!(buffers(&memory, 0, 1).map(|list| list.len()), Ok(1));
+        let mut memory = memory_with(64, &[(32, 8), (60, 8)]);
+        assert_eq!(lengths_of(&mut memory, 0, 2), Err(Errno::Fault));
+        assert_eq!(lengths_of(&mut memory, 0, 1), Ok(vec![8]));
         // The records themselves: the product wraps to 0 in 32 bits.
-        assert_eq!(buffers(&memory, 0, 1 << 29).map(|_| ()), Err(Errno::Fault));
-        assert_eq!(buffers(&memory, 64, 1).map(|_| ()), Err(Errno::Fault));
-        assert_eq!(buffers(&memory, u32::MAX, u32::MAX).map(|_| ()), Err(Errno::Fault));
-        assert_eq!(buffers(&memory, 64, 0).map(|list| list.len()), Ok(0));
+        assert_eq!(lengths_of(&mut memory, 0, 1 << 29), Err(Errno::Fault));
+        assert_eq!(lengths_of(&mut memory, 64, 1), Err(Errno::Fault));
+        assert_eq!(lengths_of(&mut memory, u32::MAX, u32::MAX), Err(Errno::Fault));
+        assert_eq!(lengths_of(&mut memory, 64, 0), Ok(vec![]));
     }
 
     #[test]
     fn buffers_keep_their_order_and_stop_at_an_overlap() {
         let mut memory = memory_with(64, &[(56, 4), (40, 2), (48, 3), (41, 4), (60, 1)]);
-        let mut list = buffers_mut(&mut memory, 0, 5).unwrap();
-        assert_eq!(lengths(&list), [4, 2, 3]);
-        for (index, buffer) in list.iter_mut().enumerate() {
-            buffer.fill(u8::try_from(index).unwrap() + 1);
-        }
+        let fill = |buffers: &mut [IoSliceMut<'_>]| {
+            let lengths: Vec<usize> = buffers.iter().map(|buffer| buffer.len()).collect();
+            assert_eq!(lengths, [4, 2, 3]);
+            for (index, buffer) in buffers.iter_mut().enumerate() {
+                buffer.fill(u8::try_from(index).unwrap() + 1);
+            }
+            Ok(9)
+        };
+        assert_eq!(GuestMemory::from(&mut memory[..]).read_in(0, 5, fill), Ok(9));
         assert_eq!(
             memory[40..64],
             [2, 2, 0, 0, 0, 0, 0, 0, 3, 3, 3, 0, 0, 0, 0, 0, 1, 1, 1, 1, 0, 0, 0, 0]
@@ -277,9 +378,52 @@ mod tests {
 
     #[test]
     fn overlapping_sources_move_no_more_than_the_memory_holds() {
-        let memory = memory_with(64, &[(0, 64); 8]);
-        let total: usize = buffers(&memory, 0, 8).unwrap().iter().map(|slice| slice.len()).sum();
-        assert_eq!(total, 64);
+        let mut memory = memory_with(64, &[(0, 64); 8]);
+        assert_eq!(lengths_of(&mut memory, 0, 8), Ok(vec![64]));
+    }
+
+    #[test]
+    fn a_shared_memory_is_read_and_written_through_copies() {
+        use cwasm_loader::{Limits, MemoryType};
+        let mut ty = MemoryType::new(Limits { min: 1, max: Some(4) });
+        ty.shared = true;
+        let shared = SharedMemory::new(ty).unwrap();
+        let mut memory = GuestMemory::from(&shared);
+        assert_eq!(memory.write_u64(65536 - 7, 0), Err(Errno::Fault));
+        memory.write(100, b"some/path\0\xff").unwrap();
+        assert_eq!(memory.path(100, 9), Ok("some/path".into()));
+        assert_eq!(memory.path(100, 10), Err(Errno::Inval));
+        assert_eq!(memory.path(110, 1), Err(Errno::IlSeq));
+        let iovecs = [(1000, 3), (2000, 0), (1001, 4)];
+        memory.write(0, &memory_with(24, &iovecs)).unwrap();
+        // Buffers may overlap: they are filled one after the other.
+        let read = memory.read_in(0, 3, |buffers| {
+            assert_eq!(buffers.len(), 1);
+            buffers[0].copy_from_slice(b"1234567");
+            Ok(7)
+        });
+        assert_eq!(read, Ok(7));
+        assert_eq!(memory.read(1000, 5).unwrap()[..], b"14567"[..]);
+        let written = memory.write_out(0, 3, |buffers| {
+            assert_eq!(buffers[0][..], b"1454567"[..]);
+            Ok(7)
+        });
+        assert_eq!(written, Ok(7));
+        // A large buffer is moved in part, so that the copy stays small.
+        shared.grow(3).unwrap();
+        memory.write(0, &memory_with(8, &[(0, 200_000)])).unwrap();
+        assert_eq!(memory.write_out(0, 1, |buffers| Ok(buffers[0].len())), Ok(MAX_COPY));
+        let mut pieces = 0;
+        let fill = |piece: &mut [u8]| {
+            piece.fill(7);
+            pieces += 1;
+            Ok(())
+        };
+        memory.fill(1, 200_000, fill).unwrap();
+        assert_eq!(memory.read(0, 2).unwrap()[..], [0, 7][..]);
+        assert_eq!(memory.read(200_000, 2).unwrap()[..], [7, 0][..]);
+        assert_eq!(pieces, 4);
+        assert_eq!(memory.read_in(0, u32::MAX, |_| Ok(0)), Err(Errno::Fault));
     }
 
     proptest! {
@@ -291,13 +435,10 @@ mod tests {
         ) {
             let mut memory = memory;
             let size = memory.len();
-            let _ = bytes_mut(&mut memory, ptr, len);
             let _ = GuestMemory::from(&mut memory[..]).path(ptr, len);
-            if let Ok(list) = buffers(&memory, ptr, len) {
-                prop_assert!(list.iter().map(|slice| slice.len()).sum::<usize>() <= size);
-            }
-            if let Ok(list) = buffers_mut(&mut memory, ptr, len) {
-                prop_assert!(list.iter().map(|slice| slice.len()).sum::<usize>() <= size);
+            let _ = GuestMemory::from(&mut memory[..]).read(ptr, len);
+            if let Ok(lengths) = lengths_of(&mut memory, ptr, len) {
+                prop_assert!(lengths.iter().sum::<usize>() <= size);
             }
         }
     }

@@ -18,6 +18,7 @@
 //! * `table`: the descriptors of the guest;
 //! * `stdio`: what stands behind its streams;
 //! * `ctx`: everything it is given;
+//! * `threads`: a guest on several threads;
 //! * `sys`: the operating system.
 #![forbid(unsafe_code)]
 
@@ -28,6 +29,7 @@ mod link;
 mod stdio;
 mod sys;
 mod table;
+mod threads;
 mod types;
 
 pub use calls::{ProcExit, Signaled};
@@ -35,4 +37,5 @@ pub use ctx::{BuildError, Clocks, HostClocks, HostRandom, Random, WasiCtx, WasiC
 pub use guest::GuestMemory;
 pub use link::{NoMemory, add_to_linker};
 pub use stdio::{InputStream, OutputStream};
+pub use threads::Threads;
 pub use types::{ClockId, Errno, Signal, Snapshot};

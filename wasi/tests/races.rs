@@ -14,7 +14,7 @@ use rustix::fs::{CWD, RenameFlags, renameat_with};
 use support::{Guest, Host, SECRET};
 
 /// How often a call is raced at least, and at most if it always ends the same.
-const ROUNDS: (u32, u32) = (500, 300_000);
+const ROUNDS: (u32, u32) = (200, 300_000);
 
 /// What a call got hold of.
 #[derive(Debug, PartialEq)]
@@ -176,7 +176,7 @@ fn race(
                 }
                 Err(_) => refused += 1,
             }
-            let raced = attacks.load(Ordering::Relaxed) > 10 && succeeded > 0 && refused > 0;
+            let raced = attacks.load(Ordering::Relaxed) > 3 && succeeded > 0 && refused > 0;
             if round >= ROUNDS.0 && raced {
                 break;
             }

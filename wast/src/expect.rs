@@ -2,7 +2,8 @@
 
 use cwasm_loader::{AsStore, Trap, Val};
 use wast::WastRet;
-use wast::core::{NanPattern, WastRetCore};
+use wast::core::{NanPattern, V128Pattern, WastRetCore};
+use wast::token::{F32, F64};
 
 /// Whether a value is what was asserted.
 pub(crate) fn matches<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRet<'_>) -> bool {
@@ -16,18 +17,14 @@ fn matches_core<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRetC
     match (found, wanted) {
         (Val::I32(found), WastRetCore::I32(wanted)) => found == wanted,
         (Val::I64(found), WastRetCore::I64(wanted)) => found == wanted,
-        (Val::F32(found), WastRetCore::F32(wanted)) => match wanted {
-            NanPattern::CanonicalNan => found & 0x7fff_ffff == 0x7fc0_0000,
-            NanPattern::ArithmeticNan => found & 0x7fc0_0000 == 0x7fc0_0000,
-            NanPattern::Value(wanted) => *found == wanted.bits,
-        },
-        (Val::F64(found), WastRetCore::F64(wanted)) => match wanted {
-            NanPattern::CanonicalNan => found & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000,
-            NanPattern::ArithmeticNan => found & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
-            NanPattern::Value(wanted) => *found == wanted.bits,
-        },
-        (Val::FuncRef(None) | Val::ExternRef(None), WastRetCore::RefNull(_)) => true,
-        (Val::FuncRef(Some(_)), WastRetCore::RefFunc(None)) => true,
+        (Val::F32(found), WastRetCore::F32(wanted)) => matches_f32(*found, wanted),
+        (Val::F64(found), WastRetCore::F64(wanted)) => matches_f64(*found, wanted),
+        (Val::V128(found), WastRetCore::V128(wanted)) => matches_v128(*found, wanted),
+        (
+            Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None),
+            WastRetCore::RefNull(_),
+        ) => true,
+        (Val::FuncRef(Some(_)), WastRetCore::RefFunc(_)) => true,
         (Val::ExternRef(Some(_)), WastRetCore::RefExtern(None)) => true,
         (Val::ExternRef(Some(found)), WastRetCore::RefExtern(Some(wanted))) => {
             found.get(store).is_ok_and(|value| value.downcast_ref() == Some(wanted))
@@ -37,6 +34,45 @@ fn matches_core<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRetC
         }
         _ => false,
     }
+}
+
+fn matches_f32(found: u32, wanted: &NanPattern<F32>) -> bool {
+    match wanted {
+        NanPattern::CanonicalNan => found & 0x7fff_ffff == 0x7fc0_0000,
+        NanPattern::ArithmeticNan => found & 0x7fc0_0000 == 0x7fc0_0000,
+        NanPattern::Value(wanted) => found == wanted.bits,
+    }
+}
+
+fn matches_f64(found: u64, wanted: &NanPattern<F64>) -> bool {
+    match wanted {
+        NanPattern::CanonicalNan => found & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000,
+        NanPattern::ArithmeticNan => found & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
+        NanPattern::Value(wanted) => found == wanted.bits,
+    }
+}
+
+fn matches_v128(found: u128, wanted: &V128Pattern) -> bool {
+    let bytes = found.to_le_bytes();
+    match wanted {
+        V128Pattern::I8x16(wanted) => lanes(bytes).map(i8::from_le_bytes) == *wanted,
+        V128Pattern::I16x8(wanted) => lanes(bytes).map(i16::from_le_bytes) == *wanted,
+        V128Pattern::I32x4(wanted) => lanes(bytes).map(i32::from_le_bytes) == *wanted,
+        V128Pattern::I64x2(wanted) => lanes(bytes).map(i64::from_le_bytes) == *wanted,
+        V128Pattern::F32x4(wanted) => {
+            let found: [u32; 4] = lanes(bytes).map(u32::from_le_bytes);
+            found.into_iter().zip(wanted).all(|(found, wanted)| matches_f32(found, wanted))
+        }
+        V128Pattern::F64x2(wanted) => {
+            let found: [u64; 2] = lanes(bytes).map(u64::from_le_bytes);
+            found.into_iter().zip(wanted).all(|(found, wanted)| matches_f64(found, wanted))
+        }
+    }
+}
+
+/// The lanes of a vector, `N` of `SIZE` bytes each.
+fn lanes<const SIZE: usize, const N: usize>(bytes: [u8; 16]) -> [[u8; SIZE]; N] {
+    std::array::from_fn(|lane| std::array::from_fn(|byte| bytes[lane * SIZE + byte]))
 }
 
 /// Whether a trap is the one that a script asserts by its message.

@@ -62,7 +62,7 @@ fn wrong(message: impl Into<String>) -> Wrong {
     Wrong::Expectation(message.into())
 }
 
-/// Runs a script. `name` is for messages.
+/// Runs a script with default settings. `name` is for messages.
 ///
 /// Every directive is executed, also after one that failed.
 #[must_use]
@@ -70,7 +70,8 @@ pub fn run_script(name: &str, source: &str) -> Summary {
     run_script_with(name, source, &Settings::default())
 }
 
-/// Runs a script whose modules are compiled with these settings.
+/// Runs a script whose modules are compiled with these settings, which must be for
+/// this machine.
 #[must_use]
 pub fn run_script_with(name: &str, source: &str, settings: &Settings) -> Summary {
     let origin = Origin { name, source, settings };
@@ -276,9 +277,13 @@ impl<'code> Runner<'code> {
                 self.compile(QuoteWat::encode(&mut { module })?)?;
                 Ok(true)
             }
-            WastDirective::AssertException { .. } => {
-                Err(wrong("assert_exception: exceptions are not supported by this version"))
-            }
+            WastDirective::AssertException { exec, .. } => match self.execute(exec) {
+                Err(Wrong::Run(Error::Exception(_))) => Ok(true),
+                Err(error) => Err(wrong(format!("it failed with `{error}`, not an exception"))),
+                Ok(values) => {
+                    Err(wrong(format!("it returned {values:?}, and an exception was asserted")))
+                }
+            },
             WastDirective::AssertSuspension { .. } => {
                 Err(wrong("assert_suspension: stack switching is not supported by this version"))
             }
@@ -378,12 +383,14 @@ impl<'code> Runner<'code> {
             WastArgCore::I64(value) => Val::I64(*value),
             WastArgCore::F32(value) => Val::F32(value.bits),
             WastArgCore::F64(value) => Val::F64(value.bits),
-            WastArgCore::RefNull(HeapType::Abstract { ty: AbstractHeapType::Func, .. }) => {
-                Val::FuncRef(None)
-            }
-            WastArgCore::RefNull(HeapType::Abstract { ty: AbstractHeapType::Extern, .. }) => {
-                Val::ExternRef(None)
-            }
+            WastArgCore::V128(value) => Val::V128(u128::from_le_bytes(value.to_le_bytes())),
+            WastArgCore::RefNull(HeapType::Abstract { ty, .. }) => match ty {
+                AbstractHeapType::Func | AbstractHeapType::NoFunc => Val::FuncRef(None),
+                AbstractHeapType::Extern | AbstractHeapType::NoExtern => Val::ExternRef(None),
+                AbstractHeapType::Exn | AbstractHeapType::NoExn => Val::ExnRef(None),
+                other => return Err(wrong(format!("null of type {other:?} is not supported"))),
+            },
+            WastArgCore::RefNull(_) => Val::FuncRef(None),
             WastArgCore::RefExtern(number) => {
                 let store = &mut self.store;
                 let make = || ExternRef::new(store, *number);

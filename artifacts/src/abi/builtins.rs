@@ -4,7 +4,8 @@
 //! ([`super::vmctx::BUILTINS`]), in the order of [`Builtin::ALL`]. They use the
 //! C calling convention of the target, take the caller's vmctx first, and never
 //! unwind: an operation that can fail says so by its result, and the compiled
-//! code traps.
+//! code traps. Two are different ([`Builtin::is_wasm_function`]): they have the calling convention of
+//! wasm functions, since they look at the frame of their caller.
 
 /// The type of a parameter or result of a builtin.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,9 +85,24 @@ builtins! {
     /// `() -> 1 to go on (the deadline was moved), or 0 to trap`. Called when
     /// the epoch has reached the deadline.
     NewEpoch = "new_epoch" () -> I32;
+    /// `(tag) -> exception, or null if the store may not hold another`. The exception has the tag;
+    /// the caller writes its values and throws it.
+    ExceptionNew = "exception_new" (I32) -> Pointer;
+    /// `(exception)`. The exception was caught, and its reference was not asked for.
+    ExceptionDrop = "exception_drop" (Pointer);
+    /// `(exception, or null for the one that a host function left in the store)`. Goes on at the
+    /// innermost handler for the exception. Returns if there is none within this stay in wasm; the
+    /// caller then traps.
+    Throw = "throw" (Pointer);
 }
 
 impl Builtin {
+    /// Whether it has the calling convention of wasm functions instead of C's.
+    #[must_use]
+    pub const fn is_wasm_function(self) -> bool {
+        matches!(self, Self::ExceptionNew | Self::Throw)
+    }
+
     /// The offset of this builtin's address in the array of builtins, in bytes.
     #[must_use]
     pub const fn offset(self) -> u32 {

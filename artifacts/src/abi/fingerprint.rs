@@ -20,13 +20,17 @@ use crate::hex::Hex;
 const CONVENTIONS: &str = "\
 wasm function: (vmctx pointer, params) -> results
 entry trampoline: C (callee vmctx, callee code, values, store context) -> u8; 1 returned, 0 unwound
-exit trampoline: wasm function whose vmctx is a host context; host function is C (host context, values) -> u8; 0 traps
+exit trampoline: wasm function whose vmctx is a host context; host function is C (host context, values) -> u8; 0 traps, 2 throws the exception that the store holds
+throwing: the builtin throw takes the exception, or null for the one that the store holds; it returns if no handler is found, and the caller traps
+handlers: resumed with sp and fp of their call and the exception in the first register for payloads; no other register is kept
+references to exceptions: during a call of a wasm function, those that are needed after it are in the frame of the caller, not in registers
+exceptions: the tag and the values are written by code; one that was caught without its reference is given back
 unwinding: sp, fp and pc are set to the entry trampoline's recorded values; no other register is kept
 frames: frame pointer chain; return address above the saved frame pointer
-references: 64-bit pointers, zero is null; externref is opaque to code
+references: 64-bit pointers, zero is null; funcref and concrete types point to a func_ref, exnref to an exception; externref is opaque to code
 table elements: one reference each; no lazy initialisation
 lengths of shared memories change at any time; they are read and written atomically
-vmctx order: head, memories, imported functions, tables, imported globals, type ids, defined globals, func refs
+vmctx order: head, memories, imported functions, tables, imported globals, tags, type ids, defined globals, func refs
 ";
 
 /// The identity of an ABI. Artifacts load only where it is equal.
@@ -57,8 +61,8 @@ pub fn fingerprint() -> Fingerprint {
 #[must_use]
 pub fn describe() -> String {
     use vmctx::{
-        func_import, func_ref, host_context, memory_definition, memory_slot, store_context,
-        table_definition,
+        exception, func_import, func_ref, host_context, memory_definition, memory_slot,
+        store_context, table_definition,
     };
     let mut text = String::from(CONVENTIONS);
     let mut fact = |name: &str, value: u64| {
@@ -82,6 +86,9 @@ pub fn describe() -> String {
     fact("store_context size", store_context::SIZE.into());
     fact("host_context.call", host_context::CALL.into());
     fact("host_context size", host_context::SIZE.into());
+    fact("exception.tag", exception::TAG.into());
+    fact("exception.shared", exception::SHARED.into());
+    fact("exception.values", exception::VALUES.into());
     fact("func_ref.code", func_ref::CODE.into());
     fact("func_ref.vmctx", func_ref::VMCTX.into());
     fact("func_ref.type_id", func_ref::TYPE_ID.into());
@@ -104,9 +111,10 @@ pub fn describe() -> String {
     for builtin in Builtin::ALL {
         let _ = writeln!(
             text,
-            "builtin {} = {} {:?} -> {:?}",
+            "builtin {} = {}{} {:?} -> {:?}",
             *builtin as u32,
             builtin.name(),
+            if builtin.is_wasm_function() { " (wasm function)" } else { "" },
             builtin.params(),
             builtin.result()
         );

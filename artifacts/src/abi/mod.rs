@@ -33,7 +33,21 @@
 //! store the parameters in slots on their stack, record their frame pointer in
 //! the store context, and call the host function
 //! `(host_context, values) -> u8` with the C calling convention. If it returns
-//! 0 they trap with [`traps::Trap::HostError`].
+//! 0 they trap with [`traps::Trap::HostError`]; if it returns 2 they throw the exception that
+//! the store holds.
+//!
+//! # Exceptions
+//!
+//! Code that throws makes an exception ([`builtins::Builtin::ExceptionNew`]), writes its values, and
+//! calls [`builtins::Builtin::Throw`]. That builtin walks the frames from its caller outwards, to the
+//! entry trampoline at most, and looks each return address up in the artifact's handlers. A handler
+//! says where the function's vmctx is in the frame, which is where the tag that it names by an
+//! index is found. The thread goes on there, with the stack pointer that the frame had during the call, and
+//! the exception in the first register that the calling convention has for payloads.
+//!
+//! A reference to an exception that is needed after a call of a wasm function (or of one of these two builtins)
+//! is in the caller's frame during the call, and not only in a register: the loader finds out from the
+//! stack which exceptions are in use.
 //!
 //! All code keeps frame pointers, so that a stack of wasm frames is a linked
 //! list from the innermost frame to the frame of the entry trampoline.

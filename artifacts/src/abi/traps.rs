@@ -43,11 +43,17 @@ pub enum Trap {
     UnalignedAtomic = 15,
     /// A wait in a memory that is not shared, which nobody could end.
     UnsharedWait = 16,
+    /// An exception was thrown, and wasm did not catch it; the store holds it.
+    UncaughtException = 17,
+    /// The store may not hold another exception.
+    TooManyExceptions = 18,
+    /// `call_ref` of null.
+    NullFunctionReference = 19,
 }
 
 impl Trap {
     /// Every trap, in the order of its codes.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 19] = [
         Self::Unreachable,
         Self::MemoryOutOfBounds,
         Self::TableOutOfBounds,
@@ -64,6 +70,9 @@ impl Trap {
         Self::HostError,
         Self::UnalignedAtomic,
         Self::UnsharedWait,
+        Self::UncaughtException,
+        Self::TooManyExceptions,
+        Self::NullFunctionReference,
     ];
 
     /// The code in the site table.
@@ -101,6 +110,9 @@ impl Trap {
             Self::HostError => "error in a host function",
             Self::UnalignedAtomic => "unaligned atomic",
             Self::UnsharedWait => "expected shared memory",
+            Self::UncaughtException => "unhandled exception",
+            Self::TooManyExceptions => "too many exceptions",
+            Self::NullFunctionReference => "null function reference",
         }
     }
 }
@@ -122,6 +134,6 @@ mod tests {
             assert_eq!(Trap::from_code(trap.code()), Some(trap));
         }
         assert_eq!(Trap::from_code(0), None);
-        assert_eq!(Trap::from_code(17), None);
+        assert_eq!(Trap::from_code(20), None);
     }
 }

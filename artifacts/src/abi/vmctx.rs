@@ -16,13 +16,13 @@ pub const VMCTX_MAGIC: u32 = u32::from_le_bytes(*b"cwvm");
 /// The number in the first four bytes of a host context: `cwhc`.
 pub const HOST_CONTEXT_MAGIC: u32 = u32::from_le_bytes(*b"cwhc");
 
-// The head of every vmctx. A host context begins with the same two fields.
+// The head of every vmctx. A host context begins with the same three fields.
 
 /// `u32`: [`VMCTX_MAGIC`] or [`HOST_CONTEXT_MAGIC`].
 pub const MAGIC: u32 = 0;
 /// Pointer to the [`store_context`].
 pub const STORE_CONTEXT: u32 = 8;
-/// Pointer to the array of builtins. Instances only.
+/// Pointer to the array of builtins.
 pub const BUILTINS: u32 = 16;
 /// Where the parts of a vmctx that depend on the module begin.
 pub const VMCTX_HEAD_SIZE: u32 = 32;
@@ -54,9 +54,27 @@ pub mod store_context {
 /// A host function as wasm sees it: what an exit trampoline gets as its vmctx.
 pub mod host_context {
     /// Address of the host function, `(host_context, values) -> u8`.
-    pub const CALL: u32 = 16;
+    pub const CALL: u32 = 24;
     /// Size of the part that compiled code knows. The loader's data follow.
-    pub const SIZE: u32 = 24;
+    pub const SIZE: u32 = 32;
+
+    /// What a host function returns when its caller traps.
+    pub const FAILED: u8 = 0;
+    /// What it returns when it returned its results in the slots.
+    pub const RETURNED: u8 = 1;
+    /// What it returns when an exception goes on from its call. The store holds the exception.
+    pub const THREW: u8 = 2;
+}
+
+/// An exception: what an `exnref` that is not null points to.
+pub mod exception {
+    /// Pointer to the tag. Tags are equal if their addresses are.
+    pub const TAG: u32 = 0;
+    /// `u32`: not zero if wasm or the host may hold a reference to the exception. Code that catches
+    /// a reference writes 1.
+    pub const SHARED: u32 = 8;
+    /// The values, in slots of [`super::VALUE_SIZE`] bytes. Code writes them when it throws.
+    pub const VALUES: u32 = 16;
 }
 
 /// A function reference: what a `funcref` that is not null points to.
@@ -144,11 +162,13 @@ pub struct VmctxCounts {
     pub types: u32,
     /// Defined functions that need a function reference.
     pub func_refs: u32,
+    /// Imported and defined tags.
+    pub tags: u32,
 }
 
 /// Where each part of a module's vmctx is.
 ///
-/// The order is: head, memories, imported functions, tables, imported globals,
+/// The order is: head, memories, imported functions, tables, imported globals, tags,
 /// type identities, defined globals, function references. Offsets are
 /// `u32`, which [`VmctxLayout::new`] guarantees by refusing larger modules.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -158,6 +178,7 @@ pub struct VmctxLayout {
     imported_functions: u32,
     tables: u32,
     imported_globals: u32,
+    tags: u32,
     type_ids: u32,
     defined_globals: u32,
     func_refs: u32,
@@ -179,6 +200,7 @@ impl VmctxLayout {
         let imported_functions = place(counts.imported_functions, func_import::SIZE, 8)?;
         let tables = place(counts.tables, 8, 8)?;
         let imported_globals = place(counts.imported_globals, 8, 8)?;
+        let tags = place(counts.tags, 8, 8)?;
         let type_ids = place(counts.types, 4, 8)?;
         let defined_globals = place(counts.defined_globals, VALUE_SIZE, 16)?;
         let func_refs = place(counts.func_refs, func_ref::SIZE, 16)?;
@@ -189,6 +211,7 @@ impl VmctxLayout {
             imported_functions,
             tables,
             imported_globals,
+            tags,
             type_ids,
             defined_globals,
             func_refs,
@@ -241,6 +264,13 @@ impl VmctxLayout {
         self.imported_globals + index * 8
     }
 
+    /// The pointer to a tag, by its index in the module. Constant while the instance lives.
+    #[must_use]
+    pub fn tag(&self, index: u32) -> u32 {
+        assert!(index < self.counts.tags);
+        self.tags + index * 8
+    }
+
     /// The storage of a defined global, by its index among the defined ones.
     #[must_use]
     pub fn defined_global(&self, index: u32) -> u32 {
@@ -278,6 +308,7 @@ mod tests {
             defined_globals: 2,
             types: 7,
             func_refs: 4,
+            tags: 2,
         };
         let layout = VmctxLayout::new(counts).unwrap();
         let ends = [
@@ -285,6 +316,7 @@ mod tests {
             (layout.imported_function(0), layout.imported_function(2) + func_import::SIZE),
             (layout.table(0), layout.table(0) + 8),
             (layout.imported_global(0), layout.imported_global(4) + 8),
+            (layout.tag(0), layout.tag(1) + 8),
             (layout.type_id(0), layout.type_id(6) + 4),
             (layout.defined_global(0), layout.defined_global(1) + VALUE_SIZE),
             (layout.func_ref(0), layout.func_ref(3) + func_ref::SIZE),

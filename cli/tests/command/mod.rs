@@ -9,6 +9,8 @@ use std::process::{Command, Output};
 /// A folder with files, and the command run in it.
 pub struct Folder {
     folder: tempfile::TempDir,
+    /// The cache of the commands that are run in it.
+    pub cache: tempfile::TempDir,
 }
 
 /// How the command ended.
@@ -21,7 +23,7 @@ pub struct Ended {
 
 impl Folder {
     pub fn new() -> Self {
-        Self { folder: tempfile::tempdir().unwrap() }
+        Self { folder: tempfile::tempdir().unwrap(), cache: tempfile::tempdir().unwrap() }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -59,6 +61,7 @@ impl Folder {
         let output = Command::new(env!("CARGO_BIN_EXE_cwasm"))
             .args(arguments)
             .current_dir(self.folder.path())
+            .env("CWASM_CACHE_DIR", self.cache.path())
             .stdin(fs::File::open(&stdin).unwrap())
             .output()
             .unwrap();

@@ -23,6 +23,8 @@ pub enum ConstOp {
     F32(u32),
     /// `f64.const`, as its bits.
     F64(u64),
+    /// `v128.const`, as its bits; the first byte is the lowest.
+    V128(u128),
     /// `ref.null` of this type.
     RefNull(ValType),
     /// `ref.func`
@@ -73,6 +75,7 @@ impl ConstExpr {
                 Operator::I64Const { value } => ConstOp::I64(value),
                 Operator::F32Const { value } => ConstOp::F32(value.bits()),
                 Operator::F64Const { value } => ConstOp::F64(value.bits()),
+                Operator::V128Const { value } => ConstOp::V128(u128::from_le_bytes(*value.bytes())),
                 Operator::RefNull { hty } => {
                     let ty = wasmparser::RefType::new(true, hty).and_then(ref_type);
                     let Some(ty) = ty else { return Ok(None) };

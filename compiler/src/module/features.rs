@@ -4,33 +4,34 @@
 use crate::error::CompileError;
 use wasmparser::{Validator, WasmFeatures};
 
-/// Wasm 2.0 without SIMD, these proposals, and nothing else: what the specification declares
+/// Wasm 2.0, these proposals, and nothing else: what the specification declares
 /// invalid must be refused.
 ///
-/// The validator knows constant expressions that read globals of the module as a part of
-/// garbage collection. What else that allows is refused where it is met.
+/// The validator knows recursive types, and constant expressions that read globals of the module, as
+/// parts of garbage collection. What else that allows is refused where it is met.
 pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
-    .difference(WasmFeatures::SIMD)
+    .union(WasmFeatures::RELAXED_SIMD)
+    .union(WasmFeatures::WIDE_ARITHMETIC)
     .union(WasmFeatures::MULTI_MEMORY)
     .union(WasmFeatures::EXTENDED_CONST)
     .union(WasmFeatures::MEMORY64)
     .union(WasmFeatures::CUSTOM_PAGE_SIZES)
     .union(WasmFeatures::THREADS)
+    .union(WasmFeatures::FUNCTION_REFERENCES)
+    .union(WasmFeatures::TAIL_CALL)
+    .union(WasmFeatures::EXCEPTIONS)
     .union(WasmFeatures::GC);
 
 /// Proposals by the names that people know them by. Where a proposal builds on
 /// another, the other comes first.
 const PROPOSALS: &[(WasmFeatures, &str)] = &[
-    (WasmFeatures::SIMD, "SIMD (128-bit vectors)"),
-    (WasmFeatures::RELAXED_SIMD, "relaxed SIMD"),
     (WasmFeatures::SHARED_EVERYTHING_THREADS, "shared-everything threads"),
-    (WasmFeatures::TAIL_CALL, "tail calls"),
-    (WasmFeatures::FUNCTION_REFERENCES, "typed function references"),
-    (WasmFeatures::EXCEPTIONS, "exception handling"),
-    (WasmFeatures::LEGACY_EXCEPTIONS, "legacy exception handling"),
+    (
+        WasmFeatures::LEGACY_EXCEPTIONS,
+        "the legacy encoding of exceptions (convert it with `wasm-opt --translate-to-exnref`)",
+    ),
     (WasmFeatures::MEMORY_CONTROL, "memory control"),
     (WasmFeatures::STACK_SWITCHING, "stack switching"),
-    (WasmFeatures::WIDE_ARITHMETIC, "128-bit arithmetic"),
 ];
 
 /// What the types and instructions of the garbage collection proposal are called.

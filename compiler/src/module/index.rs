@@ -26,6 +26,8 @@ index! {
     MemoryIndex = "memory";
     /// A global of the module, imported ones first.
     GlobalIndex = "global";
+    /// A tag of the module, imported ones first.
+    TagIndex = "tag";
     /// A global that the module defines, counted without the imports.
     DefinedGlobalIndex = "storage";
     /// A defined function that needs a function reference in the vmctx.

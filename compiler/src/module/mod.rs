@@ -4,6 +4,7 @@
 
 mod constant;
 mod features;
+mod hints;
 mod images;
 mod index;
 mod names;
@@ -19,10 +20,11 @@ use wasmparser::{
 
 pub use constant::{Arithmetic, ConstExpr, ConstOp};
 pub(crate) use features::GC;
+pub use hints::BranchHints;
 pub use images::{Image, Images};
 pub use index::{
     DefinedFuncIndex, DefinedGlobalIndex, FuncIndex, FuncRefIndex, GlobalIndex, MemoryIndex,
-    TableIndex, TypeIndex,
+    TableIndex, TagIndex, TypeIndex,
 };
 pub use names::Names;
 pub(crate) use parse::explain_in_body;
@@ -52,6 +54,8 @@ pub enum ExportItem {
     Memory(MemoryIndex),
     /// A global.
     Global(GlobalIndex),
+    /// A tag.
+    Tag(TagIndex),
 }
 
 /// An export.
@@ -156,6 +160,12 @@ pub struct Module<'wasm> {
     pub tables: PrimaryMap<TableIndex, TableType>,
     /// How many of the tables are imported.
     pub imported_tables: u32,
+    /// The initial value of the elements of a table that does not begin as null.
+    pub table_inits: SecondaryMap<TableIndex, Option<ConstExpr>>,
+    /// Imported and defined tags, by the types whose parameters they carry.
+    pub tags: PrimaryMap<TagIndex, TypeIndex>,
+    /// How many of the tags are imported.
+    pub imported_tags: u32,
     /// Imported and defined memories.
     pub memories: PrimaryMap<MemoryIndex, MemoryType>,
     /// How many of the memories are imported.
@@ -172,6 +182,8 @@ pub struct Module<'wasm> {
     pub start: Option<FuncIndex>,
     /// Names for the people who read backtraces and symbol tables.
     pub names: Names<'wasm>,
+    /// Which way branches usually go.
+    pub hints: BranchHints,
     /// Where the instance's vmctx holds what the code needs.
     pub vmctx: VmctxLayout,
 }

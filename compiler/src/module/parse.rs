@@ -1,18 +1,17 @@
 //! From wasm bytes to [`Module`]: one pass over the sections, each validated
 //! before it is read.
 
-use std::collections::HashMap;
-
 use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};
 use cwasm_artifact::abi::vmctx::{VmctxCounts, VmctxLayout};
-use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
+use cwasm_artifact::reference;
+use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, RefType, TableType, ValType};
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator};
 
 use super::features::{self, GC, SUPPORTED};
 use super::{
-    Body, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem, ExternType,
-    FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names, SegmentMode,
-    TableIndex, TypeIndex, types,
+    Body, BranchHints, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem,
+    ExternType, FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names,
+    SegmentMode, TableIndex, TagIndex, TypeIndex, types,
 };
 use crate::error::CompileError;
 
@@ -93,6 +92,9 @@ struct Reader<'wasm> {
     imported_functions: usize,
     tables: PrimaryMap<TableIndex, TableType>,
     imported_tables: usize,
+    table_inits: SecondaryMap<TableIndex, Option<ConstExpr>>,
+    tags: PrimaryMap<TagIndex, TypeIndex>,
+    imported_tags: usize,
     memories: PrimaryMap<MemoryIndex, MemoryType>,
     imported_memories: usize,
     globals: PrimaryMap<GlobalIndex, Global>,
@@ -101,6 +103,7 @@ struct Reader<'wasm> {
     data: Vec<DataSegment<'wasm>>,
     start: Option<FuncIndex>,
     names: Names<'wasm>,
+    hints: BranchHints,
     bodies: Vec<Body<'wasm>>,
 }
 
@@ -114,6 +117,9 @@ impl<'wasm> Reader<'wasm> {
             imported_functions: 0,
             tables: PrimaryMap::new(),
             imported_tables: 0,
+            table_inits: SecondaryMap::new(),
+            tags: PrimaryMap::new(),
+            imported_tags: 0,
             memories: PrimaryMap::new(),
             imported_memories: 0,
             globals: PrimaryMap::new(),
@@ -122,6 +128,7 @@ impl<'wasm> Reader<'wasm> {
             data: Vec::new(),
             start: None,
             names: Names::default(),
+            hints: BranchHints::default(),
             bodies: Vec::new(),
         }
     }
@@ -171,15 +178,20 @@ impl<'wasm> Reader<'wasm> {
             Payload::TableSection(section) => {
                 for table in section.into_iter_with_offsets() {
                     let (offset, table) = table?;
-                    if matches!(table.init, wasmparser::TableInit::Expr(_)) {
-                        return Err(Problem::Unsupported(REFERENCES, offset));
+                    let index = self.tables.push(table_type(table.ty, offset)?);
+                    if let wasmparser::TableInit::Expr(init) = &table.init {
+                        self.table_inits[index] = Some(self.const_expr(init, offset)?);
                     }
-                    self.tables.push(table_type(table.ty, offset)?);
                 }
             }
             Payload::MemorySection(section) => {
                 for memory in section {
                     self.memories.push(types::memory_type(memory?));
+                }
+            }
+            Payload::TagSection(section) => {
+                for tag in section {
+                    self.tags.push(TypeIndex::from_u32(tag?.func_type_idx));
                 }
             }
             Payload::GlobalSection(section) => {
@@ -204,8 +216,9 @@ impl<'wasm> Reader<'wasm> {
                         ExternalKind::Global => {
                             ExportItem::Global(GlobalIndex::from_u32(export.index))
                         }
-                        ExternalKind::Tag | ExternalKind::FuncExact => {
-                            return Err(Problem::Unsupported("exception handling", offset));
+                        ExternalKind::Tag => ExportItem::Tag(TagIndex::from_u32(export.index)),
+                        ExternalKind::FuncExact => {
+                            return Err(Problem::Unsupported("exact types", offset));
                         }
                     };
                     self.exports.push(Export { name: export.name, item });
@@ -236,6 +249,7 @@ impl<'wasm> Reader<'wasm> {
             Payload::CodeSectionStart { count, .. } => self.bodies.reserve(count as usize),
             Payload::CustomSection(section) => {
                 self.names.read(&section, self.function_types.len());
+                self.hints.read(&section);
             }
             _ => {}
         }
@@ -268,7 +282,12 @@ impl<'wasm> Reader<'wasm> {
                 self.imported_globals += 1;
                 ExternType::Global(ty)
             }
-            TypeRef::Tag(_) => return Err(Problem::Unsupported("exception handling", offset)),
+            TypeRef::Tag(ty) => {
+                let index = TypeIndex::from_u32(ty.func_type_idx);
+                self.tags.push(index);
+                self.imported_tags += 1;
+                ExternType::Tag(index)
+            }
             TypeRef::FuncExact(_) => return Err(Problem::Unsupported("exact types", offset)),
         };
         self.imports.push(Import { module: import.module, name: import.name, ty });
@@ -291,7 +310,9 @@ impl<'wasm> Reader<'wasm> {
                     .into_iter()
                     .map(|index| Ok(FuncIndex::from_u32(index?)))
                     .collect();
-                (ValType::FuncRef, ElementItems::Funcs(functions?))
+                // Functions are never null.
+                let ty = RefType { nullable: false, ..RefType::FUNC };
+                (ty.into(), ElementItems::Funcs(functions?))
             }
             wasmparser::ElementItems::Expressions(ty, expressions) => {
                 let ty = value_type(wasmparser::ValType::Ref(*ty), offset)?;
@@ -321,12 +342,10 @@ impl<'wasm> Reader<'wasm> {
             ExportItem::Func(index) => Some(index),
             _ => None,
         });
-        let in_globals = self
-            .globals
-            .values()
-            .filter_map(|global| global.init.as_ref())
-            .flat_map(ConstExpr::funcs);
-        for index in exported.chain(in_globals).chain(self.start) {
+        let in_globals = self.globals.values().filter_map(|global| global.init.as_ref());
+        let in_tables = self.table_inits.values().flatten();
+        let in_constants = in_globals.chain(in_tables).flat_map(ConstExpr::funcs);
+        for index in exported.chain(in_constants).chain(self.start) {
             escapes[index] = true;
         }
         for element in &self.elements {
@@ -355,6 +374,7 @@ impl<'wasm> Reader<'wasm> {
             defined_globals: count(self.globals.len() - self.imported_globals, "globals")?,
             types: count(self.types.len(), "types")?,
             func_refs: count(func_refs.len(), "function references")?,
+            tags: count(self.tags.len(), "tags")?,
         };
         let vmctx = VmctxLayout::new(counts).ok_or_else(|| {
             let found = self.globals.len() + self.types.len() + func_refs.len();
@@ -371,6 +391,9 @@ impl<'wasm> Reader<'wasm> {
             func_refs,
             tables: self.tables,
             imported_tables: count(self.imported_tables, "imported tables")?,
+            table_inits: self.table_inits,
+            tags: self.tags,
+            imported_tags: count(self.imported_tags, "imported tags")?,
             memories: self.memories,
             imported_memories: count(self.imported_memories, "imported memories")?,
             globals: self.globals,
@@ -379,6 +402,7 @@ impl<'wasm> Reader<'wasm> {
             data: self.data,
             start: self.start,
             names: self.names,
+            hints: self.hints,
             vmctx,
         };
         Ok((module, self.bodies))
@@ -391,10 +415,9 @@ fn count(number: usize, what: &'static str) -> Result<u32, CompileError> {
 
 /// For each type, the first that is equal to it.
 fn canonical(types: &PrimaryMap<TypeIndex, FuncType>) -> SecondaryMap<TypeIndex, TypeIndex> {
-    let mut first: HashMap<&FuncType, TypeIndex> = HashMap::new();
     let mut canonical = SecondaryMap::with_default(TypeIndex::from_u32(0));
-    for (index, ty) in types {
-        canonical[index] = *first.entry(ty).or_insert(index);
+    for (index, first) in types.keys().zip(reference::canonical(types.values())) {
+        canonical[index] = TypeIndex::from_u32(first);
     }
     canonical
 }
@@ -411,5 +434,5 @@ fn global_type(ty: wasmparser::GlobalType, offset: u64) -> Result<GlobalType, Pr
     types::global_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
 }
 
-/// What value types beyond those of Wasm 2.0 belong to.
-const REFERENCES: &str = "typed function references";
+/// What the value types belong to that an artifact cannot hold.
+const REFERENCES: &str = GC;

@@ -1,7 +1,9 @@
 //! From wasmparser's types to the types that an artifact can hold. What has no
 //! counterpart there belongs to proposals that are not compiled.
 
-use cwasm_artifact::types::{GlobalType, IndexType, Limits, MemoryType, TableType, ValType};
+use cwasm_artifact::types::{
+    GlobalType, HeapType, IndexType, Limits, MemoryType, RefType, TableType, TypeRef, ValType,
+};
 
 use super::index::TypeIndex;
 
@@ -16,6 +18,8 @@ pub enum ExternType {
     Memory(MemoryType),
     /// A global.
     Global(GlobalType),
+    /// A tag whose values are the parameters of this type.
+    Tag(TypeIndex),
 }
 
 pub(crate) fn val_type(ty: wasmparser::ValType) -> Option<ValType> {
@@ -30,9 +34,26 @@ pub(crate) fn val_type(ty: wasmparser::ValType) -> Option<ValType> {
 }
 
 pub(super) fn ref_type(ty: wasmparser::RefType) -> Option<ValType> {
+    let heap = heap_type(ty.heap_type())?;
+    Some(ValType::Ref(RefType { nullable: ty.is_nullable(), heap }))
+}
+
+/// The heap type of a type of the module; those of the garbage collection proposal are to be added here.
+fn heap_type(ty: wasmparser::HeapType) -> Option<HeapType> {
+    use wasmparser::AbstractHeapType as Abstract;
     match ty {
-        wasmparser::RefType::FUNCREF => Some(ValType::FuncRef),
-        wasmparser::RefType::EXTERNREF => Some(ValType::ExternRef),
+        wasmparser::HeapType::Abstract { shared: false, ty } => Some(match ty {
+            Abstract::Func => HeapType::Func,
+            Abstract::NoFunc => HeapType::NoFunc,
+            Abstract::Extern => HeapType::Extern,
+            Abstract::NoExtern => HeapType::NoExtern,
+            Abstract::Exn => HeapType::Exn,
+            Abstract::NoExn => HeapType::NoExn,
+            _ => return None,
+        }),
+        wasmparser::HeapType::Concrete(index) => {
+            index.as_module_index().map(|index| HeapType::Concrete(TypeRef::of_module(index)))
+        }
         _ => None,
     }
 }

@@ -1,5 +1,6 @@
-//! Calls: direct ones within the module, through the vmctx for imports, and
-//! through a table with a check of the type.
+//! Calls: direct ones within the module, through the vmctx for imports,
+//! through a table with a check of the type, and through a reference whose type is known. Each
+//! also as a tail call.
 
 use cranelift_codegen::ir::{
     ExtFuncData, ExternalName, FuncRef, InstBuilder as _, SigRef, UserExternalName, Value,
@@ -9,45 +10,64 @@ use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{func_import, func_ref};
 use wasmparser::Operator;
 
+use super::exception::is_exception;
 use super::runtime::{field, offset32};
 use super::{Translator, trap_code, wasm_signature};
 use crate::module::{FuncIndex, TypeIndex};
+
+/// What is called.
+#[derive(Clone, Copy)]
+pub(super) enum Callee {
+    /// A function of the module.
+    Direct(FuncRef),
+    /// Whatever is at this address.
+    Pointer(Value),
+}
 
 impl Translator<'_, '_> {
     /// Translates the operator if it belongs to this family.
     pub(super) fn call(&mut self, operator: &Operator<'_>) -> bool {
         match *operator {
             Operator::Call { function_index } => {
-                self.call_direct(FuncIndex::from_u32(function_index));
+                self.call_direct(FuncIndex::from_u32(function_index), false);
+            }
+            Operator::ReturnCall { function_index } => {
+                self.call_direct(FuncIndex::from_u32(function_index), true);
             }
             Operator::CallIndirect { type_index, table_index } => {
-                self.call_indirect(TypeIndex::from_u32(type_index), table_index);
+                self.call_indirect(TypeIndex::from_u32(type_index), table_index, false);
+            }
+            Operator::ReturnCallIndirect { type_index, table_index } => {
+                self.call_indirect(TypeIndex::from_u32(type_index), table_index, true);
+            }
+            Operator::CallRef { type_index } => {
+                self.call_ref(TypeIndex::from_u32(type_index), false);
+            }
+            Operator::ReturnCallRef { type_index } => {
+                self.call_ref(TypeIndex::from_u32(type_index), true);
             }
             _ => return false,
         }
         true
     }
 
-    fn call_direct(&mut self, function: FuncIndex) {
+    fn call_direct(&mut self, function: FuncIndex, tail: bool) {
         let module = self.env.module;
         let ty = module.functions[function].ty;
         if module.defined_func(function).is_some() {
-            let callee = self.callee(function);
-            let arguments = self.call_arguments(ty, self.vmctx);
-            self.save_fuel();
-            let call = self.builder.ins().call(callee, &arguments);
-            self.finish_call(call);
+            let callee = Callee::Direct(self.callee(function));
+            self.emit_call(ty, callee, self.vmctx, tail);
             return;
         }
         let slot = module.vmctx.imported_function(function.as_u32());
         let code = self.vmctx_field(types::I64, slot + func_import::CODE);
         let vmctx = self.vmctx_field(types::I64, slot + func_import::VMCTX);
-        self.call_pointer(ty, code, vmctx);
+        self.emit_call(ty, Callee::Pointer(code), vmctx, tail);
     }
 
     /// SANDBOX-CRITICAL: the callee's type must be the one that the arguments
     /// have, or the callee would misread the registers and the stack.
-    fn call_indirect(&mut self, ty: TypeIndex, table: u32) {
+    fn call_indirect(&mut self, ty: TypeIndex, table: u32, tail: bool) {
         let index = self.stack.pop();
         let callee = self.table_element(table, index, Trap::UndefinedElement);
         // Null faults in the lowest page, which is never mapped.
@@ -63,15 +83,42 @@ impl Translator<'_, '_> {
         let flags = field().with_readonly();
         let code = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::CODE));
         let vmctx = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::VMCTX));
-        self.call_pointer(ty, code, vmctx);
+        self.emit_call(ty, Callee::Pointer(code), vmctx, tail);
     }
 
-    fn call_pointer(&mut self, ty: TypeIndex, code: Value, vmctx: Value) {
-        let signature = self.signature(ty);
+    /// Validation has shown that a reference which is not null leads to a function of the type.
+    fn call_ref(&mut self, ty: TypeIndex, tail: bool) {
+        let callee = self.stack.pop();
+        // Null faults in the lowest page, which is never mapped.
+        let trap = trap_code(Trap::NullFunctionReference);
+        let flags = field().with_readonly().with_trap_code(Some(trap));
+        let code = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::CODE));
+        let flags = field().with_readonly();
+        let vmctx = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::VMCTX));
+        self.emit_call(ty, Callee::Pointer(code), vmctx, tail);
+    }
+
+    /// Calls a function of a type with the arguments on the stack, and leaves its results there; or, if it is
+    /// a tail call, lets it take the place of this function, in the same room of the stack.
+    fn emit_call(&mut self, ty: TypeIndex, callee: Callee, vmctx: Value, tail: bool) {
         let arguments = self.call_arguments(ty, vmctx);
+        // The callee counts on from there.
         self.save_fuel();
-        let call = self.builder.ins().call_indirect(signature, code, &arguments);
-        self.finish_call(call);
+        let signature = self.signature(ty);
+        let results = &self.env.module.types[ty].results;
+        self.holds_exceptions |= results.iter().copied().any(is_exception);
+        if tail {
+            let ins = self.builder.ins();
+            match callee {
+                Callee::Direct(callee) => ins.return_call(callee, &arguments),
+                Callee::Pointer(code) => ins.return_call_indirect(signature, code, &arguments),
+            };
+            self.reachable = false;
+            return;
+        }
+        let results = self.call_with_handlers(signature, callee, &arguments);
+        self.stack.values.extend(results);
+        self.restore_fuel();
     }
 
     /// Takes the arguments of a call from the stack, and puts the vmctx before them.
@@ -82,11 +129,6 @@ impl Translator<'_, '_> {
         arguments.extend_from_slice(self.stack.top(count));
         self.stack.drop(count);
         arguments
-    }
-
-    fn finish_call(&mut self, call: cranelift_codegen::ir::Inst) {
-        self.stack.values.extend_from_slice(self.builder.inst_results(call));
-        self.restore_fuel();
     }
 
     /// The signature of a type, declared once in each function.

@@ -3,12 +3,16 @@
 //! A `block` costs nothing until something branches to its end, and an `if`
 //! passes its parameters without block arguments: both arms see the values that
 //! were on the stack. Where control does not reach, only nesting is followed.
+//!
+//! Code that a branch hint makes unlikely is *cold*, and so is what only cold
+//! code leads to; the code generator places it behind the rest.
 
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder as _, JumpTableData, Value};
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::types::ValType;
 use wasmparser::{BlockType, Operator};
 
+use super::exception::is_exception;
 use super::stack::{Frame, FrameKind};
 use super::{Translator, clif_type, trap_code};
 use crate::module::{TypeIndex, val_type};
@@ -21,6 +25,7 @@ impl Translator<'_, '_> {
         self.stack.frames.push(Frame {
             kind: FrameKind::Block,
             exit: None,
+            warm: false,
             ty: BlockType::Empty,
             height: 0,
             saved: 0,
@@ -47,9 +52,12 @@ impl Translator<'_, '_> {
             Operator::BrIf { relative_depth } => {
                 let condition = self.stack.pop();
                 self.flush_fuel();
+                let (hint, here) = (self.hint(), self.cold);
+                self.cold = here || hint == Some(false);
                 let (target, arity) = self.target(*relative_depth);
+                self.cold = here || hint == Some(true);
                 let arguments = self.arguments(arity);
-                let next = self.builder.create_block();
+                let next = self.new_block();
                 self.builder.ins().brif(condition, target, &arguments, next, &[]);
                 self.builder.switch_to_block(next);
                 self.builder.seal_block(next);
@@ -72,7 +80,10 @@ impl Translator<'_, '_> {
     /// Follows the nesting of blocks where control does not reach.
     pub(super) fn unreachable_operator(&mut self, operator: &Operator<'_>) {
         match operator {
-            Operator::Block { .. } | Operator::Loop { .. } | Operator::If { .. } => {
+            Operator::Block { .. }
+            | Operator::Loop { .. }
+            | Operator::If { .. }
+            | Operator::TryTable { .. } => {
                 self.stack.unreachable_depth += 1;
             }
             Operator::Else if self.stack.unreachable_depth == 0 => self.open_else(),
@@ -82,10 +93,17 @@ impl Translator<'_, '_> {
         }
     }
 
-    fn open(&mut self, kind: FrameKind, ty: BlockType) {
+    pub(super) fn open(&mut self, kind: FrameKind, ty: BlockType) {
+        self.holds_exceptions |= match ty {
+            BlockType::Empty => false,
+            BlockType::Type(ty) => val_type(ty).is_some_and(is_exception),
+            BlockType::FuncType(ty) => {
+                self.env.module.types[TypeIndex::from_u32(ty)].values().any(is_exception)
+            }
+        };
         let height = self.stack.values.len() - self.params(ty).len();
         let saved = self.stack.saved.len();
-        self.stack.frames.push(Frame { kind, exit: None, ty, height, saved });
+        self.stack.frames.push(Frame { kind, exit: None, warm: false, ty, height, saved });
     }
 
     fn open_loop(&mut self, ty: BlockType) {
@@ -105,13 +123,17 @@ impl Translator<'_, '_> {
     fn open_if(&mut self, ty: BlockType) {
         let condition = self.stack.pop();
         self.flush_fuel();
-        let then = self.builder.create_block();
-        let otherwise = self.builder.create_block();
+        let (hint, here) = (self.hint(), self.cold);
+        let else_cold = here || hint == Some(true);
+        self.cold = else_cold;
+        let otherwise = self.new_block();
+        self.cold = here || hint == Some(false);
+        let then = self.new_block();
         self.builder.ins().brif(condition, then, &[], otherwise, &[]);
         self.builder.switch_to_block(then);
         self.builder.seal_block(then);
         self.builder.seal_block(otherwise);
-        self.open(FrameKind::If { otherwise }, ty);
+        self.open(FrameKind::If { otherwise, cold: else_cold }, ty);
         let params = self.params(ty).len();
         let (values, saved) = (&self.stack.values, &mut self.stack.saved);
         saved.extend_from_slice(&values[values.len() - params..]);
@@ -122,7 +144,7 @@ impl Translator<'_, '_> {
             self.jump_to_exit();
         }
         let frame = self.stack.frame(0);
-        let FrameKind::If { otherwise } = frame.kind else {
+        let FrameKind::If { otherwise, cold } = frame.kind else {
             unreachable!("validation checks that an else follows an if");
         };
         frame.kind = FrameKind::Block;
@@ -131,6 +153,7 @@ impl Translator<'_, '_> {
         let values = self.stack.saved.split_off(saved);
         self.stack.values.extend(values);
         self.builder.switch_to_block(otherwise);
+        self.cold = cold;
         self.reachable = true;
     }
 
@@ -140,11 +163,12 @@ impl Translator<'_, '_> {
             return;
         }
         match self.stack.frame(0).kind {
-            FrameKind::If { otherwise } => {
+            FrameKind::If { otherwise, cold } => {
                 // Without an else, a zero condition passes the parameters on.
                 if self.reachable {
                     self.jump_to_exit();
                 }
+                self.cold = cold;
                 let saved = self.stack.frame(0).saved;
                 let exit = self.exit(0);
                 self.builder.switch_to_block(otherwise);
@@ -154,6 +178,7 @@ impl Translator<'_, '_> {
                 self.reachable = false;
             }
             FrameKind::Loop { header } => self.builder.seal_block(header),
+            FrameKind::Try { handlers } => self.close_handlers(handlers),
             FrameKind::Block => {}
         }
         if self.stack.frame(0).exit.is_some() && self.reachable {
@@ -162,6 +187,10 @@ impl Translator<'_, '_> {
         let Some(frame) = self.stack.frames.pop() else { return };
         if let Some(exit) = frame.exit {
             self.builder.switch_to_block(exit);
+            self.cold = !frame.warm;
+            if self.cold {
+                self.builder.set_cold_block(exit);
+            }
             self.builder.seal_block(exit);
             self.stack.values.truncate(frame.height);
             self.stack.values.extend_from_slice(self.builder.block_params(exit));
@@ -215,7 +244,7 @@ impl Translator<'_, '_> {
     }
 
     /// Where a branch of this depth goes, and with how many operands.
-    fn target(&mut self, depth: u32) -> (Block, usize) {
+    pub(super) fn target(&mut self, depth: u32) -> (Block, usize) {
         let frame = self.stack.frame(depth);
         if let FrameKind::Loop { header } = frame.kind {
             let ty = frame.ty;
@@ -227,6 +256,9 @@ impl Translator<'_, '_> {
 
     /// The block after the end of an open block, made when it is first needed.
     fn exit(&mut self, depth: u32) -> Block {
+        if !self.cold {
+            self.stack.frame(depth).warm = true;
+        }
         if let Some(exit) = self.stack.frame(depth).exit {
             return exit;
         }
@@ -255,13 +287,28 @@ impl Translator<'_, '_> {
         self.reachable = false;
     }
 
-    fn arguments(&self, count: usize) -> Vec<BlockArg> {
+    /// A block that runs as seldom as the current one.
+    fn new_block(&mut self) -> Block {
+        let block = self.builder.create_block();
+        if self.cold {
+            self.builder.set_cold_block(block);
+        }
+        block
+    }
+
+    /// Whether the current branch is usually taken, if the module says so.
+    fn hint(&self) -> Option<bool> {
+        let position = self.hints.binary_search_by_key(&self.offset, |(offset, _)| *offset);
+        position.ok().map(|position| self.hints[position].1)
+    }
+
+    pub(super) fn arguments(&self, count: usize) -> Vec<BlockArg> {
         self.stack.top(count).iter().copied().map(Value::into).collect()
     }
 
     /// A block whose parameters are those of a block type, or its results.
     fn block_with_params(&mut self, ty: BlockType, params: bool) -> Block {
-        let block = self.builder.create_block();
+        let block = if params { self.new_block() } else { self.builder.create_block() };
         match ty {
             BlockType::Empty => {}
             BlockType::Type(ty) if !params => {

@@ -4,6 +4,7 @@
 use cranelift_codegen::ir::{InstBuilder as _, MemFlagsData, Value, immediates, types};
 use wasmparser::Operator;
 
+use super::exception::is_exception;
 use super::runtime::{field, offset32};
 use super::{Translator, clif_type};
 use crate::module::{ConstOp, GlobalIndex};
@@ -14,6 +15,7 @@ impl Translator<'_, '_> {
         match *operator {
             Operator::GlobalGet { global_index } => {
                 let index = GlobalIndex::from_u32(global_index);
+                self.holds_exceptions |= is_exception(self.env.module.globals[index].ty.value);
                 let value = self.global_constant(index).unwrap_or_else(|| {
                     let ty = clif_type(self.env.module.globals[index].ty.value);
                     let (base, offset, flags) = self.global_storage(index);
@@ -41,6 +43,7 @@ impl Translator<'_, '_> {
             ConstOp::I64(value) => ins.iconst(types::I64, value),
             ConstOp::F32(bits) => ins.f32const(immediates::Ieee32::with_bits(bits)),
             ConstOp::F64(bits) => ins.f64const(immediates::Ieee64::with_bits(bits)),
+            ConstOp::V128(bits) => self.vector_constant(types::I8X16, bits.to_le_bytes()),
             ConstOp::RefNull(_) => ins.iconst(types::I64, 0),
             ConstOp::RefFunc(function) => self.func_ref(function),
             ConstOp::GlobalGet(_) | ConstOp::I32Arithmetic(_) | ConstOp::I64Arithmetic(_) => {

@@ -49,18 +49,14 @@ impl Translator<'_, '_> {
                 self.store(memarg, 2);
             }
             Operator::MemorySize { mem } => {
-                let memory = MemoryIndex::from_u32(*mem);
-                let length = self.memory_length(memory);
-                let ty = self.env.module.memories[memory];
-                let pages = self.builder.ins().ushr_imm_u(length, i64::from(ty.page_size_log2));
-                let pages = self.reduce(pages, ty.index);
+                let pages = self.memory_pages(*mem);
+                let pages = self.reduce(pages, self.memory_index_type(*mem));
                 self.stack.push(pages);
             }
             Operator::MemoryGrow { mem } => {
                 let index = self.memory_index_type(*mem);
                 let delta = self.pop_index(index);
-                let memory = self.u32_constant(*mem);
-                let old = self.builtin_value(Builtin::MemoryGrow, &[memory, delta]);
+                let old = self.memory_grow(*mem, delta);
                 let old = self.reduce(old, index);
                 self.stack.push(old);
             }
@@ -93,6 +89,32 @@ impl Translator<'_, '_> {
             _ => return false,
         }
         true
+    }
+
+    /// The size of a memory in pages, as a 64-bit number.
+    fn memory_pages(&mut self, memory: u32) -> Value {
+        let memory = MemoryIndex::from_u32(memory);
+        let length = self.memory_length(memory);
+        let page_size_log2 = self.env.module.memories[memory].page_size_log2;
+        self.builder.ins().ushr_imm_u(length, i64::from(page_size_log2))
+    }
+
+    /// Grows a memory; gives its old size in pages, or -1. To grow by zero pages is how
+    /// programs ask for the size, and needs no call.
+    fn memory_grow(&mut self, memory: u32, delta: Value) -> Value {
+        let size = self.memory_pages(memory);
+        let calling = self.builder.create_block();
+        let done = self.builder.create_block();
+        let old = self.builder.append_block_param(done, types::I64);
+        self.builder.ins().brif(delta, calling, &[], done, &[size.into()]);
+        self.builder.seal_block(calling);
+        self.builder.switch_to_block(calling);
+        let number = self.u32_constant(memory);
+        let grown = self.builtin_value(Builtin::MemoryGrow, &[number, delta]);
+        self.builder.ins().jump(done, &[grown.into()]);
+        self.builder.seal_block(done);
+        self.builder.switch_to_block(done);
+        old
     }
 
     fn bulk(&mut self, builtin: Builtin, arguments: &[Value]) {

@@ -10,19 +10,23 @@
 //!   computed in [`bounds`] alone;
 //! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`];
-//! * [`simd`]: refused by this version.
+//! * [`exception`]: throwing, catching, and which handlers a call has;
+//! * [`simd`]: 128-bit vectors; [`wide`]: 128-bit integers.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
-//! reaches the vmctx and the loader's builtins, and [`interrupt`] adds fuel and epochs.
+//! reaches the vmctx and the loader's builtins, [`interrupt`] adds fuel and epochs,
+//! and [`nans`] makes NaNs canonical.
 
 mod atomic;
 mod bounds;
 mod call;
 mod control;
+mod exception;
 mod global;
 mod interrupt;
 mod local;
 mod memory;
+mod nans;
 mod numeric;
 mod reference;
 mod rounding;
@@ -30,6 +34,7 @@ mod runtime;
 mod simd;
 mod stack;
 mod table;
+mod wide;
 
 use std::collections::HashMap;
 
@@ -41,9 +46,9 @@ use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
 use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
-use crate::settings::MemoryBounds;
+use crate::settings::{MemoryBounds, RelaxedSimd};
 use runtime::Regions;
-pub(crate) use runtime::{stack_limit, trap_code};
+pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
 use stack::Stack;
 
 /// What all functions of a module are translated against.
@@ -54,10 +59,16 @@ pub(crate) struct Environment<'a> {
     pub(crate) isa: &'a dyn TargetIsa,
     /// How linear memories are bounded.
     pub(crate) memory_bounds: MemoryBounds,
+    /// Whether computed NaNs are made canonical.
+    pub(crate) canonicalize_nans: bool,
+    /// What relaxed vector operators compute.
+    pub(crate) relaxed_simd: RelaxedSimd,
     /// Whether fuel is counted.
     pub(crate) fuel: bool,
     /// Whether the epoch is watched.
     pub(crate) epoch: bool,
+    /// Code of earlier compilations.
+    pub(crate) reuse: Option<&'a crate::reuse::Reuse<'a>>,
 }
 
 /// Why a body was not translated.
@@ -111,15 +122,12 @@ pub(crate) fn translate(
     func.name = ir::UserFuncName::user(0, env.module.func_index(index).as_u32());
     func.signature = wasm_signature(env.module.func_type(env.module.func_index(index)));
     func.stack_limit = Some(stack_limit(func));
-    let mut translator = Translator::new(env, index, func, context);
     let start = body.range().start;
+    let mut translator = Translator::new(env, index, start, func, context);
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
         let ty = val_type(ty).ok_or(BodyError::Unsupported(GC, start))?;
-        if ty == ValType::V128 {
-            return Err(BodyError::Unsupported(simd::NAME, start));
-        }
         translator.declare_locals(count, ty);
     }
     translator.enter_function();
@@ -132,6 +140,9 @@ pub(crate) fn translate(
     }
     operators.finish()?;
     translator.builder.finalize(env.isa.frontend_config());
+    if env.canonicalize_nans {
+        nans::canonicalize(func);
+    }
     Ok(())
 }
 
@@ -142,6 +153,14 @@ struct Translator<'a, 'f> {
     stack: Stack,
     /// Whether control can reach the current operator. If not, nothing is emitted for it.
     reachable: bool,
+    /// Whether the current code is known to run seldom.
+    cold: bool,
+    /// Offsets of branches in the body, and whether they are usually taken.
+    hints: &'a [(u32, bool)],
+    /// The offset of the current operator in the body.
+    offset: u32,
+    /// Where in the wasm the body begins.
+    start: u64,
     locals: Vec<Variable>,
     results: &'a [ValType],
     vmctx: Value,
@@ -150,12 +169,17 @@ struct Translator<'a, 'f> {
     callees: HashMap<FuncIndex, FuncRef>,
     signatures: HashMap<TypeIndex, SigRef>,
     builtins: HashMap<Builtin, SigRef>,
+    /// How many edges lead from calls to handlers of exceptions.
+    handler_edges: usize,
+    /// Whether a value may be a reference to an exception from here on.
+    holds_exceptions: bool,
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
     fn new(
         env: &'a Environment<'a>,
         index: DefinedFuncIndex,
+        start: u64,
         func: &'f mut ir::Function,
         context: &'f mut FunctionBuilderContext,
     ) -> Self {
@@ -179,6 +203,10 @@ impl<'a, 'f> Translator<'a, 'f> {
             builder,
             stack: Stack::default(),
             reachable: true,
+            cold: false,
+            hints: env.module.hints.of(env.module.func_index(index)),
+            offset: 0,
+            start,
             locals,
             results: &ty.results,
             vmctx,
@@ -187,23 +215,29 @@ impl<'a, 'f> Translator<'a, 'f> {
             callees: HashMap::new(),
             signatures: HashMap::new(),
             builtins: HashMap::new(),
+            handler_edges: 0,
+            holds_exceptions: ty.values().any(exception::is_exception),
         }
     }
 
     /// Makes the following instructions come from this offset in the wasm.
     fn locate(&mut self, offset: u64) {
         // Larger modules are refused when they are parsed.
-        let offset = u32::try_from(offset).unwrap_or(u32::MAX);
-        self.builder.set_srcloc(SourceLoc::new(offset));
+        let narrow = |offset: u64| u32::try_from(offset).unwrap_or(u32::MAX);
+        self.builder.set_srcloc(SourceLoc::new(narrow(offset)));
+        self.offset = narrow(offset.saturating_sub(self.start));
     }
 
-    /// Declares locals of a type, which are zero at first.
+    /// Declares locals of a type, which are zero at first. Those that cannot be null are too, and
+    /// validation makes sure that nobody reads them then.
     fn declare_locals(&mut self, count: u32, ty: ValType) {
         let zero = match ty {
             ValType::F32 => self.builder.ins().f32const(0.0),
             ValType::F64 => self.builder.ins().f64const(0.0),
+            ValType::V128 => self.vector_constant(clif_type(ty), [0; 16]),
             _ => self.builder.ins().iconst(clif_type(ty), 0),
         };
+        self.holds_exceptions |= exception::is_exception(ty);
         for _ in 0..count {
             let variable = self.builder.declare_var(clif_type(ty));
             self.builder.def_var(variable, zero);
@@ -224,11 +258,19 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.memory(operator)
             || self.control(operator)
             || self.call(operator)
+            || self.exception(operator)
             || self.global(operator)
             || self.rounding(operator)
             || self.table(operator)
             || self.atomic(operator)
-            || self.reference(operator);
-        if done { Ok(()) } else { Err(simd::refuse(operator, offset)) }
+            || self.reference(operator)
+            || self.vector(operator)
+            || self.wide(operator);
+        // The validator lets through what it knows as parts of garbage collection.
+        if done {
+            self.check_handler_edges(offset)
+        } else {
+            Err(BodyError::Unsupported(GC, offset))
+        }
     }
 }

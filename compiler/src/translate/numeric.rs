@@ -58,7 +58,7 @@ impl Translator<'_, '_> {
     }
 
     /// Pushes the result of a comparison as the `i32` that wasm has for it.
-    fn push_flag(&mut self, flag: Value) {
+    pub(super) fn push_flag(&mut self, flag: Value) {
         let value = self.builder.ins().uextend(types::I32, flag);
         self.stack.push(value);
     }

@@ -1,10 +1,11 @@
 //! References: null is zero, a function is the address of its `func_ref`.
 
-use cranelift_codegen::ir::{InstBuilder as _, Value, condcodes::IntCC, types};
+use cranelift_codegen::ir::{Block, InstBuilder as _, Value, condcodes::IntCC, types};
+use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::func_import;
 use wasmparser::Operator;
 
-use super::Translator;
+use super::{Translator, trap_code};
 use crate::module::FuncIndex;
 
 impl Translator<'_, '_> {
@@ -25,9 +26,41 @@ impl Translator<'_, '_> {
                 let reference = self.func_ref(FuncIndex::from_u32(function_index));
                 self.stack.push(reference);
             }
+            Operator::RefAsNonNull => {
+                let reference = self.stack.top(1)[0];
+                self.save_fuel();
+                self.builder.ins().trapz(reference, trap_code(Trap::NullReference));
+            }
+            Operator::BrOnNull { relative_depth } => {
+                let reference = self.stack.pop();
+                self.flush_fuel();
+                let (target, arity) = self.target(relative_depth);
+                let arguments = self.arguments(arity);
+                let next = self.builder.create_block();
+                self.builder.ins().brif(reference, next, &[], target, &arguments);
+                self.go_on_in(next);
+                self.stack.push(reference);
+            }
+            Operator::BrOnNonNull { relative_depth } => {
+                // The reference is the last operand of the branch.
+                let reference = self.stack.top(1)[0];
+                self.flush_fuel();
+                let (target, arity) = self.target(relative_depth);
+                let arguments = self.arguments(arity);
+                let next = self.builder.create_block();
+                self.builder.ins().brif(reference, target, &arguments, next, &[]);
+                self.go_on_in(next);
+                self.stack.pop();
+            }
             _ => return false,
         }
         true
+    }
+
+    /// Continues in a block whose only predecessor was just finished.
+    fn go_on_in(&mut self, block: Block) {
+        self.builder.switch_to_block(block);
+        self.builder.seal_block(block);
     }
 
     /// A reference to a function of the module.

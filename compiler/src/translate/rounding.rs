@@ -6,13 +6,13 @@
 //! fraction there; every larger number is whole. A comparison with the operand
 //! then corrects the direction. For floats the constant is `2^23`.
 
-use cranelift_codegen::ir::{InstBuilder as _, Value, condcodes::FloatCC, types};
+use cranelift_codegen::ir::{InstBuilder as _, Type, Value, condcodes::FloatCC, types};
 use wasmparser::Operator;
 
 use super::Translator;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     Up,
     Down,
     ToZero,
@@ -30,34 +30,30 @@ impl Translator<'_, '_> {
             _ => return false,
         };
         let x = self.stack.pop();
-        let rounded = if self.env.isa.has_round() {
-            let ins = self.builder.ins();
-            match direction {
-                Direction::Up => ins.ceil(x),
-                Direction::Down => ins.floor(x),
-                Direction::ToZero => ins.trunc(x),
-                Direction::Nearest => ins.nearest(x),
-            }
-        } else {
-            self.round_by_adding(x, direction)
-        };
+        let rounded = self.round(x, direction);
         self.stack.push(rounded);
         true
     }
 
+    /// Rounds a float, or each lane of a vector of floats.
+    pub(super) fn round(&mut self, x: Value, direction: Direction) -> Value {
+        if !self.env.isa.has_round() {
+            return self.round_by_adding(x, direction);
+        }
+        let ins = self.builder.ins();
+        match direction {
+            Direction::Up => ins.ceil(x),
+            Direction::Down => ins.floor(x),
+            Direction::ToZero => ins.trunc(x),
+            Direction::Nearest => ins.nearest(x),
+        }
+    }
+
     fn round_by_adding(&mut self, x: Value, direction: Direction) -> Value {
-        let narrow = self.builder.func.dfg.value_type(x) == types::F32;
-        let mut constant = |value: f64| {
-            if narrow {
-                // Only small powers of two are passed.
-                #[expect(clippy::cast_possible_truncation)]
-                self.builder.ins().f32const(value as f32)
-            } else {
-                self.builder.ins().f64const(value)
-            }
-        };
-        let whole = constant(if narrow { 8_388_608.0 } else { 4_503_599_627_370_496.0 });
-        let (one, zero) = (constant(1.0), constant(0.0));
+        let ty = self.builder.func.dfg.value_type(x);
+        let narrow = ty.lane_type() == types::F32;
+        let whole = if narrow { 8_388_608.0 } else { 4_503_599_627_370_496.0 };
+        let whole = self.float_constant(ty, whole);
 
         let magnitude = self.builder.ins().fabs(x);
         let sum = self.builder.ins().fadd(magnitude, whole);
@@ -65,29 +61,74 @@ impl Translator<'_, '_> {
         let rounded = match direction {
             Direction::Nearest => nearest,
             Direction::ToZero => {
-                let beyond = self.builder.ins().fcmp(FloatCC::GreaterThan, nearest, magnitude);
-                let step = self.builder.ins().select(beyond, one, zero);
+                let step = self.one_if(FloatCC::GreaterThan, nearest, magnitude);
                 self.builder.ins().fsub(nearest, step)
             }
-            Direction::Up | Direction::Down => {
-                let nearest = self.builder.ins().fcopysign(nearest, x);
-                if direction == Direction::Up {
-                    let short = self.builder.ins().fcmp(FloatCC::LessThan, nearest, x);
-                    let step = self.builder.ins().select(short, one, zero);
-                    self.builder.ins().fadd(nearest, step)
-                } else {
-                    let beyond = self.builder.ins().fcmp(FloatCC::GreaterThan, nearest, x);
-                    let step = self.builder.ins().select(beyond, one, zero);
-                    self.builder.ins().fsub(nearest, step)
-                }
+            Direction::Up => {
+                let nearest = self.copy_sign(nearest, x);
+                let step = self.one_if(FloatCC::LessThan, nearest, x);
+                self.builder.ins().fadd(nearest, step)
+            }
+            Direction::Down => {
+                let nearest = self.copy_sign(nearest, x);
+                let step = self.one_if(FloatCC::GreaterThan, nearest, x);
+                self.builder.ins().fsub(nearest, step)
             }
         };
         // Rounding keeps the sign, also that of a result that became zero.
-        let rounded = self.builder.ins().fcopysign(rounded, x);
+        let rounded = self.copy_sign(rounded, x);
         // Large numbers and infinities are whole; adding zero makes a NaN quiet.
+        let zero = self.float_constant(ty, 0.0);
         let itself = self.builder.ins().fadd(x, zero);
         let has_fraction = self.builder.ins().fcmp(FloatCC::LessThan, magnitude, whole);
-        self.builder.ins().select(has_fraction, rounded, itself)
+        if ty.is_vector() {
+            let has_fraction = self.with_lanes(ty, has_fraction);
+            self.builder.ins().bitselect(has_fraction, rounded, itself)
+        } else {
+            self.builder.ins().select(has_fraction, rounded, itself)
+        }
+    }
+
+    /// A float constant of this type, in each lane. Only small powers of two are passed.
+    fn float_constant(&mut self, ty: Type, value: f64) -> Value {
+        #[expect(clippy::cast_possible_truncation)]
+        let narrow = value as f32;
+        match ty {
+            types::F32 => self.builder.ins().f32const(narrow),
+            types::F64 => self.builder.ins().f64const(value),
+            types::F32X4 => self.repeated_constant(ty, narrow.to_le_bytes()),
+            _ => self.repeated_constant(ty, value.to_le_bytes()),
+        }
+    }
+
+    /// A vector whose lanes all have these bytes.
+    fn repeated_constant<const N: usize>(&mut self, ty: Type, lane: [u8; N]) -> Value {
+        let bytes = std::array::from_fn(|index| lane[index % N]);
+        self.vector_constant(ty, bytes)
+    }
+
+    /// One where the comparison holds, zero elsewhere.
+    fn one_if(&mut self, condition: FloatCC, a: Value, b: Value) -> Value {
+        let ty = self.builder.func.dfg.value_type(a);
+        let one = self.float_constant(ty, 1.0);
+        let holds = self.builder.ins().fcmp(condition, a, b);
+        if ty.is_vector() {
+            // All bits of a lane are set where it holds, and those of zero are clear.
+            let holds = self.with_lanes(ty, holds);
+            self.builder.ins().band(holds, one)
+        } else {
+            let zero = self.float_constant(ty, 0.0);
+            self.builder.ins().select(holds, one, zero)
+        }
+    }
+
+    fn copy_sign(&mut self, magnitude: Value, sign: Value) -> Value {
+        let ty = self.builder.func.dfg.value_type(magnitude);
+        if !ty.is_vector() {
+            return self.builder.ins().fcopysign(magnitude, sign);
+        }
+        let mask = self.float_constant(ty, -0.0);
+        self.builder.ins().bitselect(mask, sign, magnitude)
     }
 }
 

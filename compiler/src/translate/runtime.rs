@@ -4,7 +4,7 @@
 use cranelift_codegen::ir::Endianness;
 use cranelift_codegen::ir::{
     self, AliasRegion, AliasRegionData, GlobalValueData, Inst, InstBuilder as _, MemFlagsData,
-    TrapCode, Value, types,
+    SigRef, TrapCode, Value, types,
 };
 use cranelift_codegen::isa::CallConv;
 use cwasm_artifact::abi::builtins::{Builtin, BuiltinType};
@@ -134,6 +134,18 @@ impl Translator<'_, '_> {
 
     /// Calls a builtin with the vmctx and these arguments.
     pub(super) fn builtin(&mut self, builtin: Builtin, arguments: &[Value]) -> Inst {
+        let (signature, code) = self.builtin_code(builtin);
+        let mut values = Vec::with_capacity(arguments.len() + 1);
+        values.push(self.vmctx);
+        values.extend_from_slice(arguments);
+        self.save_fuel();
+        let call = self.builder.ins().call_indirect(signature, code, &values);
+        self.restore_fuel();
+        call
+    }
+
+    /// The signature of a builtin, declared once in each function, and its address.
+    pub(super) fn builtin_code(&mut self, builtin: Builtin) -> (SigRef, Value) {
         let signature = match self.builtins.get(&builtin) {
             Some(signature) => *signature,
             None => {
@@ -151,13 +163,7 @@ impl Translator<'_, '_> {
             array,
             offset32(builtin.offset()),
         );
-        let mut values = Vec::with_capacity(arguments.len() + 1);
-        values.push(self.vmctx);
-        values.extend_from_slice(arguments);
-        self.save_fuel();
-        let call = self.builder.ins().call_indirect(signature, code, &values);
-        self.restore_fuel();
-        call
+        (signature, code)
     }
 
     /// Calls a builtin that returns something.
@@ -182,7 +188,9 @@ impl Translator<'_, '_> {
     }
 }
 
-fn builtin_signature(builtin: Builtin, convention: CallConv) -> ir::Signature {
+/// The signature of a builtin, on a host with this calling convention.
+pub(crate) fn builtin_signature(builtin: Builtin, host: CallConv) -> ir::Signature {
+    let convention = if builtin.is_wasm_function() { CallConv::Tail } else { host };
     let clif = |ty: &BuiltinType| {
         ir::AbiParam::new(match ty {
             BuiltinType::I32 => types::I32,

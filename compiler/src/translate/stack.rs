@@ -1,5 +1,7 @@
 //! The operand stack and the stack of open blocks.
 
+use std::rc::Rc;
+
 use cranelift_codegen::ir::{Block, Value};
 
 /// What opened a block.
@@ -15,7 +17,23 @@ pub(super) enum FrameKind {
     If {
         /// Where control goes when the condition is zero.
         otherwise: Block,
+        /// Whether it seldom is.
+        cold: bool,
     },
+    /// `try_table`.
+    Try {
+        /// Its handlers are those in [`Stack::handlers`] from here on.
+        handlers: usize,
+    },
+}
+
+/// A catch clause of an open `try_table`.
+#[derive(Clone, Copy)]
+pub(super) struct Handler {
+    /// The tag that it catches; `None` for all.
+    pub(super) tag: Option<u32>,
+    /// The block that a caught exception goes on at.
+    pub(super) pad: Block,
 }
 
 /// A block that is open.
@@ -23,6 +41,8 @@ pub(super) struct Frame {
     pub(super) kind: FrameKind,
     /// Where code after the block's `end` begins. Made by the first branch there.
     pub(super) exit: Option<Block>,
+    /// Whether code that is not cold goes there.
+    pub(super) warm: bool,
     /// The types of the block.
     pub(super) ty: wasmparser::BlockType,
     /// The height of the operand stack below the block's parameters.
@@ -38,6 +58,10 @@ pub(super) struct Stack {
     pub(super) frames: Vec<Frame>,
     /// Parameters of the open `if` blocks, for their `else`.
     pub(super) saved: Vec<Value>,
+    /// Catch clauses of the open `try_table` blocks; the last is tried first.
+    pub(super) handlers: Vec<Handler>,
+    /// Those of them that a call has, if they are known.
+    pub(super) effective: Option<Rc<[Handler]>>,
     /// Blocks that were opened where control does not reach.
     pub(super) unreachable_depth: usize,
 }

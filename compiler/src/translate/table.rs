@@ -7,6 +7,7 @@ use cwasm_artifact::abi::vmctx::table_definition;
 use cwasm_artifact::types::IndexType;
 use wasmparser::Operator;
 
+use super::exception::is_exception;
 use super::memory::shorter;
 use super::runtime::field;
 use super::{Translator, trap_code};
@@ -17,6 +18,8 @@ impl Translator<'_, '_> {
     pub(super) fn table(&mut self, operator: &Operator<'_>) -> bool {
         match *operator {
             Operator::TableGet { table } => {
+                let ty = self.env.module.tables[TableIndex::from_u32(table)];
+                self.holds_exceptions |= is_exception(ty.element);
                 let index = self.stack.pop();
                 let value = self.table_element(table, index, Trap::TableOutOfBounds);
                 self.stack.push(value);

@@ -5,118 +5,27 @@ use std::ffi::c_void;
 use std::io;
 use std::mem::MaybeUninit;
 use std::ops::Range;
-use std::ptr::{self, NonNull};
+use std::ptr;
 use std::sync::{Once, OnceLock};
 
 use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
+use rustix::mm::MprotectFlags;
+
+use super::Reservation;
 
 /// The size of a page of memory in bytes.
 pub(crate) fn page_size() -> usize {
     rustix::param::page_size()
 }
 
-/// Address space that is reserved, inaccessible until it is committed, and
-/// released on drop.
-#[derive(Debug)]
-pub(crate) struct Reservation {
-    start: NonNull<u8>,
-    length: usize,
-}
-
-// SAFETY: a reservation is plain memory; nothing about it belongs to a thread.
-unsafe impl Send for Reservation {}
-// SAFETY: a shared reservation only tells its address and length.
-unsafe impl Sync for Reservation {}
-
-impl Reservation {
-    /// Reserves `length` bytes, rounded up to pages.
-    pub(crate) fn new(length: usize) -> io::Result<Self> {
-        let length = length.max(1).next_multiple_of(page_size());
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice
-        // touches no existing memory.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(
-                ptr::null_mut(),
-                length,
-                ProtFlags::empty(),
-                MapFlags::PRIVATE | MapFlags::NORESERVE,
-            )
-        }?;
-        let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, length })
-    }
-
-    /// The first byte.
-    pub(crate) fn start(&self) -> NonNull<u8> {
-        self.start
-    }
-
-    /// Makes the bytes from `from` up to `to` readable and writable. New bytes
-    /// are zero. Both are multiples of the page size.
-    pub(crate) fn commit(&mut self, from: usize, to: usize) -> io::Result<()> {
-        if from > to || to > self.length || !from.is_multiple_of(page_size()) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        if from == to {
-            return Ok(());
-        }
-        // SAFETY: the range lies in this reservation (checked above), which
-        // nobody else can change the protection of.
-        unsafe {
-            let start = self.start.as_ptr().add(from);
-            rustix::mm::mprotect(
-                start.cast(),
-                to - from,
-                MprotectFlags::READ | MprotectFlags::WRITE,
-            )
-        }?;
-        Ok(())
-    }
-
-    /// Makes a part of an image appear at `at`, readable and writable. Pages
-    /// are shared with the image until they are written to. All
-    /// numbers are multiples of the page size.
-    pub(crate) fn map_image(
-        &mut self,
-        at: usize,
-        image: &ImageFile,
-        range: Range<usize>,
-    ) -> io::Result<()> {
-        let pages = at | range.start | range.end;
-        let end = at.checked_add(range.len());
-        if range.is_empty()
-            || !pages.is_multiple_of(page_size())
-            || range.end > image.length
-            || end.is_none_or(|end| end > self.length)
-        {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
-        // SAFETY: the target range lies in this reservation (checked above), which
-        // is exclusively borrowed, so replacing what is mapped there
-        // affects nobody else. The file cannot shrink (it is sealed).
-        unsafe {
-            rustix::mm::mmap(
-                self.start.as_ptr().add(at).cast(),
-                range.len(),
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE | MapFlags::FIXED,
-                &image.file,
-                range.start as u64,
-            )
-        }?;
-        Ok(())
-    }
-}
-
 /// Bytes that memories can begin as, without a copy: an anonymous file that
 /// nobody can change any more.
 #[derive(Debug)]
 pub(crate) struct ImageFile {
-    file: OwnedFd,
+    pub(super) file: OwnedFd,
     /// In bytes; whole pages.
-    length: usize,
+    pub(super) length: usize,
 }
 
 impl ImageFile {
@@ -153,15 +62,6 @@ fn file_size_limit() -> u64 {
         return 0;
     }
     limit.rlim_cur
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `new` and is unmapped once, here;
-        // whoever holds addresses into it keeps the reservation alive.
-        let result = unsafe { rustix::mm::munmap(self.start.as_ptr().cast(), self.length) };
-        debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail");
-    }
 }
 
 /// Makes a range of a read-only mapping readable and executable.
@@ -268,7 +168,9 @@ pub(crate) fn install_fault_handler(handler: fn(&mut Fault<'_>) -> bool) {
             // safe to run at any point. The calls cannot fail for these signals.
             unsafe {
                 let mut action: libc::sigaction = MaybeUninit::zeroed().assume_init();
-                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK | libc::SA_NODEFER;
+                // The signal is blocked while it is handled: ones that are sent faster than they are
+                // handled wait, and do not pile up on the stack.
+                action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
                 action.sa_sigaction = on_signal as *const () as usize;
                 libc::sigemptyset(&mut action.sa_mask);
                 libc::sigaction(signal, &action, ptr::null_mut());
@@ -318,6 +220,7 @@ unsafe fn forward(
         .and_then(|all| Some(&all[SIGNALS.iter().position(|known| *known == signal)?]));
     match previous {
         Some(action) if action.sa_flags & libc::SA_SIGINFO != 0 => {
+            block_for(action, signal);
             // SAFETY: an action with SA_SIGINFO holds a function of this type,
             // and gets the kernel's own arguments.
             unsafe {
@@ -329,6 +232,7 @@ unsafe fn forward(
         Some(action)
             if action.sa_sigaction != libc::SIG_DFL && action.sa_sigaction != libc::SIG_IGN =>
         {
+            block_for(action, signal);
             // SAFETY: an action without SA_SIGINFO that is neither default nor
             // ignored holds a function of this type.
             unsafe {
@@ -355,28 +259,69 @@ unsafe fn forward(
     }
 }
 
-/// The size of the stack that signal handlers run on.
+/// Blocks the signals that the kernel would have blocked for this action, beside `signal`, which is
+/// blocked already and which the action may want to have unblocked. The end of our handler
+/// undoes it.
+fn block_for(action: &libc::sigaction, signal: libc::c_int) {
+    // SAFETY: the sets are valid during the calls, which a handler may make; they change which signals
+    // this thread takes, as the application asked for with its action. They cannot fail.
+    unsafe {
+        libc::pthread_sigmask(libc::SIG_BLOCK, &action.sa_mask, ptr::null_mut());
+        if action.sa_flags & libc::SA_NODEFER != 0 {
+            let mut only = MaybeUninit::<libc::sigset_t>::zeroed();
+            libc::sigemptyset(only.as_mut_ptr());
+            libc::sigaddset(only.as_mut_ptr(), signal);
+            libc::pthread_sigmask(libc::SIG_UNBLOCK, only.as_ptr(), ptr::null_mut());
+        }
+    }
+}
+
+/// The size of the stack that signal handlers run on. The standard library's have 8 KiB, and
+/// the kernel alone may put more than 3 KiB there per signal (the registers of AVX-512): too little for
+/// handlers of the application that ours hands a signal to, which
+/// may not expect to run on an alternate stack at all.
 const SIGNAL_STACK_SIZE: usize = 64 << 10;
 
-/// A thread's alternate signal stack, if this crate had to provide it.
+/// A thread's alternate signal stack, with an inaccessible page below it.
 struct SignalStack {
-    memory: NonNull<c_void>,
+    memory: Reservation,
+}
+
+impl SignalStack {
+    fn new() -> io::Result<Self> {
+        Ok(Self { memory: Reservation::stack(page_size(), SIGNAL_STACK_SIZE)? })
+    }
+
+    fn start(&self) -> *mut c_void {
+        self.memory.start().as_ptr().wrapping_add(page_size()).cast()
+    }
 }
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
-        // SAFETY: the structures are valid; the thread is ending, and no handler
-        // of it runs now. The memory was mapped with this size by
-        // `ensure_signal_stack` and is not used once it is disabled.
-        unsafe {
-            let disable = libc::stack_t {
-                ss_sp: ptr::null_mut(),
-                ss_flags: libc::SS_DISABLE,
-                ss_size: SIGNAL_STACK_SIZE,
-            };
-            libc::sigaltstack(&disable, ptr::null_mut());
-            let _ = rustix::mm::munmap(self.memory.as_ptr(), SIGNAL_STACK_SIZE);
+        // Somebody may have put another one in its place.
+        if signal_stack().ss_sp != self.start() {
+            return;
         }
+        let disable = libc::stack_t {
+            ss_sp: ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: SIGNAL_STACK_SIZE,
+        };
+        // SAFETY: the structure is valid. The thread is ending, and no handler of it runs now, so
+        // the memory can be unmapped once it is disabled.
+        unsafe { libc::sigaltstack(&disable, ptr::null_mut()) };
+    }
+}
+
+/// The current thread's alternate signal stack.
+fn signal_stack() -> libc::stack_t {
+    let mut current = MaybeUninit::<libc::stack_t>::zeroed();
+    // SAFETY: a null new stack only asks for the current one, which is written
+    // to valid memory; zero is a valid value of the structure.
+    unsafe {
+        libc::sigaltstack(ptr::null(), current.as_mut_ptr());
+        current.assume_init()
     }
 }
 
@@ -387,37 +332,25 @@ thread_local! {
 }
 
 /// Makes sure that the current thread has an alternate stack for signal
-/// handlers. Threads of the standard library have one; others may not.
+/// handlers that is large enough.
 pub(crate) fn ensure_signal_stack() -> io::Result<()> {
     if HAS_SIGNAL_STACK.get() {
         return Ok(());
     }
-    let mut current = MaybeUninit::<libc::stack_t>::zeroed();
-    // SAFETY: a null new stack only asks for the current one, which is written
-    // to valid memory; zero is a valid value of the structure.
-    let current = unsafe {
-        libc::sigaltstack(ptr::null(), current.as_mut_ptr());
-        current.assume_init()
-    };
-    if current.ss_flags & libc::SS_DISABLE != 0 || current.ss_size < SIGNAL_STACK_SIZE / 8 {
-        // SAFETY: a new anonymous mapping touches no existing memory.
-        let memory = unsafe {
-            rustix::mm::mmap_anonymous(
-                ptr::null_mut(),
-                SIGNAL_STACK_SIZE,
-                ProtFlags::READ | ProtFlags::WRITE,
-                MapFlags::PRIVATE,
-            )
-        }?;
-        let stack = libc::stack_t { ss_sp: memory, ss_flags: 0, ss_size: SIGNAL_STACK_SIZE };
+    let current = signal_stack();
+    // The stack that this thread runs on, in a handler, cannot be replaced now.
+    if current.ss_flags & libc::SS_ONSTACK != 0 {
+        return Ok(());
+    }
+    if current.ss_flags & libc::SS_DISABLE != 0 || current.ss_size < SIGNAL_STACK_SIZE {
+        let own = SignalStack::new()?;
+        let stack = libc::stack_t { ss_sp: own.start(), ss_flags: 0, ss_size: SIGNAL_STACK_SIZE };
         // SAFETY: the stack is valid memory of this size, which is unmapped only
         // after the stack has been disabled when the thread ends.
         if unsafe { libc::sigaltstack(&stack, ptr::null_mut()) } != 0 {
             return Err(io::Error::last_os_error());
         }
-        if let Some(memory) = NonNull::new(memory) {
-            SIGNAL_STACK.set(Some(SignalStack { memory }));
-        }
+        SIGNAL_STACK.set(Some(own));
     }
     HAS_SIGNAL_STACK.set(true);
     Ok(())
@@ -425,11 +358,16 @@ pub(crate) fn ensure_signal_stack() -> io::Result<()> {
 
 /// The addresses of the current thread's stack that may be touched. Empty if
 /// they cannot be found out.
+#[inline]
 pub(crate) fn thread_stack() -> Range<usize> {
-    let (start, end) = STACK.get();
-    if end != 0 {
-        return start..end;
+    match STACK.get() {
+        (_, 0) => find_thread_stack(),
+        (start, end) => start..end,
     }
+}
+
+#[cold]
+fn find_thread_stack() -> Range<usize> {
     let mut attributes = MaybeUninit::<libc::pthread_attr_t>::uninit();
     let mut start = ptr::null_mut();
     let mut size = 0;

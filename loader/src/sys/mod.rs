@@ -10,12 +10,16 @@ mod dir;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
+mod reservation;
+#[cfg(target_os = "linux")]
 pub(crate) use dir::{Dir, Facts, Kind, effective_user};
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Fault, ImageFile, Reservation, ensure_signal_stack, install_fault_handler, page_size,
-    protect_code, thread_stack,
+    Fault, ImageFile, ensure_signal_stack, install_fault_handler, page_size, protect_code,
+    thread_stack,
 };
+#[cfg(target_os = "linux")]
+pub(crate) use reservation::Reservation;
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("cwasm-loader runs on Linux; another platform needs its own module in `sys`");

@@ -10,12 +10,16 @@
 //! caller traps.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
+use cwasm_artifact::abi::vmctx::host_context;
 
 use super::backtrace::Frames;
-use super::layout::{VmFuncRef, VmHostContext, VmStoreContext, VmValue};
+use super::layout::{
+    EntryTrampoline, VmContext, VmFuncRef, VmHostContext, VmStoreContext, VmValue,
+};
 use crate::store::StoreCore;
 use crate::sys::{self, Fault};
 
@@ -25,7 +29,8 @@ use crate::sys::{self, Fault};
 const HOST_STACK_RESERVE: usize = 128 << 10;
 
 /// A stay of this thread in the wasm of a store.
-struct Activation {
+#[derive(Debug)]
+pub(crate) struct Activation {
     previous: *const Activation,
     store: NonNull<StoreCore<'static>>,
     /// The trap that ended it.
@@ -33,12 +38,16 @@ struct Activation {
     /// Where the store was when this activation began, if it was in wasm then.
     outer_entry_fp: usize,
     outer_exit_fp: usize,
+    /// The activation of the same store outside of this one, on whatever thread.
+    outer: *const Activation,
 }
 
 thread_local! {
     /// The innermost activation of this thread, or null. Constant initialisation
     /// and no destructor: a signal handler may read it.
     static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
+    /// What `lowest_for_wasm` gives on a thread for which `prepare` has done its work, else zero.
+    static LOWEST: Cell<usize> = const { Cell::new(0) };
 }
 
 /// How a call ended that did not return.
@@ -48,6 +57,8 @@ pub(crate) enum Unwound {
     Trap(TrapKind),
     /// A host function failed; the store holds the error or panic.
     Host,
+    /// An exception was not caught; the store holds it and its frames.
+    Exception,
 }
 
 /// Calls a function of the store with its parameters in `values`, which is
@@ -68,56 +79,135 @@ pub(crate) unsafe fn enter(
     let VmFuncRef { code, vmctx, entry, .. } = unsafe { func.read() };
     let store = store.cast::<StoreCore<'static>>();
     let Some(entry) = entry else {
-        // A host function: no wasm to enter, and none that would check the stack
-        // if host functions call each other without end.
-        if stack_pointer() < lowest_for_wasm() {
-            // SAFETY: the store is alive, and not otherwise used.
-            unsafe { note_host_overflow(store) };
-            return Err(Unwound::Trap(TrapKind::StackOverflow));
-        }
-        let context = vmctx.cast::<VmHostContext>();
         // SAFETY: a function reference without an entry trampoline has a host
-        // context for its vmctx; the values are as it expects them.
-        let returned = unsafe { ((*context).call)(context, values) };
-        return if returned == 0 { Err(Unwound::Host) } else { Ok(()) };
+        // context for its vmctx; the caller promises the rest.
+        return unsafe { call_host(store, vmctx.cast(), values) };
     };
+    let callee = Callee { vmctx, code, entry };
     let context = StoreCore::context(store);
     // SAFETY: the context is a part of the live store. No reference to it
     // exists, so that compiled code may write to it.
-    let saved = unsafe { context.read() };
-    // A host function may lend its store to another thread, which has another stack.
-    if saved.entry_fp == 0 || innermost_of(store).is_none() {
-        // SAFETY: as above.
-        unsafe { (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store)) };
+    unsafe {
+        if (*context).entry_fp != 0 {
+            return enter_again(store, &callee, values);
+        }
+        (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store));
     }
+    // SAFETY: the caller promises what this asks for.
+    let result = unsafe { run(store, &callee, values, [0; 2]) };
+    // Without an entry frame, nobody reads the rest.
+    //
+    // SAFETY: as above.
+    unsafe { (*context).entry_fp = 0 };
+    result
+}
+
+/// What is called to enter wasm.
+struct Callee {
+    vmctx: *mut VmContext,
+    code: *const c_void,
+    entry: EntryTrampoline,
+}
+
+/// Calls a function through its trampoline, as the innermost activation. `outer` is the
+/// store's entry and exit frame, if it is in wasm already.
+///
+/// # Safety
+/// As for [`enter`]; the callee is a function of the store.
+#[inline(always)]
+unsafe fn run(
+    store: NonNull<StoreCore<'static>>,
+    callee: &Callee,
+    values: *mut VmValue,
+    [outer_entry_fp, outer_exit_fp]: [usize; 2],
+) -> Result<(), Unwound> {
     let activation = Activation {
         previous: CURRENT.get(),
         store,
         trap: Cell::new(None),
-        outer_entry_fp: saved.entry_fp,
-        outer_exit_fp: saved.exit_fp,
+        outer_entry_fp,
+        outer_exit_fp,
+        outer: StoreCore::set_activation(store, ptr::null()),
     };
     CURRENT.set(&raw const activation);
+    StoreCore::set_activation(store, &raw const activation);
+    let context = StoreCore::context(store);
     // SAFETY: the entry trampoline belongs to the function, whose code and vmctx
     // are passed; the values are as its signature wants them; the signal
     // handler finds the activation just set. Compiled code is trusted to keep to the ABI: the
     // artifact was loaded for a reason to trust it.
-    let returned = unsafe { entry(vmctx, code, values, context) };
+    let returned = unsafe { (callee.entry)(callee.vmctx, callee.code, values, context) };
     CURRENT.set(activation.previous);
-    // SAFETY: as for `saved`.
-    unsafe {
-        (*context).entry_fp = saved.entry_fp;
-        (*context).entry_sp = saved.entry_sp;
-        (*context).entry_handler = saved.entry_handler;
-        (*context).exit_fp = saved.exit_fp;
-        (*context).stack_limit = saved.stack_limit;
-    }
+    StoreCore::set_activation(store, activation.outer);
     if returned != 0 {
         return Ok(());
     }
     match activation.trap.get() {
         Some(TrapKind::HostError) | None => Err(Unwound::Host),
+        Some(TrapKind::UncaughtException) => Err(Unwound::Exception),
         Some(trap) => Err(Unwound::Trap(trap)),
+    }
+}
+
+/// Enters wasm of a store that is in wasm already: a host function calls back.
+///
+/// # Safety
+/// As for `run`.
+#[cold]
+#[inline(never)]
+unsafe fn enter_again(
+    store: NonNull<StoreCore<'static>>,
+    callee: &Callee,
+    values: *mut VmValue,
+) -> Result<(), Unwound> {
+    let context = StoreCore::context(store);
+    // SAFETY: the context is a part of the live store.
+    let outer = unsafe { context.read() };
+    // A host function may lend its store to another thread, which has another stack.
+    if innermost_of(store).is_none() {
+        // SAFETY: as above.
+        unsafe { (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store)) };
+    }
+    // SAFETY: the caller promises what this asks for.
+    let result = unsafe { run(store, callee, values, [outer.entry_fp, outer.exit_fp]) };
+    // SAFETY: as above.
+    unsafe {
+        (*context).entry_fp = outer.entry_fp;
+        (*context).entry_sp = outer.entry_sp;
+        (*context).entry_handler = outer.entry_handler;
+        (*context).exit_fp = outer.exit_fp;
+        (*context).stack_limit = outer.stack_limit;
+    }
+    result
+}
+
+/// Calls a host function: no wasm to enter, and none that would check the stack if
+/// host functions call each other without end.
+///
+/// # Safety
+/// As for [`enter`]; `context` is the host function's.
+#[cold]
+#[inline(never)]
+unsafe fn call_host(
+    store: NonNull<StoreCore<'static>>,
+    context: *mut VmHostContext,
+    values: *mut VmValue,
+) -> Result<(), Unwound> {
+    if stack_pointer() < lowest_for_wasm() {
+        // SAFETY: the store is alive, and not otherwise used.
+        unsafe { note_host_frames(store) };
+        return Err(Unwound::Trap(TrapKind::StackOverflow));
+    }
+    // SAFETY: the values are as the function expects them.
+    let returned = unsafe { ((*context).call)(context, values) };
+    match returned {
+        host_context::FAILED => Err(Unwound::Host),
+        host_context::THREW => {
+            // SAFETY: the store is alive, and not otherwise used.
+            unsafe { note_host_frames(store) };
+            Err(Unwound::Exception)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -133,17 +223,27 @@ fn stack_pointer() -> usize {
 }
 
 /// The lowest address of this thread's stack that wasm may use.
+#[inline]
 fn lowest_for_wasm() -> usize {
+    match LOWEST.get() {
+        0 => find_lowest(),
+        lowest => lowest,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn find_lowest() -> usize {
     let stack = sys::thread_stack();
     stack.start.saturating_add(HOST_STACK_RESERVE.min(stack.len() / 2))
 }
 
-/// Notes the wasm that is running as the frames of a trap of the host.
+/// Notes the wasm that is running as the frames of a trap or exception of the host.
 ///
 /// # Safety
 /// The store is alive, and nobody else uses its frame buffer.
 #[cold]
-unsafe fn note_host_overflow(store: NonNull<StoreCore<'static>>) {
+unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
     let context = StoreCore::context(store);
     // SAFETY: both are parts of the live store. If it has an entry, wasm of it
     // runs below that and has left by the exit frame.
@@ -159,9 +259,17 @@ unsafe fn note_host_overflow(store: NonNull<StoreCore<'static>>) {
 }
 
 /// Prepares this process and thread for traps. Cheap after the first time.
+#[inline]
 pub(crate) fn prepare() -> std::io::Result<()> {
+    if LOWEST.get() != 0 { Ok(()) } else { prepare_thread() }
+}
+
+#[cold]
+fn prepare_thread() -> std::io::Result<()> {
     sys::install_fault_handler(on_fault);
-    sys::ensure_signal_stack()
+    sys::ensure_signal_stack()?;
+    LOWEST.set(find_lowest().max(1));
+    Ok(())
 }
 
 /// Decides whether a fault is a trap of wasm, and ends the activation if so.
@@ -183,8 +291,8 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
     let Some((artifact, offset)) = (unsafe { StoreCore::find_code(store, fault.pc()) }) else {
         return false;
     };
-    let Some(trap) = artifact.view().site(offset).and_then(|site| TrapKind::from_code(site.trap))
-    else {
+    let site = artifact.view().sites().trap_at(offset);
+    let Some(trap) = site.and_then(|site| TrapKind::from_code(site.trap)) else {
         return false;
     };
     // SAFETY: the context and the frame buffer are parts of the live store. The
@@ -201,6 +309,28 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
         fault.resume_at(entry_handler, entry_sp, entry_fp);
     }
     true
+}
+
+/// The stack between the wasm frames of a store, from the innermost outwards: ranges of addresses.
+/// `innermost` is the stack pointer of the innermost frame, if wasm is running there, and not the host.
+///
+/// # Safety
+/// The context is that of a live store, and `activation` its innermost activation or null.
+pub(crate) unsafe fn wasm_stack(
+    context: &VmStoreContext,
+    mut activation: *const Activation,
+    innermost: Option<usize>,
+) -> Vec<(usize, usize)> {
+    let mut ranges = vec![(innermost.unwrap_or(context.exit_fp), context.entry_fp)];
+    while !activation.is_null() {
+        // SAFETY: the activations of a store are alive while it knows them, and outer ones outlive inner ones.
+        let Activation { outer_entry_fp, outer_exit_fp, outer, .. } = unsafe { &*activation };
+        ranges.push((*outer_exit_fp, *outer_entry_fp));
+        activation = *outer;
+    }
+    // Where the host entered no wasm, there is none.
+    ranges.retain(|(_, entry_fp)| *entry_fp != 0);
+    ranges
 }
 
 /// Adds the frames of the wasm outside of an activation, of the same store.

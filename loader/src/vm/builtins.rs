@@ -15,6 +15,7 @@ use super::layout::VmContext;
 use super::memory::{self, range_within};
 use super::shared::Expected;
 use super::table::RawRef;
+use super::throw;
 use crate::store::StoreCore;
 
 /// The array of builtins, in the order of the ABI.
@@ -41,6 +42,9 @@ static BUILTINS: BuiltinArray = BuiltinArray({
     array[Builtin::MemoryWait64 as usize] = memory_wait64 as *const c_void;
     array[Builtin::MemoryNotify as usize] = memory_notify as *const c_void;
     array[Builtin::NewEpoch as usize] = new_epoch as *const c_void;
+    array[Builtin::ExceptionNew as usize] = throw::exception_new as *const c_void;
+    array[Builtin::ExceptionDrop as usize] = exception_drop as *const c_void;
+    array[Builtin::Throw as usize] = throw::throw as *const c_void;
     array
 });
 
@@ -54,7 +58,7 @@ pub(crate) fn address() -> *const usize {
 /// # Safety
 /// `vmctx` must be the vmctx of a live instance whose code is running, and the
 /// result must not outlive the builtin.
-unsafe fn caller<'a>(vmctx: *mut VmContext) -> (&'a mut StoreCore<'a>, usize) {
+pub(super) unsafe fn caller<'a>(vmctx: *mut VmContext) -> (&'a mut StoreCore<'a>, usize) {
     // SAFETY: the vmctx is alive. The store context is the first field of its
     // store, which whoever entered wasm has borrowed exclusively and does not
     // use meanwhile, so that this is the only reference.
@@ -198,6 +202,12 @@ unsafe extern "C" fn elem_drop(vmctx: *mut VmContext, segment: u32) {
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     store.instances[instance].dropped_elements[segment as usize] = true;
+}
+
+unsafe extern "C" fn exception_drop(vmctx: *mut VmContext, exception: RawRef) {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, _) = unsafe { caller(vmctx) };
+    store.exceptions.caught(exception);
 }
 
 unsafe extern "C" fn memory_wait32(

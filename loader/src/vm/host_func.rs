@@ -43,6 +43,7 @@ impl VmHostFunc {
                 magic: HOST_CONTEXT_MAGIC,
                 _padding: 0,
                 store_context,
+                builtins: super::builtins::address(),
                 call: host.call,
                 closure: host.closure,
                 importer,

@@ -7,6 +7,7 @@ use std::ptr::NonNull;
 
 use cwasm_artifact::abi::vmctx::{VMCTX_MAGIC, VmctxLayout};
 
+use super::exception::VmTag;
 use super::host_func::VmHostFunc;
 use super::layout::{VmContext, VmFuncImport, VmFuncRef, VmMemorySlot, VmStoreContext, VmValue};
 use super::memory::StoreMemory;
@@ -25,6 +26,7 @@ pub(crate) struct VmInstance<'code> {
     pub(crate) memories: Box<[u32]>,
     pub(crate) tables: Box<[u32]>,
     pub(crate) globals: Box<[u32]>,
+    pub(crate) tags: Box<[u32]>,
     /// Host functions that were imported for this instance.
     pub(crate) host_funcs: Vec<Stable<VmHostFunc>>,
     pub(crate) dropped_elements: Box<[bool]>,
@@ -68,6 +70,7 @@ impl<'code> VmInstance<'code> {
             memories: Box::default(),
             tables: Box::default(),
             globals: Box::default(),
+            tags: Box::default(),
             host_funcs: Vec::new(),
             dropped_elements: vec![false; module.elements().len()].into(),
             dropped_data: vec![false; module.data_segments().len()].into(),
@@ -110,6 +113,12 @@ impl<'code> VmInstance<'code> {
         let place = self.at::<*mut VmTable>(self.layout.table(index));
         // SAFETY: `at` gives a valid place; the layout aligns it to 8.
         unsafe { place.write(table.as_ptr()) };
+    }
+
+    pub(crate) fn set_tag(&mut self, index: u32, tag: &Stable<VmTag>) {
+        let place = self.at::<*mut VmTag>(self.layout.tag(index));
+        // SAFETY: `at` gives a valid place; the layout aligns it to 8.
+        unsafe { place.write(tag.as_ptr()) };
     }
 
     pub(crate) fn set_imported_global(&mut self, index: u32, storage: NonNull<VmValue>) {

@@ -19,7 +19,7 @@ pub(crate) struct VmContext {
     /// Index of the instance in its store. Compiled code does not know it.
     pub(crate) instance: u32,
     pub(crate) store_context: *mut VmStoreContext,
-    /// The array of builtins. Absent from host contexts.
+    /// The array of builtins.
     pub(crate) builtins: *const usize,
 }
 
@@ -168,6 +168,7 @@ pub(crate) struct VmHostContext {
     pub(crate) magic: u32,
     pub(crate) _padding: u32,
     pub(crate) store_context: *mut VmStoreContext,
+    pub(crate) builtins: *const usize,
     pub(crate) call: HostCall,
     // Compiled code knows nothing of the following.
     /// The closure that `call` expects.
@@ -179,6 +180,8 @@ pub(crate) struct VmHostContext {
 const _: () = {
     assert!(offset_of!(VmHostContext, magic) == vmctx::MAGIC as usize);
     assert!(offset_of!(VmHostContext, store_context) == vmctx::STORE_CONTEXT as usize);
+    assert!(offset_of!(VmHostContext, store_context) == vmctx::STORE_CONTEXT as usize);
+    assert!(offset_of!(VmHostContext, builtins) == vmctx::BUILTINS as usize);
     assert!(offset_of!(VmHostContext, call) == vmctx::host_context::CALL as usize);
     assert!(offset_of!(VmHostContext, closure) == vmctx::host_context::SIZE as usize);
 };

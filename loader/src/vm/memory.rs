@@ -63,10 +63,7 @@ impl VmMemory {
     /// Creates a memory of the type's minimum size, zeroed.
     pub(crate) fn new(ty: &MemoryType, guarded: bool) -> Result<Self, Error> {
         let length = minimum(ty)?;
-        let mut space = Space::new(ty, length, guarded)?;
-        space
-            .commit(length)
-            .map_err(|source| Error::MemoryReservation { bytes: length as u64, source })?;
+        let space = Space::new(ty, length, guarded)?;
         let definition = VmMemoryDefinition {
             base: space.start().as_ptr(),
             byte_length: AtomicUsize::new(length),

@@ -10,12 +10,14 @@
 //! * [`instance`]: the vmctx of an instance;
 //! * [`builtins`]: the functions that compiled code calls;
 //! * [`host_func`]: host functions as compiled code sees them;
+//! * [`exception`], [`throw`]: exceptions, and how one reaches its handler;
 //! * [`activation`]: entering wasm, and leaving it by a trap;
 //! * [`backtrace`]: walking the frames of wasm.
 
 pub(crate) mod activation;
 pub(crate) mod backtrace;
 pub(crate) mod builtins;
+pub(crate) mod exception;
 pub(crate) mod host_func;
 pub(crate) mod instance;
 pub(crate) mod layout;
@@ -25,4 +27,5 @@ pub(crate) mod shared;
 pub(crate) mod space;
 pub(crate) mod stable;
 pub(crate) mod table;
+pub(crate) mod throw;
 pub(crate) mod waiting;

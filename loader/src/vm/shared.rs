@@ -51,10 +51,7 @@ impl VmSharedMemory {
             return Err(Error::MemoryType { problem: "the memory is not shared" });
         }
         let length = minimum(ty)?;
-        let mut space = Space::new(ty, length, guarded)?;
-        space
-            .commit(length)
-            .map_err(|source| Error::MemoryReservation { bytes: length as u64, source })?;
+        let space = Space::new(ty, length, guarded)?;
         let definition = VmMemoryDefinition {
             base: space.start().as_ptr(),
             byte_length: AtomicUsize::new(length),

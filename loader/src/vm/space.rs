@@ -33,7 +33,8 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Reserves space for a memory of `length` bytes. `guarded` if code may rely on the guard.
+    /// Reserves space for a memory, with `length` bytes that are accessible and zero.
+    /// `guarded` if code may rely on the guard.
     pub(crate) fn new(ty: &MemoryType, length: usize, guarded: bool) -> Result<Self, Error> {
         let style = MemoryStyle::of(ty, !guarded);
         let length = length as u64;
@@ -47,22 +48,23 @@ impl Space {
         };
         let guard = if style == MemoryStyle::Checked { 0 } else { GUARD_SIZE };
         let fixed = base_is_constant(ty, !guarded);
-        Self::reserve(capacity, guard, fixed).map_err(|source| Error::MemoryReservation {
+        Self::reserve(capacity, guard, fixed, length).map_err(|source| Error::MemoryReservation {
             bytes: capacity.saturating_add(guard),
             source,
         })
     }
 
-    fn reserve(capacity: u64, guard: u64, fixed: bool) -> io::Result<Self> {
+    fn reserve(capacity: u64, guard: u64, fixed: bool, accessible: u64) -> io::Result<Self> {
         let pages = |bytes: u64| {
             usize::try_from(bytes)
                 .ok()
                 .and_then(|bytes| bytes.checked_next_multiple_of(sys::page_size()))
         };
-        let sizes = pages(capacity).zip(pages(guard));
-        let (capacity, guard) = sizes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let sizes = pages(capacity).zip(pages(guard)).zip(pages(accessible));
+        let ((capacity, guard), committed) = sizes.ok_or(io::ErrorKind::OutOfMemory)?;
         let total = capacity.checked_add(guard).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { reservation: Reservation::new(total)?, committed: 0, capacity, guard, fixed })
+        let reservation = Reservation::new(total, committed)?;
+        Ok(Self { reservation, committed, capacity, guard, fixed })
     }
 
     /// The first byte.
@@ -79,7 +81,7 @@ impl Space {
             self.relocate(wanted)?;
         }
         if wanted > self.committed {
-            self.reservation.commit(self.committed, wanted)?;
+            self.reservation.commit(wanted)?;
             self.committed = wanted;
         }
         Ok(())
@@ -92,8 +94,8 @@ impl Space {
         }
         // Room to grow, so that growing page by page costs linear time.
         let capacity = capacity.max(self.capacity.saturating_mul(2));
-        let mut larger = Self::reserve(capacity as u64, self.guard as u64, false)?;
-        larger.commit(self.committed)?;
+        let larger =
+            Self::reserve(capacity as u64, self.guard as u64, false, self.committed as u64)?;
         // SAFETY: both ranges are committed, and belong to different mappings. Only
         // memories of one store move, and `&mut self` shows that nobody uses it.
         let (old, new) = unsafe {

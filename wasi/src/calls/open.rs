@@ -312,6 +312,11 @@ mod tests {
         assert_eq!(guest.write(fd, "y"), Err(Errno::NotCapable));
         assert_eq!(guest.call().fd_filestat_set_times(fd, 0, 0, 2), Err(Errno::RoFs));
         assert_eq!(guest.open("file", NONE, flags, true), Err(Errno::RoFs));
+        // What Go asks for to read.
+        let rights = Rights::FILE - Rights::NEEDS_WRITING;
+        let fd = guest.open_with_rights("file", NONE, flags, rights).unwrap();
+        assert_eq!(guest.read(fd, 1), Ok("x".into()));
+        assert_eq!(guest.call().fd_filestat_set_size(fd, 0), Err(Errno::RoFs));
         assert_eq!(open(&mut guest, "file", OFlags::TRUNC), Err(Errno::RoFs));
         assert_eq!(open(&mut guest, "new", OFlags::CREAT), Err(Errno::RoFs));
         let new = OFlags::CREAT | OFlags::EXCL;

@@ -188,8 +188,8 @@ impl Rights {
         .union(Self::POLL_FD_READWRITE);
 
     /// The rights without which nothing needs a file to be open for writing.
-    pub(crate) const NEEDS_WRITING: Self =
-        Self::FD_WRITE.union(Self::FD_ALLOCATE).union(Self::FD_FILESTAT_SET_SIZE);
+    /// `FD_FILESTAT_SET_SIZE` is not one: Go asks for it also to read only.
+    pub(crate) const NEEDS_WRITING: Self = Self::FD_WRITE.union(Self::FD_ALLOCATE);
 }
 
 /// The kind of a file (`filetype`, witx `u8`).

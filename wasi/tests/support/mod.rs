@@ -111,7 +111,7 @@ impl Guest {
         u32::from_le_bytes(self.memory[start..start + 4].try_into().unwrap())
     }
 
-    fn u64_at(&self, ptr: u32) -> u64 {
+    pub fn u64_at(&self, ptr: u32) -> u64 {
         u64::from(self.u32_at(ptr)) | u64::from(self.u32_at(ptr + 4)) << 32
     }
 

@@ -1,0 +1,92 @@
+//! Measurements that need a process of their own: this program runs itself again.
+
+use std::fs;
+use std::process::Command;
+
+use serde::{Deserialize, Serialize};
+
+use crate::Result;
+use crate::clock::Clock;
+use crate::engines::{Allocator, Cpu, settings, wasmtime};
+use crate::measure::{instantiate, load};
+
+/// What a child says, as JSON.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Figures {
+    /// Seconds.
+    pub wall: f64,
+    /// Seconds.
+    pub cpu: f64,
+    /// Bytes.
+    pub memory: f64,
+}
+
+/// Runs this program again with `child ARGS`.
+pub fn run(args: &[&str]) -> Result<Figures> {
+    let output = Command::new(std::env::current_exe()?).arg("child").args(args).output()?;
+    if !output.status.success() {
+        return Err(
+            format!("child {args:?} failed: {}", String::from_utf8_lossy(&output.stderr)).into()
+        );
+    }
+    Ok(serde_json::from_slice(&output.stdout)?)
+}
+
+/// The child's side.
+pub fn main(args: &[String]) -> Result<()> {
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // For objdump: the code of both.
+    if let ["emit", file, ours, theirs] = args[..] {
+        let wasm = fs::read(file)?;
+        fs::write(ours, cwasm_compiler::compile(&wasm, &settings(Cpu::Native))?)?;
+        let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
+        return Ok(fs::write(theirs, engine.precompile_module(&wasm)?)?);
+    }
+    let figures = match args[..] {
+        ["compile-ours", file] => {
+            let wasm = fs::read(file)?;
+            compile(|| Ok(drop(cwasm_compiler::compile(&wasm, &settings(Cpu::Native))?)))?
+        }
+        ["compile-theirs", file] => {
+            let wasm = fs::read(file)?;
+            let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
+            compile(|| Ok(drop(engine.precompile_module(&wasm)?)))?
+        }
+        ["many-ours"] => instantiate::many_child(None)?,
+        ["churn-load"] => load::churn()?,
+        ["churn-ours"] => instantiate::churn(None)?,
+        ["churn-pooling"] => instantiate::churn(Some(Allocator::Pooling))?,
+        ["many-on-demand"] => instantiate::many_child(Some(Allocator::OnDemand))?,
+        ["many-pooling"] => instantiate::many_child(Some(Allocator::Pooling))?,
+        _ => return Err(format!("no such child: {args:?}").into()),
+    };
+    println!("{}", serde_json::to_string(&figures)?);
+    Ok(())
+}
+
+/// Times one compilation, and how much the process grew by it at most.
+fn compile(work: impl FnOnce() -> Result<()>) -> Result<Figures> {
+    let before = resident()?;
+    let cpu = Clock::Process.now();
+    let (wall, result) = Clock::Wall.time(work);
+    result?;
+    let cpu = Clock::Process.now() - cpu;
+    Ok(Figures { wall, cpu, memory: status("VmHWM")? - before })
+}
+
+/// Bytes of memory that this process holds now.
+pub fn resident() -> Result<f64> {
+    status("VmRSS")
+}
+
+fn status(field: &str) -> Result<f64> {
+    status_of("self", field)
+}
+
+/// Bytes of memory, as the kernel says of a process.
+pub fn status_of(process: &str, field: &str) -> Result<f64> {
+    let status = fs::read_to_string(format!("/proc/{process}/status"))?;
+    let line = status.lines().find(|line| line.starts_with(field)).ok_or("no such field")?;
+    let kilobytes = line.split_whitespace().nth(1).ok_or("no number")?;
+    Ok(kilobytes.parse::<f64>()? * 1024.0)
+}

@@ -1,0 +1,194 @@
+//! Loading: checked, and against one pass of SHA-256 and against wasmtime's
+//! unchecked mapping of a file; up to the first call; on many threads.
+
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+
+use cwasm_loader::{Artifact, Digest, Engine, Linker, Store, Trust};
+use sha2::{Digest as _, Sha256};
+
+use crate::clock::{Clock, Samples, alternate};
+use crate::corpus;
+use crate::engines::{Allocator, Cpu, settings, wasmtime};
+use crate::report::{Report, Row, Unit};
+use crate::{Options, Result};
+
+/// A module in the formats of both sides, as files.
+struct Files {
+    ours: std::path::PathBuf,
+    theirs: std::path::PathBuf,
+    trust: Trust,
+    length: usize,
+}
+
+impl Files {
+    fn new(folder: &Path, wasm: &[u8], engine: &wasmtime::Engine) -> Result<Self> {
+        let artifact = cwasm_compiler::compile(wasm, &settings(Cpu::Native))?;
+        let (ours, theirs) = (folder.join("ours.cwasm"), folder.join("theirs.cwasm"));
+        fs::write(&ours, &artifact)?;
+        fs::write(&theirs, engine.precompile_module(wasm)?)?;
+        let digest = Digest::stated_in(&artifact).ok_or("the compiler wrote no artifact")?;
+        Ok(Self { ours, theirs, trust: Trust::digest(digest), length: artifact.len() })
+    }
+
+    fn load(&self) -> Result<Artifact> {
+        Ok(Artifact::load(&self.ours, &self.trust)?)
+    }
+
+    fn load_theirs(&self, engine: &wasmtime::Engine) -> Result<wasmtime::Module> {
+        // SAFETY: wasmtime wrote the file, and nobody else knows of it.
+        Ok(unsafe { wasmtime::Module::deserialize_file(engine, &self.theirs) }?)
+    }
+}
+
+pub fn run(options: &Options, report: &mut Report) -> Result<()> {
+    let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
+    let folder = tempfile::tempdir()?;
+    let sizes: &[(&str, usize, usize)] = if options.quick {
+        &[("0.2 MB", 600, 0), ("2 MB", 6000, 0)]
+    } else {
+        // The largest is mostly data: to compile as much code takes minutes.
+        &[("0.2 MB", 600, 0), ("2 MB", 6000, 0), ("150 MB", 6000, 148 << 20)]
+    };
+    for (name, functions, data) in sizes {
+        let files = Files::new(folder.path(), &corpus::synthetic(*functions, *data)?, &engine)?;
+        rows(options, report, name, &files, &engine)?;
+    }
+    let files = Files::new(folder.path(), &corpus::synthetic(600, 0)?, &engine)?;
+    threads(options, report, &files, &engine)
+}
+
+fn rows(
+    options: &Options,
+    report: &mut Report,
+    name: &str,
+    files: &Files,
+    engine: &wasmtime::Engine,
+) -> Result<()> {
+    let rounds = if files.length > 50 << 20 { options.rounds(5) } else { options.rounds(31) };
+    let bytes = fs::read(&files.ours)?;
+
+    // CPU time of the process is what other programs disturb least; but large artifacts
+    // are hashed on several threads, which only wall time shows.
+    for (clock, suffix) in [(Clock::Process, "CPU"), (Clock::Wall, "wall")] {
+        let time = |load: &dyn Fn() -> Result<()>| {
+            let (time, result) = clock.time(load);
+            result.map(|()| time)
+        };
+        let pass = alternate(
+            rounds,
+            || time(&|| files.load().map(drop)),
+            || {
+                time(&|| {
+                    std::hint::black_box(Sha256::digest(&bytes));
+                    Ok(())
+                })
+            },
+        )?;
+        let what = format!("load {name}, checked, {suffix}");
+        report.add(Row::seconds(&what, &pass).against("SHA-256").bar(1.1));
+        let loads = alternate(
+            rounds,
+            || time(&|| files.load().map(drop)),
+            || time(&|| files.load_theirs(engine).map(drop)),
+        )?;
+        report.add(Row::seconds(&what, &loads));
+        let unchecked = alternate(
+            rounds,
+            // SAFETY: the compiler wrote the file, and nobody else knows of it.
+            || time(&|| Ok(drop(unsafe { Artifact::map_shared_unchecked(&*files.ours) }?))),
+            || time(&|| files.load_theirs(engine).map(drop)),
+        )?;
+        let what = format!("load {name}, unchecked, {suffix}");
+        report.add(Row::seconds(what, &unchecked).bar(1.0));
+    }
+
+    let our_engine = Engine::default();
+    let linker = Linker::new(&our_engine);
+    for (what, export, bar) in
+        [("first call returns", "first", Some(1.0)), ("every function ran", "all", None)]
+    {
+        let calls = alternate(
+            rounds,
+            || {
+                let (time, result) = Clock::Process.time(|| -> Result<()> {
+                    let artifact = files.load()?;
+                    let mut store = Store::new(&our_engine, ());
+                    let instance = linker.instantiate(&mut store, &artifact)?;
+                    Ok(instance.typed_func::<(), ()>(&store, export)?.call(&mut store, ())?)
+                });
+                result.map(|()| time)
+            },
+            || {
+                let (time, result) = Clock::Process.time(|| -> Result<()> {
+                    let module = files.load_theirs(engine)?;
+                    let mut store = wasmtime::Store::new(engine, ());
+                    let instance = wasmtime::Instance::new(&mut store, &module, &[])?;
+                    let func = instance.get_typed_func::<(), ()>(&mut store, export)?;
+                    Ok(func.call(&mut store, ())?)
+                });
+                result.map(|()| time)
+            },
+        )?;
+        let row = Row::seconds(format!("load {name} until {what}"), &calls);
+        report.add(match bar {
+            Some(bar) => row.bar(bar),
+            None => row,
+        });
+    }
+    Ok(())
+}
+
+/// Loads per second, by several threads at once.
+fn threads(
+    options: &Options,
+    report: &mut Report,
+    files: &Files,
+    engine: &wasmtime::Engine,
+) -> Result<()> {
+    for count in [1, 2, 4] {
+        let loads: u32 = if options.quick { 100 } else { 400 };
+        let rate = |load: &(dyn Fn() -> bool + Sync)| {
+            let left = AtomicU32::new(loads);
+            let take = || {
+                left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1))
+                    .is_ok()
+            };
+            let (time, ()) = Clock::Wall.time(|| {
+                thread::scope(|scope| {
+                    for _ in 0..count {
+                        scope.spawn(|| {
+                            while take() {
+                                assert!(load());
+                            }
+                        });
+                    }
+                });
+            });
+            f64::from(loads) / time
+        };
+        let (mut a, mut b) = (Samples::default(), Samples::default());
+        for _ in 0..options.rounds(7) {
+            a.0.push(rate(&|| files.load().is_ok()));
+            b.0.push(rate(&|| files.load_theirs(engine).is_ok()));
+        }
+        report.add(Row::new(format!("loads of 0.2 MB, {count} threads"), Unit::Rate, &a, &b));
+    }
+    Ok(())
+}
+
+/// Loads again and again, for a profiler to watch.
+pub fn churn() -> Result<crate::child::Figures> {
+    const TIMES: u32 = 5000;
+    let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
+    let folder = tempfile::tempdir()?;
+    let files = Files::new(folder.path(), &corpus::synthetic(380, 0)?, &engine)?;
+    let start = Clock::Thread.now();
+    for _ in 0..TIMES {
+        files.load()?;
+    }
+    let cpu = (Clock::Thread.now() - start) / f64::from(TIMES);
+    Ok(crate::child::Figures { wall: 0.0, cpu, memory: files.length as f64 })
+}

@@ -1,0 +1,212 @@
+//! Moving bytes within and between vectors.
+//!
+//! Since SSSE3 (2006), x86-64 has one instruction for any permutation. The baseline
+//! only has some with a fixed pattern. Others go through memory there: a vector is
+//! stored, and its bytes are loaded from where the pattern finds them.
+
+use cranelift_codegen::ir::{
+    InstBuilder as _, MemFlagsData, StackSlotData, StackSlotKind, Value, types,
+};
+
+use super::Translator;
+
+/// Which byte of the two operands, one after the other, each byte of the result is.
+type Pattern = [u8; 16];
+
+impl Translator<'_, '_> {
+    /// The bytes of `a` and `b` that a constant pattern chooses.
+    pub(super) fn shuffle(&mut self, a: Value, b: Value, pattern: Pattern) -> Value {
+        if !self.has_byte_permutation() && !has_instruction(&pattern) {
+            return self.shuffle_in_memory(a, b, &pattern);
+        }
+        let mask = self.builder.func.dfg.immediates.push(pattern.as_slice().into());
+        self.builder.ins().shuffle(a, b, mask)
+    }
+
+    /// The bytes of `a` that the bytes of `indices` choose; zero for those above 15.
+    pub(super) fn swizzle(&mut self, a: Value, indices: Value) -> Value {
+        if self.has_byte_permutation() {
+            self.builder.ins().swizzle(a, indices)
+        } else {
+            self.swizzle_in_memory(a, indices)
+        }
+    }
+
+    fn has_byte_permutation(&self) -> bool {
+        !self.is_x86() || self.env.isa.has_x86_pshufb_lowering()
+    }
+
+    fn shuffle_in_memory(&mut self, a: Value, b: Value, pattern: &Pattern) -> Value {
+        if let Some(mask) = blend(pattern) {
+            let mask = self.vector_constant(types::I8X16, mask);
+            return self.builder.ins().bitselect(mask, b, a);
+        }
+        let source = self.scratch(32);
+        self.builder.ins().store(scratch_flags(), a, source, 0);
+        self.builder.ins().store(scratch_flags(), b, source, 16);
+        let pieces = pieces(pattern);
+        if let [Piece { from, len: 16, .. }] = pieces[..] {
+            let from = i32::from(from);
+            return self.builder.ins().load(types::I8X16, scratch_flags(), source, from);
+        }
+        let result = self.scratch(16);
+        for Piece { from, to, len } in pieces {
+            let ty = match len {
+                8 => types::I64,
+                4 => types::I32,
+                2 => types::I16,
+                _ => types::I8,
+            };
+            let bytes = self.builder.ins().load(ty, scratch_flags(), source, i32::from(from));
+            self.builder.ins().store(scratch_flags(), bytes, result, i32::from(to));
+        }
+        self.builder.ins().load(types::I8X16, scratch_flags(), result, 0)
+    }
+
+    fn swizzle_in_memory(&mut self, a: Value, indices: Value) -> Value {
+        // Byte 16 of the source is zero, and what is beyond becomes 16.
+        let source = self.scratch(32);
+        let zero = self.vector_constant(types::I8X16, [0; 16]);
+        self.builder.ins().store(scratch_flags(), a, source, 0);
+        self.builder.ins().store(scratch_flags(), zero, source, 16);
+        let sixteen = self.vector_constant(types::I8X16, [16; 16]);
+        let indices = self.builder.ins().umin(indices, sixteen);
+        let result = self.scratch(16);
+        self.builder.ins().store(scratch_flags(), indices, result, 0);
+        for place in 0..16 {
+            let flags = scratch_flags();
+            let index = self.builder.ins().uload8(types::I64, flags, result, place);
+            let address = self.builder.ins().iadd(source, index);
+            let byte = self.builder.ins().load(types::I8, flags, address, 0);
+            self.builder.ins().store(flags, byte, result, place);
+        }
+        self.builder.ins().load(types::I8X16, scratch_flags(), result, 0)
+    }
+
+    /// The address of some bytes on the stack that nothing else uses.
+    fn scratch(&mut self, size: u32) -> Value {
+        let slot = StackSlotData::new(StackSlotKind::ExplicitSlot, size, 4);
+        let slot = self.builder.create_sized_stack_slot(slot);
+        self.builder.ins().stack_addr(types::I64, slot, 0)
+    }
+}
+
+/// Flags of accesses to the stack, not all of which are aligned.
+fn scratch_flags() -> MemFlagsData {
+    MemFlagsData::new().with_notrap()
+}
+
+/// A mask of the bytes that are of the second operand, if no byte moves.
+fn blend(pattern: &Pattern) -> Option<[u8; 16]> {
+    let stays = (0..).zip(pattern).all(|(place, byte)| byte % 16 == place);
+    stays.then(|| pattern.map(|byte| if byte < 16 { 0 } else { 0xff }))
+}
+
+/// Bytes that lie side by side before and after.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Piece {
+    from: u8,
+    to: u8,
+    len: u8,
+}
+
+/// Cuts a pattern into as few pieces of 16, 8, 4, 2 or 1 bytes as a greedy
+/// walk finds.
+fn pieces(pattern: &Pattern) -> Vec<Piece> {
+    let mut pieces = Vec::new();
+    let mut rest = pattern.as_slice();
+    while let Some(&from) = rest.first() {
+        let run = (from..).zip(rest).take_while(|(wanted, found)| wanted == *found).count();
+        let len: u8 = match run {
+            16 => 16,
+            8.. => 8,
+            4.. => 4,
+            2.. => 2,
+            _ => 1,
+        };
+        // At most sixteen bytes were there.
+        let to = 16 - u8::try_from(rest.len()).unwrap_or(16);
+        pieces.push(Piece { from, to, len });
+        rest = &rest[usize::from(len)..];
+    }
+    pieces
+}
+
+/// Whether the code generator has an instruction of x86-64's baseline for a
+/// pattern. It is enough to know those that are common and certain.
+fn has_instruction(pattern: &Pattern) -> bool {
+    is_interleaving(pattern) || words(pattern).is_some_and(|words| is_word_shuffle(&words))
+}
+
+/// `punpckl` and `punpckh`: the low or high halves of both operands, their
+/// pieces of 1, 2, 4 or 8 bytes in turns.
+fn is_interleaving(pattern: &Pattern) -> bool {
+    [1, 2, 4, 8].into_iter().any(|size: u8| {
+        [0, 8].into_iter().any(|half| {
+            (0..).zip(pattern).all(|(place, byte)| {
+                let (piece, inside) = (place / size, place % size);
+                let operand = piece % 2 * 16;
+                *byte == operand + half + piece / 2 * size + inside
+            })
+        })
+    })
+}
+
+/// The pattern in terms of 32-bit words, if it keeps those together.
+fn words(pattern: &Pattern) -> Option<[u8; 4]> {
+    let mut words = [0; 4];
+    for (word, bytes) in words.iter_mut().zip(pattern.chunks_exact(4)) {
+        let first = bytes[0];
+        let together = (first..).zip(bytes).all(|(wanted, found)| wanted == *found);
+        if first % 4 != 0 || !together {
+            return None;
+        }
+        *word = first / 4;
+    }
+    Some(words)
+}
+
+/// `pshufd`: all from one operand; `shufps`: two from each.
+fn is_word_shuffle(words: &[u8; 4]) -> bool {
+    let [a, b, c, d] = words.map(|word| word / 4);
+    a == b && c == d
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn apply(pattern: &Pattern) -> Pattern {
+        let mut result = [0xff; 16];
+        for Piece { from, to, len } in pieces(pattern) {
+            for inside in 0..len {
+                result[usize::from(to + inside)] = from + inside;
+            }
+        }
+        result
+    }
+
+    #[test]
+    fn pieces_make_the_pattern() {
+        let rotation: Pattern = std::array::from_fn(|place| u8::try_from(place + 5).unwrap());
+        assert_eq!(pieces(&rotation), [Piece { from: 5, to: 0, len: 16 }]);
+        let reversed: Pattern = std::array::from_fn(|place| u8::try_from(15 - place).unwrap());
+        assert_eq!(pieces(&reversed).len(), 16);
+        let mixed = [0, 1, 2, 3, 4, 5, 6, 7, 31, 31, 30, 31, 8, 9, 10, 7];
+        assert_eq!(pieces(&mixed).len(), 7);
+        for pattern in [rotation, reversed, mixed] {
+            assert_eq!(apply(&pattern), pattern);
+        }
+    }
+
+    #[test]
+    fn patterns_of_the_baseline() {
+        assert!(has_instruction(&[0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23]));
+        assert!(has_instruction(&[8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31]));
+        assert!(has_instruction(&[4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11]));
+        assert!(has_instruction(&[0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27]));
+        assert!(!has_instruction(&[0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 24, 25, 26, 27]));
+        assert!(!has_instruction(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]));
+        assert!(!has_instruction(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+    }
+}

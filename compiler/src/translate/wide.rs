@@ -1,0 +1,49 @@
+//! 128-bit integers, of which wasm sees the two halves: the wide-arithmetic
+//! proposal. The low half is below the high one on the stack.
+
+use cranelift_codegen::ir::{InstBuilder as _, Value, types};
+use cranelift_frontend::FuncInstBuilder;
+use wasmparser::Operator;
+
+use super::Translator;
+
+impl Translator<'_, '_> {
+    /// Translates the operator if it belongs to this family.
+    pub(super) fn wide(&mut self, operator: &Operator<'_>) -> bool {
+        match operator {
+            Operator::I64Add128 => self.wide_binary(|ins, a, b| ins.iadd(a, b)),
+            Operator::I64Sub128 => self.wide_binary(|ins, a, b| ins.isub(a, b)),
+            Operator::I64MulWideS => self.wide_multiply(|ins, a| ins.sextend(types::I128, a)),
+            Operator::I64MulWideU => self.wide_multiply(|ins, a| ins.uextend(types::I128, a)),
+            _ => return false,
+        }
+        true
+    }
+
+    fn wide_binary(&mut self, emit: impl FnOnce(FuncInstBuilder<'_, '_>, Value, Value) -> Value) {
+        let b = self.pop_wide();
+        let a = self.pop_wide();
+        let value = emit(self.builder.ins(), a, b);
+        self.push_wide(value);
+    }
+
+    fn wide_multiply(&mut self, extend: impl Fn(FuncInstBuilder<'_, '_>, Value) -> Value) {
+        let (a, b) = self.stack.pop2();
+        let a = extend(self.builder.ins(), a);
+        let b = extend(self.builder.ins(), b);
+        // The code generator knows products of extended operands.
+        let value = self.builder.ins().imul(a, b);
+        self.push_wide(value);
+    }
+
+    fn pop_wide(&mut self) -> Value {
+        let (low, high) = self.stack.pop2();
+        self.builder.ins().iconcat(low, high)
+    }
+
+    fn push_wide(&mut self, value: Value) {
+        let (low, high) = self.builder.ins().isplit(value);
+        self.stack.push(low);
+        self.stack.push(high);
+    }
+}

@@ -1,0 +1,140 @@
+//! The two builtins that are called as wasm functions. They look at the frame of their caller, and one
+//! of them goes on in another. Rust can do neither; these are a few instructions in front of Rust
+//! functions, which return before anything is skipped.
+//!
+//! On x86-64, wasm functions take the vmctx in `rdi` and an argument in `rsi`, as C functions do. On AArch64, they
+//! take them in `x2` and `x3`. On both, no register but the stack and frame pointers must
+//! be preserved for the caller. A handler takes the exception in `rax` or `x0`.
+
+use std::arch::naked_asm;
+use std::ptr::{self, NonNull};
+
+use super::exception::{Landing, find_handler};
+use super::layout::VmContext;
+use super::table::RawRef;
+use crate::store::StoreCore;
+
+/// `(vmctx, exception)`. See [`cwasm_artifact::abi::builtins::Builtin::Throw`].
+///
+/// # Safety
+/// For compiled code only.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn throw() {
+    naked_asm!(
+        "mov rdx, [rsp]", // the return address
+        "mov rcx, rbp",   // the caller's frame
+        "push rbp",
+        "mov rbp, rsp",
+        "call {landing}",
+        "pop rbp",
+        "test rax, rax",
+        "jz 2f",
+        "mov rcx, [rax]",
+        "mov rsp, [rax + 8]",
+        "mov rbp, [rax + 16]",
+        "mov rax, [rax + 24]",
+        "jmp rcx",
+        "2:",
+        "ret",
+        landing = sym landing,
+    )
+}
+
+/// `(vmctx, tag) -> exception`. See [`cwasm_artifact::abi::builtins::Builtin::ExceptionNew`].
+///
+/// # Safety
+/// For compiled code only.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn exception_new() {
+    naked_asm!(
+        "lea rdx, [rsp + 8]", // the caller's stack pointer
+        "push rbp",
+        "mov rbp, rsp",
+        "call {new}",
+        "pop rbp",
+        "ret",
+        new = sym new,
+    )
+}
+
+/// `(vmctx, exception)`. See [`cwasm_artifact::abi::builtins::Builtin::Throw`].
+///
+/// # Safety
+/// For compiled code only.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn throw() {
+    naked_asm!(
+        "mov x0, x2",
+        "mov x1, x3",
+        "mov x2, x30", // the return address
+        "mov x3, x29", // the caller's frame
+        "stp x29, x30, [sp, #-16]!",
+        "mov x29, sp",
+        "bl {landing}",
+        "ldp x29, x30, [sp], #16",
+        "cbz x0, 2f",
+        "ldp x1, x2, [x0]",
+        "mov sp, x2",
+        "ldp x29, x0, [x0, #16]",
+        "br x1",
+        "2:",
+        "ret",
+        landing = sym landing,
+    )
+}
+
+/// `(vmctx, tag) -> exception`. See [`cwasm_artifact::abi::builtins::Builtin::ExceptionNew`].
+///
+/// # Safety
+/// For compiled code only.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn exception_new() {
+    naked_asm!(
+        "mov x0, x2",
+        "mov x1, x3",
+        "mov x2, sp", // the caller's stack pointer
+        "stp x29, x30, [sp, #-16]!",
+        "mov x29, sp",
+        "bl {new}",
+        "ldp x29, x30, [sp], #16",
+        "ret",
+        new = sym new,
+    )
+}
+
+/// Where the thread goes on, or null.
+///
+/// # Safety
+/// Called by [`throw`] only, with the arguments of compiled code, the return address of its call and its
+/// frame pointer.
+unsafe extern "C" fn landing(
+    vmctx: *mut VmContext,
+    exception: RawRef,
+    pc: usize,
+    fp: usize,
+) -> *const Landing {
+    // SAFETY: compiled code passes its own vmctx, or its host context, which begins alike. The store
+    // context is the first field of the store, which whoever entered wasm has borrowed exclusively.
+    let landing = unsafe {
+        let store = NonNull::new_unchecked((*vmctx).store_context.cast::<StoreCore<'static>>());
+        find_handler(store, exception, pc, fp)
+    };
+    landing.map_or(ptr::null(), |landing| landing.as_ptr())
+}
+
+/// A new exception, or null.
+///
+/// # Safety
+/// Called by [`exception_new`] only, with the arguments of compiled code and its stack pointer.
+unsafe extern "C" fn new(vmctx: *mut VmContext, tag: u32, stack: usize) -> RawRef {
+    // SAFETY: compiled code passes its own vmctx; the stack pointer is that of the innermost activation.
+    unsafe {
+        let (store, instance) = super::builtins::caller(vmctx);
+        let tag = store.instances[instance].tags[tag as usize];
+        store.add_exception(tag, Some(stack)).map_or(ptr::null_mut(), |new| new.as_ptr().cast())
+    }
+}

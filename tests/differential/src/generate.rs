@@ -1,0 +1,125 @@
+//! From a seed to a module, and to the calls that are made into it.
+
+use arbitrary::Unstructured;
+use cwasm_tests::fault::random::Random;
+use wasm_smith::{Config, Module};
+
+use crate::outcome::{Type, Value};
+
+/// How much a module may do, by the generator's count, before it traps.
+const FUEL: u32 = 3000;
+
+/// A module and a source of arguments.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The seed.
+    pub seed: u64,
+    /// The module.
+    pub wasm: Vec<u8>,
+    /// Whether the module itself makes its NaNs canonical.
+    pub canonical_nans: bool,
+    /// How many instructions it has.
+    pub instructions: usize,
+}
+
+impl Case {
+    /// The case of a seed.
+    ///
+    /// # Panics
+    /// If the generator breaks its promises.
+    #[must_use]
+    pub fn generate(seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let canonical_nans = seed % 4 != 3;
+        let size = 2048 << random.below(5);
+        let bytes = random.bytes(size);
+        let mut input = Unstructured::new(&bytes);
+        let mut module =
+            Module::new(config(canonical_nans), &mut input).expect("any bytes make a module");
+        module.ensure_termination(FUEL).expect("all functions are valid");
+        let wasm = module.to_bytes();
+        let instructions = count(&wasm);
+        Self { seed, wasm, canonical_nans, instructions }
+    }
+
+    /// Arguments for a call of the function with this name.
+    #[must_use]
+    pub fn arguments(&self, name: &str, types: &[Type]) -> Vec<Value> {
+        let mark = name.bytes().fold(self.seed, |mark, byte| mark.rotate_left(7) ^ u64::from(byte));
+        let mut random = Random::new(mark);
+        types.iter().map(|ty| argument(&mut random, *ty)).collect()
+    }
+}
+
+/// The bounds of what is generated. What only one engine has is left out.
+fn config(canonicalize_nans: bool) -> Config {
+    Config {
+        canonicalize_nans,
+        export_everything: true,
+        max_imports: 0,
+        max_memories: 2,
+        max_tables: 3,
+        max_memory32_bytes: 1 << 20,
+        max_memory64_bytes: 1 << 20,
+        memory_max_size_required: true,
+        max_table_elements: 200,
+        table_max_size_required: true,
+        max_funcs: 12,
+        min_funcs: 4,
+        max_instructions: 300,
+        custom_page_sizes_enabled: true,
+        gc_enabled: false,
+        exceptions_enabled: false,
+        threads_enabled: false,
+        compact_imports_enabled: false,
+        tail_call_enabled: false,
+        ..Config::default()
+    }
+}
+
+fn count(wasm: &[u8]) -> usize {
+    let operators = |body: wasmparser::FunctionBody<'_>| {
+        body.get_operators_reader().map_or(0, |reader| reader.into_iter().count())
+    };
+    wasmparser::Parser::new(0)
+        .parse_all(wasm)
+        .filter_map(Result::ok)
+        .map(|payload| match payload {
+            wasmparser::Payload::CodeSectionEntry(body) => operators(body),
+            _ => 0,
+        })
+        .sum()
+}
+
+/// Half of all numbers are at some edge.
+fn argument(random: &mut Random, ty: Type) -> Value {
+    const EDGES: [u64; 12] = [
+        0,
+        1,
+        u64::MAX,
+        0x7fff_ffff,
+        0x8000_0000,
+        0xffff_ffff,
+        0x7fff_ffff_ffff_ffff,
+        0x8000_0000_0000_0000,
+        0x3f80_0000,
+        0x3ff0_0000_0000_0000,
+        0x7f80_0000,
+        0x7ff0_0000_0000_0000,
+    ];
+    let mut bits = || match random.below(2) {
+        0 => EDGES[random.below(EDGES.len())],
+        _ => random.number(),
+    };
+    let narrow = |bits: u64| u32::try_from(bits & 0xffff_ffff).unwrap_or_default();
+    match ty {
+        Type::I32 => Value::I32(narrow(bits())),
+        Type::I64 => Value::I64(bits()),
+        // Arguments are no NaNs but the canonical one: only arithmetic is to be compared.
+        Type::F32 => Value::F32(f32::from_bits(narrow(bits())).to_bits()).canonical(),
+        Type::F64 => Value::F64(bits()).canonical(),
+        Type::V128 => Value::V128(u128::from(bits()) << 64 | u128::from(bits())),
+        Type::FuncRef => Value::FuncRef(false),
+        Type::ExternRef => Value::ExternRef(false),
+    }
+}

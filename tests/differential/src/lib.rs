@@ -1,0 +1,105 @@
+//! Holds cwasm against another engine: a generated module must do the same in both.
+//!
+//! * [`generate`]: from a seed to a module and the calls that are made into it;
+//! * [`outcome`]: what a module did, in terms that no engine has a part in;
+//! * [`ours`] and [`theirs`]: running it in cwasm and in wasmi.
+//!
+//! What is compared: whether instantiation and each call return or trap, and
+//! why; results; and in the end every exported global, the contents of every
+//! memory, and the sizes of tables. NaNs are comparable since the generator makes them
+//! canonical in the module, or because cwasm does, compared with itself.
+
+pub mod generate;
+pub mod ours;
+pub mod outcome;
+pub mod theirs;
+
+use cwasm_artifact::cpu::{Arch, CpuFeatures};
+use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, RelaxedSimd, Settings};
+
+use generate::Case;
+use outcome::Outcome;
+
+/// What a comparison covered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Covered {
+    /// Modules that ran in both.
+    pub modules: usize,
+    /// Modules that one of both could not run for want of stack.
+    pub inconclusive: usize,
+    /// Calls of exported functions.
+    pub calls: usize,
+    /// How many of them trapped.
+    pub traps: usize,
+    /// Instructions in the modules, as the generator wrote them.
+    pub instructions: usize,
+}
+
+impl Covered {
+    /// Adds up.
+    pub fn add(&mut self, other: Self) {
+        self.modules += other.modules;
+        self.inconclusive += other.inconclusive;
+        self.calls += other.calls;
+        self.traps += other.traps;
+        self.instructions += other.instructions;
+    }
+}
+
+/// Compares both engines on the module of a seed. `Err` says how they differ.
+///
+/// # Errors
+/// If they differ, or if cwasm refuses the module or panics.
+pub fn check(seed: u64) -> Result<Covered, String> {
+    let case = Case::generate(seed);
+    let describe =
+        |difference: String| format!("seed {seed}: {difference}\nsettings: {:?}", settings(seed));
+    let ours = ours::run(&case, &settings(seed)).map_err(describe)?;
+    // Every fourth module keeps its NaNs: cwasm is compared with itself.
+    let theirs = if case.canonical_nans {
+        theirs::run(&case).map_err(describe)?
+    } else {
+        let other =
+            Settings { cpu: CpuLevel::Baseline, opt_level: OptLevel::None, ..settings(seed) };
+        ours::run(&case, &other).map_err(describe)?
+    };
+    let mut covered = Covered { instructions: case.instructions, ..Covered::default() };
+    if ours.exhausted() || theirs.exhausted() {
+        covered.inconclusive = 1;
+        return Ok(covered);
+    }
+    if let Some(difference) = Outcome::difference(&ours, &theirs) {
+        return Err(describe(difference));
+    }
+    covered.modules = 1;
+    covered.calls = ours.calls.len();
+    covered.traps = ours.calls.iter().filter(|(_, result)| result.is_err()).count();
+    Ok(covered)
+}
+
+/// The settings that go with a seed: all of them have their turn.
+#[must_use]
+pub fn settings(seed: u64) -> Settings {
+    let levels: Vec<CpuLevel> = CpuLevel::ALL
+        .into_iter()
+        .filter(|level| {
+            let features = Arch::host().and_then(|arch| level.features(arch));
+            features.is_some_and(|features| CpuFeatures::host().contains(features))
+        })
+        .collect();
+    let pick = |choices: usize, stride: u64| {
+        usize::try_from(seed / stride % choices as u64).unwrap_or_default()
+    };
+    let opt_levels = [OptLevel::Speed, OptLevel::None, OptLevel::SpeedAndSize, OptLevel::Less];
+    Settings {
+        cpu: levels[pick(levels.len(), 1)],
+        opt_level: opt_levels[pick(4, 3)],
+        jobs: 1,
+        fuel: pick(8, 5) == 0,
+        epoch: pick(8, 5) == 1,
+        memory_bounds: [MemoryBounds::Guarded, MemoryBounds::Explicit][pick(2, 7)],
+        canonicalize_nans: seed % 4 == 3,
+        relaxed_simd: RelaxedSimd::Deterministic,
+        ..Settings::default()
+    }
+}

@@ -1,0 +1,126 @@
+//! Running a case in wasmi, an interpreter that shares no code with cwasm but the
+//! validator.
+
+use wasmi::{
+    Config, Engine, Error, Extern, Linker, Module, Nullable, Store, TrapCode, V128, Val, ValType,
+};
+
+use crate::generate::Case;
+use crate::outcome::{EXHAUSTED, Outcome, Trap, Type, Value};
+
+/// Runs a case.
+///
+/// # Errors
+/// If the engine refuses the module, or fails other than by a trap.
+pub fn run(case: &Case) -> Result<Outcome, String> {
+    let mut config = Config::default();
+    config
+        .wasm_multi_memory(true)
+        .wasm_memory64(true)
+        .wasm_custom_page_sizes(true)
+        .wasm_extended_const(true)
+        .wasm_wide_arithmetic(true)
+        .wasm_simd(true)
+        .wasm_relaxed_simd(true)
+        .set_max_recursion_depth(10_000);
+    let engine = Engine::new(&config);
+    let module = Module::new(&engine, &case.wasm)
+        .map_err(|error| format!("wasmi refuses the module: {error}"))?;
+    let mut store = Store::new(&engine, ());
+    let mut outcome = Outcome::default();
+    let instance = match Linker::new(&engine).instantiate_and_start(&mut store, &module) {
+        Ok(instance) => instance,
+        Err(error) => {
+            outcome.instantiated = Some(trap(&error)?);
+            return Ok(outcome);
+        }
+    };
+    let mut exports: Vec<(String, Extern)> = instance
+        .exports(&store)
+        .map(|export| (export.name().to_owned(), export.into_extern()))
+        .collect();
+    exports.sort_by(|(a, _), (b, _)| a.cmp(b));
+    for (name, item) in &exports {
+        let Extern::Func(func) = item else { continue };
+        let ty = func.ty(&store);
+        let types: Vec<Type> = ty.params().iter().map(|ty| type_of(*ty)).collect();
+        let arguments: Vec<Val> = case.arguments(name, &types).into_iter().map(to_value).collect();
+        let mut results: Vec<Val> =
+            ty.results().iter().map(|ty| Val::default_for_ty(*ty)).collect();
+        let result = match func.call(&mut store, &arguments, &mut results) {
+            Ok(()) => Ok(results.iter().map(from_value).collect()),
+            Err(error) => Err(trap(&error)?),
+        };
+        outcome.calls.push((name.clone(), result));
+    }
+    for (name, item) in exports {
+        match item {
+            Extern::Global(global) => {
+                outcome.globals.push((name, from_value(&global.get(&store))));
+            }
+            Extern::Memory(memory) => outcome.memories.push((name, memory.data(&store).to_vec())),
+            Extern::Table(table) => outcome.tables.push((name, table.size(&store))),
+            Extern::Func(_) => {}
+        }
+    }
+    Ok(outcome)
+}
+
+fn trap(error: &Error) -> Result<Trap, String> {
+    let Some(code) = error.as_trap_code() else {
+        // Element segments that do not fit are an error of their own there.
+        let message = error.to_string();
+        return ["out of bounds table access", "out of bounds memory access"]
+            .into_iter()
+            .find(|trap| message.starts_with(trap))
+            .ok_or(format!("wasmi failed: {message}"));
+    };
+    Ok(match code {
+        TrapCode::UnreachableCodeReached => "unreachable",
+        TrapCode::MemoryOutOfBounds => "out of bounds memory access",
+        TrapCode::TableOutOfBounds => "out of bounds table access",
+        TrapCode::IndirectCallToNull => "uninitialized element",
+        TrapCode::IntegerDivisionByZero => "integer divide by zero",
+        TrapCode::IntegerOverflow => "integer overflow",
+        TrapCode::BadConversionToInteger => "invalid conversion to integer",
+        TrapCode::StackOverflow => EXHAUSTED,
+        TrapCode::BadSignature => "indirect call type mismatch",
+        other => return Err(format!("wasmi ran out of something: {other}")),
+    })
+}
+
+fn type_of(ty: ValType) -> Type {
+    match ty {
+        ValType::I32 => Type::I32,
+        ValType::I64 => Type::I64,
+        ValType::F32 => Type::F32,
+        ValType::F64 => Type::F64,
+        ValType::V128 => Type::V128,
+        ValType::FuncRef => Type::FuncRef,
+        ValType::ExternRef => Type::ExternRef,
+    }
+}
+
+fn to_value(value: Value) -> Val {
+    match value {
+        Value::I32(bits) => Val::I32(bits.cast_signed()),
+        Value::I64(bits) => Val::I64(bits.cast_signed()),
+        Value::F32(bits) => Val::F32(f32::from_bits(bits).into()),
+        Value::F64(bits) => Val::F64(f64::from_bits(bits).into()),
+        Value::V128(bits) => Val::V128(V128::from(bits)),
+        Value::FuncRef(_) => Val::FuncRef(Nullable::Null),
+        Value::ExternRef(_) => Val::ExternRef(Nullable::Null),
+    }
+}
+
+fn from_value(value: &Val) -> Value {
+    match value {
+        Val::I32(value) => Value::I32(value.cast_unsigned()),
+        Val::I64(value) => Value::I64(value.cast_unsigned()),
+        Val::F32(value) => Value::F32(value.to_bits()),
+        Val::F64(value) => Value::F64(value.to_bits()),
+        Val::V128(value) => Value::V128(value.as_u128()),
+        Val::FuncRef(func) => Value::FuncRef(!func.is_null()),
+        Val::ExternRef(value) => Value::ExternRef(!value.is_null()),
+    }
+}
