@@ -116,13 +116,13 @@ impl HeapType {
     #[must_use]
     pub fn matches(self, wanted: Self) -> bool {
         self == wanted
-            || match (self, wanted) {
+            || matches!(
+                (self, wanted),
                 (Self::Concrete(_) | Self::NoFunc, Self::Func)
-                | (Self::NoFunc, Self::Concrete(_))
-                | (Self::NoExtern, Self::Extern)
-                | (Self::NoExn, Self::Exn) => true,
-                _ => false,
-            }
+                    | (Self::NoFunc, Self::Concrete(_))
+                    | (Self::NoExtern, Self::Extern)
+                    | (Self::NoExn, Self::Exn)
+            )
     }
 }
 

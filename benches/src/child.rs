@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::clock::Clock;
 use crate::engines::{Allocator, Cpu, settings, wasmtime};
-use crate::measure::instantiate;
+use crate::measure::{instantiate, load};
 
 /// What a child says, as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -35,6 +35,13 @@ pub fn run(args: &[&str]) -> Result<Figures> {
 /// The child's side.
 pub fn main(args: &[String]) -> Result<()> {
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    // For objdump: the code of both.
+    if let ["emit", file, ours, theirs] = args[..] {
+        let wasm = fs::read(file)?;
+        fs::write(ours, cwasm_compiler::compile(&wasm, &settings(Cpu::Native))?)?;
+        let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
+        return Ok(fs::write(theirs, engine.precompile_module(&wasm)?)?);
+    }
     let figures = match args[..] {
         ["compile-ours", file] => {
             let wasm = fs::read(file)?;
@@ -46,6 +53,9 @@ pub fn main(args: &[String]) -> Result<()> {
             compile(|| Ok(drop(engine.precompile_module(&wasm)?)))?
         }
         ["many-ours"] => instantiate::many_child(None)?,
+        ["churn-load"] => load::churn()?,
+        ["churn-ours"] => instantiate::churn(None)?,
+        ["churn-pooling"] => instantiate::churn(Some(Allocator::Pooling))?,
         ["many-on-demand"] => instantiate::many_child(Some(Allocator::OnDemand))?,
         ["many-pooling"] => instantiate::many_child(Some(Allocator::Pooling))?,
         _ => return Err(format!("no such child: {args:?}").into()),

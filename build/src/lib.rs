@@ -1,15 +1,13 @@
 //! Compiles WebAssembly in a build script, for the target that Cargo builds for.
 //!
 //! ```no_run
-//! // build.rs, with `cwasm-build` among the build-dependencies
-//! fn main() {
-//!     cwasm_build::embed("src/plugin.wat");
-//! }
+//! // The whole `main` of a build.rs, with `cwasm-build` among the build-dependencies.
+//! cwasm_build::embed("src/plugin.wat");
 //! ```
 //!
 //! The application depends on `cwasm-loader` alone, and contains no compiler:
 //!
-//! ```ignore
+//! ```text
 //! const PLUGIN: cwasm_loader::Embedded = cwasm_loader::embedded!("plugin");
 //! let artifact = PLUGIN.load()?;
 //! ```

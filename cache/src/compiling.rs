@@ -41,9 +41,7 @@ impl Cache {
         settings: &Settings,
         progress: &dyn Progress,
     ) -> Result<Artifact, Error> {
-        let wasm = wasm.into();
-        let profile = Profile::from(settings);
-        self.provide(&wasm, &Key::new(&wasm, &profile), settings, progress)
+        self.provide(&wasm.into(), settings, progress)
     }
 
     /// Does what [`Cache::get_or_compile`] does, and loads an artifact once for everybody in this
@@ -63,7 +61,7 @@ impl Cache {
             count(&self.counters.shared_hits);
             return Ok(artifact);
         }
-        let artifact = Arc::new(self.provide(&wasm, &key, settings, &Silent)?);
+        let artifact = Arc::new(self.provide(&wasm, settings, &Silent)?);
         if let Ok(mut loaded) = self.loaded.lock() {
             loaded.retain(|_, artifact| artifact.strong_count() > 0);
             loaded.insert(key, Arc::downgrade(&artifact));
@@ -78,7 +76,6 @@ impl Cache {
     fn provide(
         &self,
         wasm: &Wasm<'_>,
-        key: &Key,
         settings: &Settings,
         progress: &dyn Progress,
     ) -> Result<Artifact, Error> {
@@ -86,17 +83,18 @@ impl Cache {
         if target != host {
             return Err(Error::OtherTarget { target, host });
         }
-        if let Some(artifact) = self.find(key, wasm)? {
+        let key = Key::new(wasm, &Profile::from(settings));
+        if let Some(artifact) = self.find(&key, wasm)? {
             count(&self.counters.hits);
             return Ok(artifact);
         }
         count(&self.counters.misses);
         if self.options.read_only {
-            return Err(Error::Miss { key: *key });
+            return Err(Error::Miss { key });
         }
         // Held, if it could be had, until the entry is written.
-        let look = || self.find_own(key, wasm);
-        let held = lock::wait(&self.layer, key, self.options.wait, look)?;
+        let look = || self.find_own(&key, wasm);
+        let held = lock::wait(&self.layer, &key, self.options.wait, look)?;
         if let Waited::Appeared(artifact) = held {
             count(&self.counters.hits);
             count(&self.counters.waited);
@@ -104,7 +102,7 @@ impl Cache {
         }
         let bytes = self.compile(wasm.bytes(), settings, progress)?;
         count(&self.counters.compiled);
-        match self.layer.publish(key, &bytes) {
+        match self.layer.publish(&key, &bytes) {
             Ok(()) => self.make_room(bytes.len() as u64),
             Err(_) => count(&self.counters.unwritten),
         }

@@ -1,10 +1,11 @@
 //! What names an entry: everything that decides the bytes of an artifact, hashed.
 
 use std::fmt;
+use std::sync::OnceLock;
 
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
-use cwasm_artifact::header::{FORMAT_VERSION, settings};
+use cwasm_artifact::header::FORMAT_VERSION;
 use cwasm_artifact::hex::Hex;
 use sha2::{Digest as _, Sha256};
 
@@ -12,21 +13,21 @@ use sha2::{Digest as _, Sha256};
 /// checkout also what it was built from.
 pub const COMPILER: &str = env!("CWASM_COMPILER_IDENTITY");
 
-/// A wasm binary and its SHA-256.
+/// A wasm binary and its SHA-256, which is computed when it is first needed.
 ///
-/// Everything that takes one takes bytes too, and hashes them. Who asks for the
+/// Everything that takes one takes bytes too. Who asks for the
 /// same module many times keeps a `Wasm`, and hashes once.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Wasm<'a> {
     bytes: &'a [u8],
-    sha256: [u8; 32],
+    sha256: OnceLock<[u8; 32]>,
 }
 
 impl<'a> Wasm<'a> {
-    /// Hashes a wasm binary.
+    /// A wasm binary.
     #[must_use]
     pub fn new(wasm: &'a [u8]) -> Self {
-        Self { bytes: wasm, sha256: Sha256::digest(wasm).into() }
+        Self { bytes: wasm, sha256: OnceLock::new() }
     }
 
     /// The wasm binary.
@@ -36,9 +37,14 @@ impl<'a> Wasm<'a> {
     }
 
     /// Its SHA-256.
-    #[must_use]
     pub fn sha256(&self) -> [u8; 32] {
-        self.sha256
+        *self.sha256.get_or_init(|| Sha256::digest(self.bytes).into())
+    }
+}
+
+impl<'a> From<&Wasm<'a>> for Wasm<'a> {
+    fn from(wasm: &Wasm<'a>) -> Self {
+        wasm.clone()
     }
 }
 
@@ -92,36 +98,24 @@ impl Profile {
         let arch = Arch::of_triple(&self.target);
         arch.and_then(|arch| self.cpu.features(arch)).unwrap_or(CpuFeatures::NONE)
     }
+
+    /// Everything in it. Each part ends where the next begins: none contains a line break.
+    fn text(&self) -> String {
+        let Self { target, cpu, opt_level, settings } = self;
+        let features = self.features().bits();
+        format!("target {target}\ncpu {cpu} {features:x}\nopt {opt_level}\nsettings {settings:x}\n")
+    }
 }
 
 #[cfg(feature = "compiler")]
 impl From<&cwasm_compiler::Settings> for Profile {
-    /// Every setting is named here, so that a new one cannot be forgotten.
     fn from(settings: &cwasm_compiler::Settings) -> Self {
-        let cwasm_compiler::Settings {
-            target,
-            cpu,
-            opt_level,
-            jobs: _, // does not change the artifact
-            fuel,
-            epoch,
-            memory_bounds,
-        } = settings;
-        let mut bits = 0;
-        if *fuel {
-            bits |= settings::FUEL;
-        }
-        if *epoch {
-            bits |= settings::EPOCH;
-        }
-        if *memory_bounds == cwasm_compiler::MemoryBounds::Explicit {
-            bits |= settings::EXPLICIT_CHECKS;
-        }
+        let recorded = settings.recorded();
         Self {
-            target: target.to_string(),
-            cpu: *cpu,
-            opt_level: opt_level.name().to_owned(),
-            settings: bits,
+            target: recorded.target,
+            cpu: settings.cpu,
+            opt_level: recorded.opt_level.to_owned(),
+            settings: recorded.bits,
         }
     }
 }
@@ -134,16 +128,8 @@ impl Key {
     /// The name of what `wasm` compiles to.
     #[must_use]
     pub fn new(wasm: &Wasm<'_>, profile: &Profile) -> Self {
-        let Profile { target, cpu, opt_level, settings } = profile;
-        // Each part ends where the next begins: none contains a line break.
-        let text = format!(
-            "cwasm cache 1\nsource {}\ncompiler {COMPILER}\nformat {FORMAT_VERSION}\nabi {}\n\
-             target {target}\ncpu {cpu} {:x}\nopt {opt_level}\nsettings {settings:x}\n",
-            Hex(&wasm.sha256),
-            Hex(&fingerprint().0),
-            profile.features().bits(),
-        );
-        Self(Sha256::digest(text).into())
+        let hash = Sha256::new_with_prefix("cwasm cache 1\n").chain_update(compatibility());
+        Self(hash.chain_update(profile.text()).chain_update(wasm.sha256()).finalize().into())
     }
 }
 
@@ -160,12 +146,15 @@ impl fmt::Debug for Key {
 }
 
 /// What entries in one folder have in common, as text: nobody else can read them.
-pub(crate) fn compatibility() -> String {
-    format!(
-        "compiler {COMPILER}\nformat {FORMAT_VERSION}\nabi {}\ntarget {}\n",
-        Hex(&fingerprint().0),
-        host_triple()
-    )
+pub(crate) fn compatibility() -> &'static str {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    TEXT.get_or_init(|| {
+        format!(
+            "compiler {COMPILER}\nformat {FORMAT_VERSION}\nabi {}\ntarget {}\n",
+            Hex(&fingerprint().0),
+            host_triple()
+        )
+    })
 }
 
 /// The name of the folder of what this version and machine can read.
@@ -177,6 +166,7 @@ pub(crate) fn compatibility_id() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use cwasm_artifact::header::settings;
 
     #[test]
     fn everything_that_changes_code_changes_the_key() {

@@ -44,7 +44,7 @@ pub(crate) const FUNCTIONS: &str = "functions";
 #[derive(Debug)]
 pub(crate) enum Found {
     /// An intact artifact.
-    Artifact(Artifact),
+    Artifact(Box<Artifact>),
     /// Nothing that can be loaded here.
     Nothing,
     /// Something that is not what was put there.
@@ -86,15 +86,15 @@ impl Layer {
         self.entries.join(Hex(folder).to_string()).join(format!("{}.{SUFFIX}", Hex(rest)))
     }
 
-    /// Loads an entry.
+    /// Loads an entry, which must be of the module with this SHA-256.
     ///
     /// # Errors
     /// If there is an intact entry, and no memory for it.
     pub(crate) fn load(&self, key: &Key, source_sha256: &[u8; 32]) -> Result<Found, Error> {
-        match Artifact::load(&self.path(key), &self.trust) {
+        match Artifact::load(self.path(key), &self.trust) {
             // A file that was renamed by hand is intact, and is not this entry.
             Ok(artifact) if artifact.source_sha256() != *source_sha256 => Ok(Found::Corrupt),
-            Ok(artifact) => Ok(Found::Artifact(artifact)),
+            Ok(artifact) => Ok(Found::Artifact(Box::new(artifact))),
             Err(LoadError::Refused(report)) if report.is_miss() => Ok(Found::Nothing),
             Err(
                 LoadError::Refused(_) | LoadError::NotAFile { .. } | LoadError::CacheEntry { .. },
@@ -107,12 +107,12 @@ impl Layer {
 
     /// Remembers that an entry was used, to the precision of `grain`.
     pub(crate) fn touch(&self, key: &Key, grain: Duration) {
-        // Whatever fails here only makes the entry look older than it is.
-        let Ok(file) = File::open(self.path(key)) else { return };
-        let used = file.metadata().and_then(|metadata| metadata.modified());
+        let path = self.path(key);
+        let used = fs::metadata(&path).and_then(|metadata| metadata.modified());
         let now = SystemTime::now();
         if used.is_ok_and(|used| now.duration_since(used).is_ok_and(|age| age >= grain)) {
-            let _ = file.set_modified(now);
+            // If it fails, the entry looks older than it is, and goes earlier.
+            let _ = File::open(path).and_then(|file| file.set_modified(now));
         }
     }
 

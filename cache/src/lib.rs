@@ -217,7 +217,7 @@ impl Cache {
         }
         let Some(shared) = &self.shared else { return Ok(None) };
         match shared.load(key, &wasm.sha256())? {
-            Found::Artifact(artifact) => Ok(Some(artifact)),
+            Found::Artifact(artifact) => Ok(Some(*artifact)),
             Found::Corrupt => {
                 count(&self.counters.corrupt);
                 Ok(None)
@@ -233,7 +233,7 @@ impl Cache {
                 if !self.options.read_only {
                     self.layer.touch(key, self.options.grain);
                 }
-                Ok(Some(artifact))
+                Ok(Some(*artifact))
             }
             Found::Corrupt => {
                 count(&self.counters.corrupt);

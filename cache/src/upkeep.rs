@@ -1,5 +1,6 @@
 //! Looking through a directory: what is in it, is it intact, and what can go.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
@@ -181,11 +182,28 @@ pub(crate) fn prune(layer: &Layer, limit: u64, others: Others) -> Result<Pruned,
             kept_bytes += entry.bytes;
         }
     }
+    let kept_paths = entries.iter().filter_map(folder).collect();
+    remove_empty_folders(layer, &kept_paths, others);
     Ok(Pruned { kept, kept_bytes, ..pruned })
 }
 
-/// Removes the temporary files that no process has locked: theirs have ended. Then
-/// the folders of other versions that are empty.
+/// Removes folders of other versions that have no entries.
+fn remove_empty_folders(layer: &Layer, kept: &HashSet<PathBuf>, others: Others) {
+    let now = SystemTime::now();
+    for folder in fs::read_dir(&layer.root).into_iter().flatten().flatten() {
+        let path = folder.path();
+        let Ok(about) = fs::metadata(path.join(ABOUT)).and_then(|about| about.modified()) else {
+            continue;
+        };
+        // One that is new may get its first entry at this moment.
+        let is_old = now.duration_since(about).is_ok_and(|age| age > FORGOTTEN);
+        if path != layer.entries && !kept.contains(&path) && (others == Others::Remove || is_old) {
+            let _ = fs::remove_dir_all(path);
+        }
+    }
+}
+
+/// Removes the temporary files that no process has locked: theirs have ended.
 fn remove_temporary_files(root: &Path) {
     for folder in fs::read_dir(root).into_iter().flatten().flatten() {
         if !folder.file_type().is_ok_and(|kind| kind.is_dir()) {

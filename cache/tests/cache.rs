@@ -54,14 +54,54 @@ fn an_artifact_is_loaded_once_for_all_who_share_it() {
     let cache = folder.cache();
     let (wasm, settings) = (module(7), Settings::default());
     let source = Wasm::new(&wasm);
-    let first = cache.get_or_compile_shared(source, &settings).unwrap();
-    let second = cache.get_or_compile_shared(source, &settings).unwrap();
+    let first = cache.get_or_compile_shared(&source, &settings).unwrap();
+    let second = cache.get_or_compile_shared(&source, &settings).unwrap();
     assert!(Arc::ptr_eq(&first, &second));
     drop((first, second));
-    let third = cache.get_or_compile_shared(source, &settings).unwrap();
+    let third = cache.get_or_compile_shared(&source, &settings).unwrap();
     assert_eq!(run(&third), 7);
     let statistics = cache.statistics();
     assert_eq!((statistics.hits, statistics.shared_hits, statistics.compiled), (2, 1, 1));
+}
+
+#[test]
+fn large_modules_that_are_alike_are_told_apart() {
+    // They have one length, one beginning and one end.
+    let large = |number: i32| {
+        let data = "x".repeat(40_000);
+        let f = format!("(func (export \"f\") (result i32) i32.const {number})");
+        let names: String = (0..6000).map(|n| format!("(func $name_{n})")).collect();
+        wat::parse_str(format!("(module {names} {f} (memory 1) (data \"{data}\"))")).unwrap()
+    };
+    let folder = Folder::new();
+    let cache = folder.cache();
+    for round in 0..3_u64 {
+        for number in [1, 2] {
+            let wasm = large(number);
+            assert!(wasm.len() > 64 << 10);
+            let artifact = cache.get_or_compile(&wasm, &Settings::default()).unwrap();
+            assert_eq!(run(&artifact), number);
+            // And again, when the guess is right.
+            let artifact = cache.get_or_compile(&wasm, &Settings::default()).unwrap();
+            assert_eq!(run(&artifact), number);
+        }
+        let statistics = cache.statistics();
+        assert_eq!((statistics.compiled, statistics.corrupt), (2, 0));
+        assert_eq!(statistics.hits, round * 4 + 2);
+    }
+    // Damage is found on this way too.
+    for path in folder.entries() {
+        let mut bytes = fs::read(&path).unwrap();
+        bytes[5000] ^= 1;
+        fs::write(&path, bytes).unwrap();
+    }
+    for number in [2, 1] {
+        assert_eq!(
+            run(&cache.get_or_compile(&large(number), &Settings::default()).unwrap()),
+            number
+        );
+    }
+    assert_eq!(cache.statistics().corrupt, 2);
 }
 
 #[test]
@@ -330,6 +370,7 @@ fn what_other_versions_wrote_is_a_miss_and_is_pruned() {
     assert_eq!(entries.iter().filter(|entry| entry.current).count(), 1);
     assert_eq!(cache.verify().unwrap().other, 1);
     assert_eq!(cache.prune(None).unwrap().removed, 1);
+    assert!(!folder.path().join("0123456789abcdef").exists());
     assert!(cache.list().unwrap().iter().all(|entry| entry.current));
     get_and_run(&cache, 1);
     assert_eq!(cache.statistics().hits, 1);

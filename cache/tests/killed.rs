@@ -47,6 +47,31 @@ fn a_process_that_is_killed_leaves_nothing_that_matters() {
     }
 }
 
+#[test]
+fn many_processes_compile_once() {
+    let folder = Folder::new();
+    let children: Vec<Child> = (0..8)
+        .map(|_| {
+            let mut command = Command::new(std::env::current_exe().unwrap());
+            command.args(["--exact", "child_that_asks_once", "--nocapture"]);
+            command.env("CWASM_TEST_CACHE", folder.path()).stdout(Stdio::null());
+            command.spawn().unwrap()
+        })
+        .collect();
+    for mut child in children {
+        assert!(child.wait().unwrap().success());
+    }
+    let all = folder.cache().all_statistics();
+    assert_eq!((all.compiled, all.hits, all.unwritten), (1, 7, 0));
+}
+
+#[test]
+fn child_that_asks_once() {
+    // Without the variable, nobody asks for it.
+    let Some(path) = std::env::var_os("CWASM_TEST_CACHE") else { return };
+    get_and_run(&Cache::open(path).unwrap(), 1);
+}
+
 /// Numbers that children of different rounds share in part.
 fn number(round: u64, step: u64) -> i32 {
     i32::try_from((round * 3 + step) % 1000).unwrap()

@@ -92,3 +92,24 @@ fn a_directory_of_others_is_named_and_the_program_runs() {
     let path = format!("{}\n", folder.cache.path().display());
     folder.cwasm("cache dir").printed(&path);
 }
+
+#[test]
+fn the_default_directory_is_the_users_own() {
+    let folder = Folder::new();
+    folder.write("in.wat", SEVEN);
+    let run = |home: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_cwasm"));
+        command.args(["run", "in.wat", "--invoke", "f"]).current_dir(folder.path("."));
+        command.env_remove("CWASM_CACHE_DIR").env_remove("XDG_CACHE_HOME").env("HOME", home);
+        let output = command.output().unwrap();
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        (text(output.stdout), text(output.stderr))
+    };
+    let home = folder.path("home");
+    assert_eq!(run(home.to_str().unwrap()), ("7\n".into(), String::new()));
+    let mode = fs::metadata(home.join(".cache/cwasm")).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o700);
+    // Nowhere to keep anything: the program runs, and says nothing about it.
+    assert_eq!(run(""), ("7\n".into(), String::new()));
+    assert_eq!(run("/proc/none"), ("7\n".into(), String::new()));
+}

@@ -50,6 +50,7 @@ fn a_time_limit_also_ends_a_program_that_waits_for_input() {
     let mut child = Command::new(env!("CARGO_BIN_EXE_cwasm"))
         .args(["run", "wait.wat", "--timeout", "50ms"])
         .current_dir(folder.path("."))
+        .env("CWASM_CACHE_DIR", folder.cache.path())
         .stdin(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()

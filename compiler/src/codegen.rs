@@ -281,8 +281,8 @@ impl Workers {
         let mut validator = validate.into_validator(std::mem::take(&mut worker.validator));
         // Sites without an operator, such as the stack check, are at the start.
         let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
-        let ty = env.module.functions[function].ty;
-        let quick = env.reuse.map(|reuse| (reuse, reuse.quick_name(ty, body.as_bytes())));
+        let quick =
+            env.reuse.map(|reuse| (reuse, reuse.quick_name(env.module, function, body.as_bytes())));
         if let Some((reuse, name)) = &quick
             && let Some(code) = reuse.find_quick(name, start)
         {

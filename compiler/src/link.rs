@@ -51,7 +51,7 @@ pub struct Text {
 }
 
 /// The alignment of functions, unless the code generator asks for more.
-const ALIGNMENT: usize = 16;
+const ALIGNMENT: usize = 32;
 
 /// The most text that a call can reach across.
 fn text_limit(target: &Triple) -> usize {
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(linker.sites[1].text, 33);
         assert!(matches!(
             linker.place(code(17, 1)),
-            Err(CompileError::Limit { limit: 64, found: 65, .. })
+            Err(CompileError::Limit { limit: 64, found: 81, .. })
         ));
     }
 

@@ -23,11 +23,12 @@ use cranelift_codegen::ir::Function;
 use cranelift_codegen::isa::unwind::UnwindInfo;
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::cpu::CpuFeatures;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::codegen::{CallRelocation, Code, Site};
-use crate::module::{FuncIndex, Module, TypeIndex};
+use crate::codegen::{CallRelocation, Code, Handler, Site};
+use crate::module::{FuncIndex, Module, TagIndex};
 use crate::settings::Settings;
 use crate::translate::Environment;
 
@@ -86,9 +87,11 @@ impl<'a> Reuse<'a> {
     }
 
     /// The quick name of a function.
-    pub(crate) fn quick_name(&self, ty: TypeIndex, body: &[u8]) -> Name {
-        let hash =
-            self.quick.clone().chain_update(b"quick").chain_update(ty.as_u32().to_le_bytes());
+    pub(crate) fn quick_name(&self, module: &Module<'_>, index: FuncIndex, body: &[u8]) -> Name {
+        let mut hash = self.quick.clone().chain_update(b"quick");
+        let (ty, hints) = (module.functions[index].ty, module.hints.of(index));
+        // Writing to a hash cannot fail. What is before the body says where it ends itself.
+        let _ = writeln!(Digest(&mut hash), "{ty:?} {hints:?}");
         hash.chain_update(body).finalize().into()
     }
 
@@ -182,6 +185,9 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         func_refs,
         tables,
         imported_tables,
+        table_inits,
+        tags,
+        imported_tags,
         memories,
         imported_memories,
         globals,
@@ -190,13 +196,15 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         data: _,     // matters when an instance is made
         start: _,    // as the elements
         names: _,    // for people
+        hints: _,    // a part of the name of each function
         vmctx,
     } = module;
     // Writing to a hash cannot fail.
     let _ = writeln!(
         digest,
-        "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables}\n\
-         {memories:?} {imported_memories}\n{globals:?} {imported_globals}\n{vmctx:?}"
+        "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables} \
+         {table_inits:?}\n{tags:?} {imported_tags}\n{memories:?} {imported_memories}\n\
+         {globals:?} {imported_globals}\n{vmctx:?}"
     );
 }
 
@@ -255,16 +263,43 @@ struct Stored {
     relocations: Vec<(u32, Reloc, u32, i64)>,
     /// Offset, offset in the wasm from the start of the body, trap code or none.
     sites: Vec<(u32, u32, Option<u8>)>,
+    /// Bits of the CPU features that it needs.
+    features: u64,
+    handlers: Vec<StoredHandler>,
     unwind: Option<UnwindInfo>,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
     bytes: Vec<u8>,
 }
 
+/// The fields of a [`Handler`].
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredHandler {
+    call: u32,
+    handler: u32,
+    tag: Option<u32>,
+    frame: u32,
+    vmctx: u32,
+}
+
+impl From<&Handler> for StoredHandler {
+    fn from(handler: &Handler) -> Self {
+        let Handler { call, handler, tag, frame, vmctx } = *handler;
+        Self { call, handler, tag: tag.map(|tag| tag.as_u32()), frame, vmctx }
+    }
+}
+
+impl From<StoredHandler> for Handler {
+    fn from(stored: StoredHandler) -> Self {
+        let StoredHandler { call, handler, tag, frame, vmctx } = stored;
+        Self { call, handler, tag: tag.map(TagIndex::from_u32), frame, vmctx }
+    }
+}
+
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
     fn of(code: &Code, start: u32, callees: &[FuncIndex]) -> Option<Self> {
-        let Code { bytes, alignment, relocations, sites, unwind } = code;
+        let Code { bytes, alignment, relocations, sites, features, handlers, unwind } = code;
         let relocations = relocations.iter().map(|relocation| {
             let number = callees.iter().position(|callee| *callee == relocation.target)?;
             let number = u32::try_from(number).ok()?;
@@ -277,13 +312,15 @@ impl Stored {
             alignment: *alignment,
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
+            features: features.bits(),
+            handlers: handlers.iter().map(StoredHandler::from).collect(),
             unwind: unwind.clone(),
             bytes: bytes.clone(),
         })
     }
 
     fn into_code(self, start: u32, callee: impl Fn(u32) -> Option<FuncIndex>) -> Option<Code> {
-        let Self { alignment, relocations, sites, unwind, bytes } = self;
+        let Self { alignment, relocations, sites, features, handlers, unwind, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(CallRelocation { offset, kind, target: callee(number)?, addend })
         });
@@ -299,6 +336,8 @@ impl Stored {
             sites: sites.collect::<Option<_>>()?,
             bytes,
             alignment,
+            features: CpuFeatures::from_bits(features),
+            handlers: handlers.into_iter().map(Handler::from).collect(),
             unwind,
         })
     }

@@ -129,8 +129,8 @@ pub struct UnknownSetting {
 }
 
 impl Settings {
-    /// The settings as a header states them. Every setting is named here, so that
-    /// a new one cannot be forgotten.
+    /// The settings as a header states them, and as a cache tells artifacts apart. Every
+    /// setting is named here, so that a new one cannot be forgotten.
     #[must_use]
     pub fn recorded(&self) -> Recorded {
         let Self {
@@ -192,19 +192,6 @@ impl Settings {
                 RelaxedSimd::Native
             },
         })
-    }
-
-    /// What a cache tells artifacts of the same module apart by: equal for settings that
-    /// give equal artifacts with this version of the compiler on this host.
-    ///
-    /// # Errors
-    /// If the settings cannot be met.
-    pub fn cache_identity(&self) -> Result<String, CompileError> {
-        let Recorded { target, cpu_level, opt_level, bits } = self.recorded();
-        // What `native` means depends on the host.
-        let features = self.features()?.bits();
-        let version = env!("CARGO_PKG_VERSION");
-        Ok(format!("{version} {target} {cpu_level} {features:#x} {opt_level} {bits:#x}"))
     }
 
     /// The largest page size of the target, to which code and memory images
@@ -320,10 +307,9 @@ mod tests {
     }
 
     #[test]
-    fn a_cache_tells_settings_apart_that_change_code() {
-        let of = |settings: &Settings| settings.cache_identity().unwrap();
+    fn what_is_recorded_tells_settings_apart_that_change_code() {
         let plain = Settings::default();
-        assert_eq!(of(&plain), of(&Settings { jobs: 7, ..plain.clone() }));
+        assert_eq!(plain.recorded(), Settings { jobs: 7, ..plain.clone() }.recorded());
         for other in [
             Settings { cpu: CpuLevel::X86_64V3, ..plain.clone() },
             Settings { opt_level: OptLevel::None, ..plain.clone() },
@@ -333,7 +319,7 @@ mod tests {
             Settings { canonicalize_nans: true, ..plain.clone() },
             Settings { relaxed_simd: RelaxedSimd::Deterministic, ..plain.clone() },
         ] {
-            assert_ne!(of(&plain), of(&other));
+            assert_ne!(plain.recorded(), other.recorded());
         }
     }
 

@@ -283,8 +283,8 @@ fn calls(body: &str, hint: &str) -> Vec<u32> {
         let mut sites: Vec<_> = view
             .sites()
             .iter()
-            .filter(|site| site.trap == 0 && site.wasm.get() != 0)
-            .map(|site| (site.wasm.get(), site.text.get()))
+            .filter(|site| site.trap == 0 && site.wasm != 0)
+            .map(|site| (site.wasm, site.text))
             .collect();
         sites.sort_unstable();
         sites.into_iter().map(|(_, text)| text).collect()

@@ -75,7 +75,10 @@ fn features_of_later_versions_are_named() {
         ("(module (func (try (do) (catch_all))))", "`wasm-opt --translate-to-exnref`"),
         ("(module (type (func)) (rec (type (func)) (type (func))))", "garbage-collected types"),
         ("(module (func (param anyref)))", "garbage-collected types"),
+        ("(module (func (local anyref)))", "garbage-collected types"),
         ("(module (type (struct)))", "garbage-collected types"),
+        ("(module (type (sub (func))))", "garbage-collected types"),
+        ("(module (func (drop (ref.i31 (i32.const 1)))))", "garbage-collected types"),
     ] {
         match refusal(&wasm(text)) {
             CompileError::Unsupported { feature: found, .. } => {

@@ -94,12 +94,21 @@ fn module() -> Parts {
         "(func $twin_b (param i64) (result i64) (i64.rotl (local.get 0) (i64.const 7)))".into(),
     );
     functions.push("(func $refer (result funcref) (ref.func $f3))".into());
+    functions.push(
+        "(func $catch (result i32)
+           (block $caught (result i32)
+             (try_table (catch $failure $caught)
+               (drop (call $f0 (i32.const 3))) (throw $failure (i32.const 4)))
+             unreachable))"
+            .into(),
+    );
     Parts {
         types: vec!["(type $unary (func (param i32) (result i32)))"],
         head: vec![
             "(import \"env\" \"log\" (func $log (param i32)))",
             "(memory 1 10)",
             "(table $t 4 funcref)",
+            "(tag $failure (param i32))",
             "(global $g (mut i32) (i32.const 0))",
         ],
         functions,

@@ -106,7 +106,7 @@ impl Installed {
 
 /// The [`Embedded`] artifact that `cwasm_build` made of a module under this name.
 ///
-/// ```ignore
+/// ```text
 /// // build.rs: fn main() { cwasm_build::embed("plugin.wasm"); }
 /// const PLUGIN: cwasm_loader::Embedded = cwasm_loader::embedded!("plugin");
 /// ```
@@ -119,7 +119,7 @@ macro_rules! embedded {
 
 /// The [`Installed`] artifact that `cwasm_build` made of a module under this name.
 ///
-/// ```ignore
+/// ```text
 /// // build.rs: fn main() { cwasm_build::install("plugin.wasm"); }
 /// const PLUGIN: cwasm_loader::Installed = cwasm_loader::installed!("plugin");
 /// ```

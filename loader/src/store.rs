@@ -82,6 +82,8 @@ pub(crate) enum Pending {
 pub(crate) struct StoreCore<'code> {
     /// First, so that its address is the store's.
     context: VmStoreContext,
+    /// The engine's, close at hand for calls.
+    max_wasm_stack: usize,
     pub(crate) id: StoreId,
     pub(crate) engine: Engine,
     pub(crate) limits: StoreLimits,
@@ -136,6 +138,7 @@ impl<'code> StoreCore<'code> {
                 entry_handler: 0,
                 exit_fp: 0,
             },
+            max_wasm_stack: engine.config().max_wasm_stack,
             id: StoreId::new(),
             engine: engine.clone(),
             limits: StoreLimits::default(),
@@ -187,8 +190,8 @@ impl<'code> StoreCore<'code> {
     }
 
     pub(crate) fn max_wasm_stack(this: NonNull<Self>) -> usize {
-        // SAFETY: callers hold a live store; the engine does not change.
-        unsafe { (*this.as_ptr()).engine.config().max_wasm_stack }
+        // SAFETY: callers hold a live store; the field does not change.
+        unsafe { (*this.as_ptr()).max_wasm_stack }
     }
 
     /// The buffer for the backtrace of a trap.
@@ -447,6 +450,7 @@ impl<'code> StoreCore<'code> {
     ///
     /// # Safety
     /// As for [`activation::enter`].
+    #[inline]
     pub(crate) unsafe fn call(
         this: NonNull<Self>,
         func: NonNull<VmFuncRef>,

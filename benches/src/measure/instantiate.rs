@@ -246,3 +246,23 @@ pub fn many_child(allocator: Option<Allocator>) -> Result<child::Figures> {
     let each = 1.0 / MANY as f64;
     Ok(child::Figures { wall: 0.0, cpu: time * each, memory: (after - before) * each })
 }
+
+/// Makes and drops instances, for a profiler to watch:
+/// `perf record target/release/cwasm-benches child churn-ours`.
+pub fn churn(allocator: Option<Allocator>) -> Result<child::Figures> {
+    const TIMES: usize = 200_000;
+    let engine = wasmtime(Cpu::Native, allocator.unwrap_or(Allocator::OnDemand))?;
+    let both = Both::new(KERNEL, &engine)?;
+    let linker = ours(&both.engine)?;
+    let pre = theirs(&engine, &both.module)?;
+    let start = Clock::Thread.now();
+    for _ in 0..TIMES {
+        if allocator.is_some() {
+            pre.instantiate(&mut wasmtime::Store::new(&engine, ()))?;
+        } else {
+            linker.instantiate(&mut Store::new(&both.engine, ()), &both.artifact)?;
+        }
+    }
+    let cpu = (Clock::Thread.now() - start) / TIMES as f64;
+    Ok(child::Figures { wall: 0.0, cpu, memory: 0.0 })
+}

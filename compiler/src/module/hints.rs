@@ -2,7 +2,7 @@
 //! compiler says which way a branch usually goes. It is advice: what is malformed is
 //! ignored.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use wasmparser::{BinaryReader, BranchHint, BranchHintFunction, CustomSectionReader};
 
@@ -13,7 +13,7 @@ const SECTION: &str = "metadata.code.branch_hint";
 
 /// Hints of all functions.
 #[derive(Debug, Default)]
-pub struct BranchHints(HashMap<FuncIndex, Vec<(u32, bool)>>);
+pub struct BranchHints(BTreeMap<FuncIndex, Vec<(u32, bool)>>);
 
 impl BranchHints {
     /// Reads a custom section, if it is one of branch hints.

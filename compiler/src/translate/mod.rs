@@ -267,6 +267,10 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.vector(operator)
             || self.wide(operator);
         // The validator lets through what it knows as parts of garbage collection.
-        if done { self.check_handler_edges(offset) } else { Err(BodyError::Unsupported(GC, offset)) }
+        if done {
+            self.check_handler_edges(offset)
+        } else {
+            Err(BodyError::Unsupported(GC, offset))
+        }
     }
 }

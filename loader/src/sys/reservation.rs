@@ -75,6 +75,15 @@ impl Reservation {
         Ok(reservation)
     }
 
+    /// Reserves memory for a stack: `length` bytes that can be read and written, above
+    /// `guard` bytes that cannot. Both are whole pages.
+    pub(crate) fn stack(guard: usize, length: usize) -> io::Result<Self> {
+        let total = guard.checked_add(length).ok_or(io::ErrorKind::OutOfMemory)?;
+        let mut stack = Self::map(total)?;
+        stack.protect(guard..total, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        Ok(stack)
+    }
+
     fn map(length: usize) -> io::Result<Self> {
         // SAFETY: a new anonymous mapping at an address of the kernel's choice
         // touches no existing memory.

@@ -10,13 +10,16 @@
 //! caller traps.
 
 use std::cell::Cell;
+use std::ffi::c_void;
 use std::ptr::{self, NonNull};
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::abi::vmctx::host_context;
 
 use super::backtrace::Frames;
-use super::layout::{VmFuncRef, VmHostContext, VmStoreContext, VmValue};
+use super::layout::{
+    EntryTrampoline, VmContext, VmFuncRef, VmHostContext, VmStoreContext, VmValue,
+};
 use crate::store::StoreCore;
 use crate::sys::{self, Fault};
 
@@ -43,8 +46,8 @@ thread_local! {
     /// The innermost activation of this thread, or null. Constant initialisation
     /// and no destructor: a signal handler may read it.
     static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
-    /// Whether `prepare` has done its work for this thread.
-    static PREPARED: Cell<bool> = const { Cell::new(false) };
+    /// What `lowest_for_wasm` gives on a thread for which `prepare` has done its work, else zero.
+    static LOWEST: Cell<usize> = const { Cell::new(0) };
 }
 
 /// How a call ended that did not return.
@@ -76,62 +79,66 @@ pub(crate) unsafe fn enter(
     let VmFuncRef { code, vmctx, entry, .. } = unsafe { func.read() };
     let store = store.cast::<StoreCore<'static>>();
     let Some(entry) = entry else {
-        // A host function: no wasm to enter, and none that would check the stack
-        // if host functions call each other without end.
-        if stack_pointer() < lowest_for_wasm() {
-            // SAFETY: the store is alive, and not otherwise used.
-            unsafe { note_host_frames(store) };
-            return Err(Unwound::Trap(TrapKind::StackOverflow));
-        }
-        let context = vmctx.cast::<VmHostContext>();
         // SAFETY: a function reference without an entry trampoline has a host
-        // context for its vmctx; the values are as it expects them.
-        let returned = unsafe { ((*context).call)(context, values) };
-        return match returned {
-            host_context::FAILED => Err(Unwound::Host),
-            host_context::THREW => {
-                // SAFETY: the store is alive, and not otherwise used.
-                unsafe { note_host_frames(store) };
-                Err(Unwound::Exception)
-            }
-            _ => Ok(()),
-        };
+        // context for its vmctx; the caller promises the rest.
+        return unsafe { call_host(store, vmctx.cast(), values) };
     };
+    let callee = Callee { vmctx, code, entry };
     let context = StoreCore::context(store);
-    let mut activation = Activation {
+    // SAFETY: the context is a part of the live store. No reference to it
+    // exists, so that compiled code may write to it.
+    unsafe {
+        if (*context).entry_fp != 0 {
+            return enter_again(store, &callee, values);
+        }
+        (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store));
+    }
+    // SAFETY: the caller promises what this asks for.
+    let result = unsafe { run(store, &callee, values, [0; 2]) };
+    // Without an entry frame, nobody reads the rest.
+    //
+    // SAFETY: as above.
+    unsafe { (*context).entry_fp = 0 };
+    result
+}
+
+/// What is called to enter wasm.
+struct Callee {
+    vmctx: *mut VmContext,
+    code: *const c_void,
+    entry: EntryTrampoline,
+}
+
+/// Calls a function through its trampoline, as the innermost activation. `outer` is the
+/// store's entry and exit frame, if it is in wasm already.
+///
+/// # Safety
+/// As for [`enter`]; the callee is a function of the store.
+#[inline(always)]
+unsafe fn run(
+    store: NonNull<StoreCore<'static>>,
+    callee: &Callee,
+    values: *mut VmValue,
+    [outer_entry_fp, outer_exit_fp]: [usize; 2],
+) -> Result<(), Unwound> {
+    let activation = Activation {
         previous: CURRENT.get(),
         store,
         trap: Cell::new(None),
-        outer_entry_fp: 0,
-        outer_exit_fp: 0,
+        outer_entry_fp,
+        outer_exit_fp,
         outer: StoreCore::set_activation(store, ptr::null()),
-    };
-    // SAFETY: the context is a part of the live store. No reference to it
-    // exists, so that compiled code may write to it.
-    let outer = unsafe {
-        if (*context).entry_fp == 0 {
-            (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store));
-            None
-        } else {
-            Some(save_outer(context, &mut activation))
-        }
     };
     CURRENT.set(&raw const activation);
     StoreCore::set_activation(store, &raw const activation);
+    let context = StoreCore::context(store);
     // SAFETY: the entry trampoline belongs to the function, whose code and vmctx
     // are passed; the values are as its signature wants them; the signal
     // handler finds the activation just set. Compiled code is trusted to keep to the ABI: the
     // artifact was loaded for a reason to trust it.
-    let returned = unsafe { entry(vmctx, code, values, context) };
+    let returned = unsafe { (callee.entry)(callee.vmctx, callee.code, values, context) };
     CURRENT.set(activation.previous);
     StoreCore::set_activation(store, activation.outer);
-    // SAFETY: as for `outer`. Without an entry frame, nobody reads the rest.
-    unsafe {
-        match outer {
-            None => (*context).entry_fp = 0,
-            Some(outer) => restore_outer(context, &outer),
-        }
-    }
     if returned != 0 {
         return Ok(());
     }
@@ -142,40 +149,65 @@ pub(crate) unsafe fn enter(
     }
 }
 
-/// Notes where the store is in wasm already, for what is entered inside of that.
+/// Enters wasm of a store that is in wasm already: a host function calls back.
 ///
 /// # Safety
-/// `context` is that of the activation's store, which is alive and which
-/// nobody else uses.
+/// As for `run`.
 #[cold]
-unsafe fn save_outer(context: *mut VmStoreContext, activation: &mut Activation) -> VmStoreContext {
-    // SAFETY: the context is alive.
+#[inline(never)]
+unsafe fn enter_again(
+    store: NonNull<StoreCore<'static>>,
+    callee: &Callee,
+    values: *mut VmValue,
+) -> Result<(), Unwound> {
+    let context = StoreCore::context(store);
+    // SAFETY: the context is a part of the live store.
     let outer = unsafe { context.read() };
-    activation.outer_entry_fp = outer.entry_fp;
-    activation.outer_exit_fp = outer.exit_fp;
     // A host function may lend its store to another thread, which has another stack.
-    if innermost_of(activation.store).is_none() {
+    if innermost_of(store).is_none() {
         // SAFETY: as above.
-        unsafe {
-            (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(activation.store))
-        };
+        unsafe { (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store)) };
     }
-    outer
-}
-
-/// Leaves the store's context as `save_outer` found it.
-///
-/// # Safety
-/// As for `save_outer`.
-#[cold]
-unsafe fn restore_outer(context: *mut VmStoreContext, outer: &VmStoreContext) {
-    // SAFETY: the context is alive.
+    // SAFETY: the caller promises what this asks for.
+    let result = unsafe { run(store, callee, values, [outer.entry_fp, outer.exit_fp]) };
+    // SAFETY: as above.
     unsafe {
         (*context).entry_fp = outer.entry_fp;
         (*context).entry_sp = outer.entry_sp;
         (*context).entry_handler = outer.entry_handler;
         (*context).exit_fp = outer.exit_fp;
         (*context).stack_limit = outer.stack_limit;
+    }
+    result
+}
+
+/// Calls a host function: no wasm to enter, and none that would check the stack if
+/// host functions call each other without end.
+///
+/// # Safety
+/// As for [`enter`]; `context` is the host function's.
+#[cold]
+#[inline(never)]
+unsafe fn call_host(
+    store: NonNull<StoreCore<'static>>,
+    context: *mut VmHostContext,
+    values: *mut VmValue,
+) -> Result<(), Unwound> {
+    if stack_pointer() < lowest_for_wasm() {
+        // SAFETY: the store is alive, and not otherwise used.
+        unsafe { note_host_frames(store) };
+        return Err(Unwound::Trap(TrapKind::StackOverflow));
+    }
+    // SAFETY: the values are as the function expects them.
+    let returned = unsafe { ((*context).call)(context, values) };
+    match returned {
+        host_context::FAILED => Err(Unwound::Host),
+        host_context::THREW => {
+            // SAFETY: the store is alive, and not otherwise used.
+            unsafe { note_host_frames(store) };
+            Err(Unwound::Exception)
+        }
+        _ => Ok(()),
     }
 }
 
@@ -191,7 +223,17 @@ fn stack_pointer() -> usize {
 }
 
 /// The lowest address of this thread's stack that wasm may use.
+#[inline]
 fn lowest_for_wasm() -> usize {
+    match LOWEST.get() {
+        0 => find_lowest(),
+        lowest => lowest,
+    }
+}
+
+#[cold]
+#[inline(never)]
+fn find_lowest() -> usize {
     let stack = sys::thread_stack();
     stack.start.saturating_add(HOST_STACK_RESERVE.min(stack.len() / 2))
 }
@@ -219,14 +261,14 @@ unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
 /// Prepares this process and thread for traps. Cheap after the first time.
 #[inline]
 pub(crate) fn prepare() -> std::io::Result<()> {
-    if PREPARED.get() { Ok(()) } else { prepare_thread() }
+    if LOWEST.get() != 0 { Ok(()) } else { prepare_thread() }
 }
 
 #[cold]
 fn prepare_thread() -> std::io::Result<()> {
     sys::install_fault_handler(on_fault);
     sys::ensure_signal_stack()?;
-    PREPARED.set(true);
+    LOWEST.set(find_lowest().max(1));
     Ok(())
 }
 

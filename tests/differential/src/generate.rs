@@ -31,11 +31,11 @@ impl Case {
     pub fn generate(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let canonical_nans = seed % 4 != 3;
-        let size = 512 << random.below(5);
+        let size = 2048 << random.below(5);
         let bytes = random.bytes(size);
         let mut input = Unstructured::new(&bytes);
-        let mut module = Module::new(config(canonical_nans, canonical_nans), &mut input)
-            .expect("any bytes make a module");
+        let mut module =
+            Module::new(config(canonical_nans), &mut input).expect("any bytes make a module");
         module.ensure_termination(FUEL).expect("all functions are valid");
         let wasm = module.to_bytes();
         let instructions = count(&wasm);
@@ -52,10 +52,9 @@ impl Case {
 }
 
 /// The bounds of what is generated. What only one engine has is left out.
-fn config(canonicalize_nans: bool, relaxed_simd_enabled: bool) -> Config {
+fn config(canonicalize_nans: bool) -> Config {
     Config {
         canonicalize_nans,
-        relaxed_simd_enabled,
         export_everything: true,
         max_imports: 0,
         max_memories: 2,
@@ -66,7 +65,7 @@ fn config(canonicalize_nans: bool, relaxed_simd_enabled: bool) -> Config {
         max_table_elements: 200,
         table_max_size_required: true,
         max_funcs: 12,
-        min_funcs: 1,
+        min_funcs: 4,
         max_instructions: 300,
         custom_page_sizes_enabled: true,
         gc_enabled: false,

@@ -1,7 +1,7 @@
 //! Running a case in cwasm.
 
 use cwasm_compiler::Settings;
-use cwasm_loader::{Config, Engine, Error, Extern, Linker, Store, Val, ValType};
+use cwasm_loader::{Config, Engine, Error, Extern, Linker, Store, TrapKind, Val, ValType};
 use cwasm_tests::load;
 
 use crate::generate::Case;
@@ -28,8 +28,9 @@ pub fn run(case: &Case, settings: &Settings) -> Result<Outcome, String> {
             return Ok(outcome);
         }
     };
+    let exports = instance.exports(&store).map_err(|error| error.to_string())?;
     let mut exports: Vec<(String, Extern<'_>)> =
-        instance.exports(&store).map(|(name, item)| (name.to_owned(), item)).collect();
+        exports.map(|(name, item)| (name.to_owned(), item)).collect();
     exports.sort_by(|(a, _), (b, _)| a.cmp(b));
     for (name, item) in &exports {
         let Extern::Func(func) = item else { continue };
@@ -66,6 +67,10 @@ pub fn run(case: &Case, settings: &Settings) -> Result<Outcome, String> {
 
 fn trap(error: Error) -> Result<Trap, String> {
     match error {
+        // The other engine has one name for both.
+        Error::Trap(trap) if trap.kind() == TrapKind::UndefinedElement => {
+            Ok(TrapKind::TableOutOfBounds.message())
+        }
         Error::Trap(trap) => Ok(trap.kind().message()),
         other => Err(format!("it failed: {other}")),
     }

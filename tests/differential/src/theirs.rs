@@ -45,7 +45,8 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
         let ty = func.ty(&store);
         let types: Vec<Type> = ty.params().iter().map(|ty| type_of(*ty)).collect();
         let arguments: Vec<Val> = case.arguments(name, &types).into_iter().map(to_value).collect();
-        let mut results: Vec<Val> = ty.results().iter().map(|ty| Val::default(*ty)).collect();
+        let mut results: Vec<Val> =
+            ty.results().iter().map(|ty| Val::default_for_ty(*ty)).collect();
         let result = match func.call(&mut store, &arguments, &mut results) {
             Ok(()) => Ok(results.iter().map(from_value).collect()),
             Err(error) => Err(trap(&error)?),
@@ -67,7 +68,12 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
 
 fn trap(error: &Error) -> Result<Trap, String> {
     let Some(code) = error.as_trap_code() else {
-        return Err(format!("wasmi failed: {error}"));
+        // Element segments that do not fit are an error of their own there.
+        let message = error.to_string();
+        return ["out of bounds table access", "out of bounds memory access"]
+            .into_iter()
+            .find(|trap| message.starts_with(trap))
+            .ok_or(format!("wasmi failed: {message}"));
     };
     Ok(match code {
         TrapCode::UnreachableCodeReached => "unreachable",
