@@ -284,49 +284,33 @@ const SIGNAL_STACK_SIZE: usize = 64 << 10;
 
 /// A thread's alternate signal stack, with an inaccessible page below it.
 struct SignalStack {
-    /// The inaccessible page; the stack is above.
-    guard: NonNull<c_void>,
+    memory: Reservation,
 }
 
 impl SignalStack {
     fn new() -> io::Result<Self> {
-        let access = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no
-        // existing memory.
-        let start = unsafe {
-            rustix::mm::mmap_anonymous(ptr::null_mut(), Self::length(), access, MapFlags::PRIVATE)
-        }?;
-        let stack = Self { guard: NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)? };
-        // SAFETY: the page was just mapped, and nobody uses it.
-        unsafe { rustix::mm::mprotect(start, page_size(), MprotectFlags::empty()) }?;
-        Ok(stack)
-    }
-
-    /// The length of the mapping in bytes.
-    fn length() -> usize {
-        page_size() + SIGNAL_STACK_SIZE
+        Ok(Self { memory: Reservation::stack(page_size(), SIGNAL_STACK_SIZE)? })
     }
 
     fn start(&self) -> *mut c_void {
-        self.guard.as_ptr().wrapping_byte_add(page_size())
+        self.memory.start().as_ptr().wrapping_add(page_size()).cast()
     }
 }
 
 impl Drop for SignalStack {
     fn drop(&mut self) {
         // Somebody may have put another one in its place.
-        if signal_stack().ss_sp == self.start() {
-            let disable = libc::stack_t {
-                ss_sp: ptr::null_mut(),
-                ss_flags: libc::SS_DISABLE,
-                ss_size: SIGNAL_STACK_SIZE,
-            };
-            // SAFETY: the structure is valid. The thread is ending, and no handler of it runs now.
-            unsafe { libc::sigaltstack(&disable, ptr::null_mut()) };
+        if signal_stack().ss_sp != self.start() {
+            return;
         }
-        // SAFETY: mapped by `new` with this length, and not the thread's signal stack any more.
-        let result = unsafe { rustix::mm::munmap(self.guard.as_ptr(), Self::length()) };
-        debug_assert!(result.is_ok(), "munmap of a whole mapping cannot fail");
+        let disable = libc::stack_t {
+            ss_sp: ptr::null_mut(),
+            ss_flags: libc::SS_DISABLE,
+            ss_size: SIGNAL_STACK_SIZE,
+        };
+        // SAFETY: the structure is valid. The thread is ending, and no handler of it runs now, so
+        // the memory can be unmapped once it is disabled.
+        unsafe { libc::sigaltstack(&disable, ptr::null_mut()) };
     }
 }
 
@@ -402,34 +386,4 @@ fn find_thread_stack() -> Range<usize> {
     let stack = start as usize + guard..start as usize + size.max(guard);
     STACK.set((stack.start, stack.end));
     stack
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The rights of the mapping that an address is in.
-    fn rights(address: usize) -> Option<String> {
-        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
-        maps.lines().find_map(|line| {
-            let (range, rest) = line.split_once(' ')?;
-            let (start, end) = range.split_once('-')?;
-            let number = |text| usize::from_str_radix(text, 16).ok();
-            (number(start)?..number(end)?).contains(&address).then(|| rest[..4].to_owned())
-        })
-    }
-
-    #[test]
-    fn a_thread_has_a_large_signal_stack_with_a_guard_below() {
-        let run = || {
-            ensure_signal_stack().unwrap();
-            let stack = signal_stack();
-            assert_eq!((stack.ss_flags, stack.ss_size), (0, SIGNAL_STACK_SIZE));
-            let start = stack.ss_sp as usize;
-            assert_eq!(rights(start).as_deref(), Some("rw-p"));
-            assert_eq!(rights(start + SIGNAL_STACK_SIZE - 1).as_deref(), Some("rw-p"));
-            assert_eq!(rights(start - 1).as_deref(), Some("---p"));
-        };
-        std::thread::spawn(run).join().unwrap();
-    }
 }
