@@ -149,10 +149,7 @@ impl<'a> Reuse<'a> {
     /// The code under an exact name, for a function in intermediate form.
     pub(crate) fn find_exact(&self, name: &Name, kept: &Kept<'_>) -> Option<Code> {
         let others = kept.others();
-        self.find(
-            name,
-            &Place { start: kept.start, others: &others, inlinable: kept.inlinable },
-        )
+        self.find(name, &Place { start: kept.start, others: &others, inlinable: kept.inlinable })
     }
 
     fn find(&self, name: &Name, place: &Place<'_>) -> Option<Code> {
