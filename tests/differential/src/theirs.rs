@@ -23,7 +23,8 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
         .wasm_wide_arithmetic(true)
         .wasm_simd(true)
         .wasm_relaxed_simd(true)
-        .set_max_recursion_depth(10_000);
+        .set_max_recursion_depth(100_000)
+        .set_max_stack_height(128 << 20);
     let engine = Engine::new(&config);
     let module = Module::new(&engine, avoid_fused_select(&case.wasm))
         .map_err(|error| format!("wasmi refuses the module: {error}"))?;
