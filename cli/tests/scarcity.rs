@@ -76,7 +76,8 @@ fn a_guest_that_exceeds_the_limit_on_files_gets_an_error_of_its_own() {
     let folder = Folder::new();
     folder.write("in.wat", GUEST);
     // Too low for an entry of the cache too, without which the program runs all the same.
-    let line = "export CWASM_CACHE_DIR=\"$PWD/cache\"; ulimit -f 1; exec \"$CWASM\" run --dir . in.wat";
+    let line =
+        "export CWASM_CACHE_DIR=\"$PWD/cache\"; ulimit -f 1; exec \"$CWASM\" run --dir . in.wat";
     let output = shell(&folder, line);
     const FBIG: i32 = 22;
     assert_eq!(output.status.code(), Some(FBIG), "{}", stderr(&output));
