@@ -28,6 +28,10 @@ const MAX_INSTRUCTIONS: usize = 40;
 /// How many copied instructions a function may gain, beyond as many as it has.
 const MAX_GROWTH: usize = 2000;
 
+/// How many copies a function may get. The code generator takes longer for each than for the one
+/// before, since it grows lists that it searches.
+const MAX_COPIES: usize = 500;
+
 /// The functions of a module that are copied to their calls.
 #[derive(Debug, Default)]
 pub(crate) struct Inlinable<'wasm> {
@@ -215,7 +219,7 @@ impl Inline for Expansion<'_, '_> {
         let ir::ExternalName::User(name) = caller.dfg.ext_funcs[callee].name else {
             return InlineCommand::KeepCall;
         };
-        if opcode != ir::Opcode::Call {
+        if opcode != ir::Opcode::Call || self.copies.len() == MAX_COPIES {
             return InlineCommand::KeepCall;
         }
         let function = FuncIndex::from_u32(caller.params.user_named_funcs()[name].index);
