@@ -54,8 +54,8 @@ loader-alone: ## Check that the loader builds alone, without a compiler in its d
 	  then echo "cwasm-cache without its feature compiler must not depend on one" >&2; exit 1; fi
 
 bless: ## Write reference files that are missing, and compiler messages again
-	CWASM_BLESS=1 cargo test --locked -p cwasm-tests --test format
-	TRYBUILD=overwrite cargo test --locked -p cwasm-lifetimes
+	CWASM_BLESS=1 cargo test --locked --workspace --test format
+	TRYBUILD=overwrite cargo test --locked --workspace --test lifetimes
 
 soak: ## Run the tests that try to break loading for as long as SOAK_SECONDS says (300)
 	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release -p cwasm-tests \

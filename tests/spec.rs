@@ -166,15 +166,25 @@ const NOT_COMPILED: &[&str] = &[
     "ref_test.wast",
     "struct.wast",
     "type-subtyping.wast",
-    // Nulls of all types, among them `anyref`.
+    // All of its nulls are in one module with those of `anyref`, `structref` and the others.
     "ref_null.wast",
-    // Recursion groups of several types.
-    "table_init.wast",
-    "table_init64.wast",
-    "tag.wast",
+    // Recursion groups of several types, which are validated as a part of garbage collection.
     "type-canon.wast",
-    "type-equivalence.wast",
     "type-rec.wast",
+];
+
+/// Scripts of Wasm 3.0 in which some modules need garbage collection. Directives on these lines must
+/// fail, and no others; or none, in versions of a script that are older than these modules.
+const PARTLY_COMPILED: &[(&str, &[usize])] = &[
+    // A table of arrays.
+    ("wasm-3.0/table_init.wast", &[2272, 2286]),
+    ("wasm-3.0/table_init64.wast", &[2457, 2471]),
+    // Recursion groups of several types, and what imports or calls these modules.
+    ("wasm-3.0/tag.wast", &[30, 38, 40, 48, 59]),
+    (
+        "wasm-3.0/type-equivalence.wast",
+        &[49, 161, 188, 246, 256, 257, 268, 278, 279, 290, 307, 308],
+    ),
 ];
 
 fn is_compiled(name: &str) -> bool {
@@ -190,10 +200,15 @@ fn run(
 ) -> Result<(), Failed> {
     let summary = cwasm_wast::run_script_with(name, source, settings);
     assertions.fetch_add(summary.passed, Ordering::Relaxed);
-    let revoked =
-        REVOKED.iter().find(|(script, _)| *script == name).map_or(&[][..], |(_, lines)| *lines);
+    let lines = |table: &[(&str, &'static [usize])]| {
+        table.iter().find(|(script, _)| *script == name).map(|(_, lines)| *lines)
+    };
     let found: Vec<usize> = summary.failures.iter().map(|failure| failure.line).collect();
-    if found == revoked {
+    let held = match lines(PARTLY_COMPILED) {
+        Some(uncompiled) => found.is_empty() || found == uncompiled,
+        None => found == lines(REVOKED).unwrap_or_default(),
+    };
+    if held {
         return Ok(());
     }
     let mut message = format!("{} directives failed:", summary.failures.len());

@@ -29,13 +29,9 @@ fn all_settings() -> [Settings; 2] {
     ]
 }
 
-/// Whether a module needs a proposal that is not compiled.
+/// Whether a module needs garbage collection, which is not compiled.
 fn needs_more(wasm: &[u8]) -> bool {
-    let compiled = WasmFeatures::WASM3
-        .difference(WasmFeatures::GC)
-        .difference(WasmFeatures::TAIL_CALL)
-        .difference(WasmFeatures::EXCEPTIONS)
-        .difference(WasmFeatures::FUNCTION_REFERENCES);
+    let compiled = WasmFeatures::WASM3.difference(WasmFeatures::GC);
     Validator::new_with_features(compiled).validate_all(wasm).is_err()
 }
 

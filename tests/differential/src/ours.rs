@@ -7,6 +7,9 @@ use cwasm_tests::load;
 use crate::generate::Case;
 use crate::outcome::{Outcome, Trap, Type, Value};
 
+/// How much stack wasm may use, in bytes: calls may nest as deep as the generator's fuel allows.
+const STACK: usize = 128 << 20;
+
 /// Runs a case compiled with these settings.
 ///
 /// # Errors
@@ -15,7 +18,9 @@ pub fn run(case: &Case, settings: &Settings) -> Result<Outcome, String> {
     let file = cwasm_compiler::compile(&case.wasm, settings)
         .map_err(|error| format!("it does not compile: {error}"))?;
     let artifact = load(&file);
-    let engine = Engine::new(Config::default());
+    let mut config = Config::default();
+    config.max_wasm_stack = STACK;
+    let engine = Engine::new(config);
     let mut store = Store::new(&engine, ());
     if settings.fuel {
         store.set_fuel(u64::MAX / 2);
