@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_compiler::{MemoryBounds, Settings};
 use cwasm_loader::{
-    Artifact, CacheDir, Caller, Config, Engine, Error, ExternRef, Func, FuncType, Global,
-    GlobalType, Instance, Limits, LinkError, Linker, Memory, MemoryType, Ref, Store, Table,
-    TableType, TrapKind, Trust, Val, ValType,
+    Artifact, CacheDir, Caller, Config, Engine, Error, Exception, ExnRef, ExternRef, Func,
+    FuncType, Global, GlobalType, Instance, Limits, LinkError, Linker, Memory, MemoryType, Ref,
+    SharedMemory, Store, StoreMut, StoreRef, Table, TableType, Tag, TrapKind, Trust, TypedFunc,
+    Val, ValType,
 };
 use cwasm_tests::{artifact, compile_with, load};
 
@@ -628,7 +629,15 @@ fn thread_claims_hold() {
     assert_send_and_sync::<Memory<'_>>();
     assert_send_and_sync::<Table<'_>>();
     assert_send_and_sync::<Global<'_>>();
+    assert_send_and_sync::<Tag<'_>>();
+    assert_send_and_sync::<TypedFunc<'_, (i32, f64), u128>>();
     assert_send_and_sync::<ExternRef>();
+    assert_send_and_sync::<ExnRef>();
+    assert_send_and_sync::<Exception>();
+    assert_send_and_sync::<SharedMemory>();
+    assert_send_and_sync::<StoreRef<'_, '_, Vec<String>>>();
+    assert_send_and_sync::<StoreMut<'_, '_, Vec<String>>>();
+    assert_send_and_sync::<Caller<'_, '_, Vec<String>>>();
     assert_send_and_sync::<Error>();
 }
 

@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use cwasm_artifact::builder::reseal;
 use cwasm_loader::{Artifact, Caller, Engine, Error, Linker, Store, TrapKind};
 use cwasm_tests::fault::child;
 use cwasm_tests::{artifact, compile, load};
@@ -204,6 +205,31 @@ fn a_null_dereference_after_traps_kills_the_process() {
         read_null();
     })
     .by_signal(libc::SIGSEGV, "about to fault");
+}
+
+/// A fault in compiled code that the compiler did not foresee is a bug, and no trap.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn a_fault_at_a_place_that_the_artifact_does_not_list_kills_the_process() {
+    child::run("a_fault_at_a_place_that_the_artifact_does_not_list_kills_the_process", || {
+        let mut file =
+            compile(r#"(module (func (export "f") (result i32) (i32.const 0x1234_5678)))"#);
+        traps_work(&artifact(PROGRAM));
+        // `mov eax, 0x12345678` becomes `ud2` and `nop`s.
+        let mov = [0xb8, 0x78, 0x56, 0x34, 0x12];
+        let at: Vec<_> = (0..file.len()).filter(|at| file[*at..].starts_with(&mov)).collect();
+        let &[at] = &*at else { panic!("it is at {at:?}") };
+        file[at..at + mov.len()].copy_from_slice(&[0x0f, 0x0b, 0x90, 0x90, 0x90]);
+        reseal(&mut file).unwrap();
+        let code = load(&file);
+        let engine = Engine::default();
+        let mut store = Store::new(&engine, ());
+        let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+        let f = instance.typed_func::<(), i32>(&store, "f").unwrap();
+        println!("about to fault");
+        println!("{:?}", f.call(&mut store, ()));
+    })
+    .by_signal(libc::SIGILL, "about to fault");
 }
 
 #[test]
