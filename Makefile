@@ -67,17 +67,21 @@ fuzz: ## Fuzz for FUZZ_SECONDS (3600): the compiler against another engine, then
 	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$$(($(FUZZ_SECONDS) / 4))
 	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$$(($(FUZZ_SECONDS) / 4))
 
-# One selection of packages for all, so that dependencies are built once per sanitizer, optimised as for tests.
+# One selection of packages for all that need the compiler, so that it is built once per sanitizer, optimised as for tests.
 # Tests that measure the memory of the process are left out. Without the source of the standard library,
 # ThreadSanitizer takes what its locks order for races: `docs/soundness.md`.
-SANITIZE = RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
-  cargo +nightly test --workspace --target x86_64-unknown-linux-gnu --target-dir target/sanitize/$(1) $(2)
+# AddressSanitizer must not move local variables off the stack: the loader finds the stack pointer by the address of one.
+SANITIZE = ASAN_OPTIONS=detect_stack_use_after_return=0 \
+  RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
+  cargo +nightly test --target x86_64-unknown-linux-gnu --target-dir target/sanitize/$(1) $(2)
 SANITIZED = --skip leave_nothing_behind
 
 sanitize: ## Run tests under AddressSanitizer and ThreadSanitizer; needs nightly Rust
-	$(call SANITIZE,address,--locked --test concurrency --test trust --test mapping --test running --test hosts) -- $(SANITIZED)
+	$(call SANITIZE,address,--locked -p cwasm-loader --lib)
+	$(call SANITIZE,address,--locked --workspace --test concurrency --test trust --test mapping --test running --test hosts) \
+	  -- $(SANITIZED)
 	@if test -d "$$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library"; then \
-	  $(call SANITIZE,thread,-Zbuild-std --test concurrency) -- $(SANITIZED); \
+	  $(call SANITIZE,thread,-Zbuild-std --workspace --test concurrency) -- $(SANITIZED); \
 	else echo "ThreadSanitizer needs rust-src: it was not run"; fi
 
 miri: ## Run what Miri can under it, if it is installed

@@ -190,8 +190,8 @@ impl<'code> StoreCore<'code> {
     }
 
     pub(crate) fn max_wasm_stack(this: NonNull<Self>) -> usize {
-        // SAFETY: callers hold a live store; the field does not change.
-        unsafe { (*this.as_ptr()).max_wasm_stack }
+        // SAFETY: callers hold a live store, and no reference to its limits.
+        unsafe { (*this.as_ptr()).max_wasm_stack.min((*this.as_ptr()).limits.stack) }
     }
 
     /// The buffer for the backtrace of a trap.
