@@ -54,8 +54,8 @@ loader-alone: ## Check that the loader builds alone, without a compiler in its d
 	  then echo "cwasm-cache without its feature compiler must not depend on one" >&2; exit 1; fi
 
 bless: ## Write reference files that are missing, and compiler messages again
-	CWASM_BLESS=1 cargo test --locked -p cwasm-tests --test format
-	TRYBUILD=overwrite cargo test --locked -p cwasm-lifetimes
+	CWASM_BLESS=1 cargo test --locked --workspace --test format
+	TRYBUILD=overwrite cargo test --locked --workspace --test lifetimes
 
 soak: ## Run the tests that try to break loading for as long as SOAK_SECONDS says (300)
 	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release -p cwasm-tests \
@@ -69,7 +69,9 @@ fuzz: ## Fuzz for FUZZ_SECONDS (3600): the compiler against another engine, then
 
 # Tests that measure the memory of the process are left out. Without the source of the standard library,
 # ThreadSanitizer takes what its locks order for races: `docs/soundness.md`.
-SANITIZE = RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
+# AddressSanitizer must not move local variables off the stack: the loader finds the stack pointer by the address of one.
+SANITIZE = ASAN_OPTIONS=detect_stack_use_after_return=0 \
+  RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
   cargo +nightly test --target x86_64-unknown-linux-gnu --target-dir target/sanitize/$(1) $(2)
 SANITIZED = --skip leave_nothing_behind
 

@@ -253,12 +253,14 @@ fn signatures_in_the_reference_artifact_are_good() {
     assert!(check_from(&file, None, Origin::Keys(&keys)).is_err());
 }
 
-/// Whether a file is an artifact of this format and ABI.
-fn is_current(path: &Path) -> bool {
+/// Whether a file is an artifact of this format and ABI, made from the same module as `fresh`.
+fn is_current(path: &Path, fresh: &[u8]) -> bool {
+    let fresh = Header::of(fresh).unwrap();
     fs::read(path).is_ok_and(|file| {
         Header::of(&file).is_some_and(|header| {
             header.prefix.abi == fingerprint().0
                 && header.prefix.format_version.get() == FORMAT_VERSION
+                && header.source_sha256 == fresh.source_sha256
         })
     })
 }
@@ -267,23 +269,29 @@ fn is_current(path: &Path) -> bool {
 fn the_artifact_of_the_lifetime_programs_has_this_abi() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("lifetimes");
     let path = folder.join("fixture.cwasm");
-    if blessing() && !is_current(&path) {
-        let file = compile(EVERYTHING);
+    let file = compile(EVERYTHING);
+    if blessing() && !is_current(&path, &file) {
         fs::write(&path, &file).unwrap();
         let digest = Digest::stated_in(&file).unwrap();
         fs::write(folder.join("fixture.digest"), format!("{digest}\n")).unwrap();
     } else {
-        assert!(is_current(&path), "the ABI or the format changed: run `make bless`");
+        assert!(
+            is_current(&path, &file),
+            "the ABI, the format or the module changed: run `make bless`"
+        );
     }
 }
 
 #[test]
 fn the_artifact_that_fuzzing_begins_with_has_this_abi() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/seed.cwasm");
-    if blessing() && !is_current(&path) {
+    if blessing() && !is_current(&path, &ARTIFACT) {
         fs::write(&path, &*ARTIFACT).unwrap();
     }
-    assert!(is_current(&path), "the ABI or the format changed: run `make bless`");
+    assert!(
+        is_current(&path, &ARTIFACT),
+        "the ABI, the format or the module changed: run `make bless`"
+    );
 }
 
 #[test]

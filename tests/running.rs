@@ -588,6 +588,25 @@ fn the_stack_for_wasm_is_what_the_engine_allows() {
 }
 
 #[test]
+fn a_store_may_allow_less_stack_than_its_engine() {
+    let code = artifact(
+        r#"(module (func $down (export "down") (param i32)
+            (if (local.get 0) (then (call $down (i32.sub (local.get 0) (i32.const 1)))))))"#,
+    );
+    let mut store = store();
+    let instance = instantiate(&mut store, &code);
+    let down = instance.typed_func::<i32, ()>(&store, "down").unwrap();
+    down.call(&mut store, 4096).unwrap();
+    store.limits_mut().stack = 16 << 10;
+    let error = down.call(&mut store, 4096).unwrap_err();
+    assert_eq!(error.trap().unwrap().kind(), TrapKind::StackOverflow);
+    // Never more than the engine allows.
+    store.limits_mut().stack = usize::MAX;
+    down.call(&mut store, 4096).unwrap();
+    assert!(down.call(&mut store, 1 << 24).is_err());
+}
+
+#[test]
 fn large_images_are_private_to_each_instance() {
     // More than is copied, with an end that is not at a page boundary.
     let bytes = "ab".repeat(150_001);

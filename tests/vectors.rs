@@ -95,7 +95,7 @@ fn patterns() -> Vec<[u8; 16]> {
                 patterns.push(std::array::from_fn(|place| {
                     let place = u8::try_from(place).unwrap();
                     let piece = place / size;
-                    (piece % 2 * 16 ^ first) + half + piece / 2 * size + place % size
+                    ((piece % 2 * 16) ^ first) + half + piece / 2 * size + place % size
                 }));
             }
         }

@@ -40,5 +40,7 @@
     (memory.copy (i32.const 0) (local.get 0) (i32.const 2))
     (drop (memory.grow (i32.const 1)))
     (drop (call_indirect $t (type $binary) (i32.const 1) (i32.const 2) (i32.const 1))))
+  (func $divide (param i32 i32) (result i32) (i32.div_u (local.get 0) (local.get 1)))
+  (func $half (export "half") (param i32) (result i32) (call $divide (local.get 0) (i32.load (local.get 0))))
   (func $round (export "round") (param f64) (result f64)
     (f64.add (f64.floor (local.get 0)) (global.get $ratio))))

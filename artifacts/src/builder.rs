@@ -17,8 +17,8 @@ use crate::header::{
 };
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, Span, Text,
-    TypeRecord, extern_flags, extern_kind,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
+    ModuleRecord, Span, Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::sites::{self, Site};
 use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
@@ -79,6 +79,8 @@ pub struct Tables {
     pub images: Vec<ImageRecord>,
     /// Handlers of exceptions; sorted by the text offset of the call.
     pub handlers: Vec<HandlerRecord>,
+    /// Sites of copied functions; sorted by text offset.
+    pub inlined: Vec<InlinedRecord>,
     sites: Vec<u8>,
     val_types: Vec<u8>,
     const_ops: Vec<ConstOpRecord>,
@@ -197,6 +199,7 @@ impl Tables {
             (Section::Sites, self.sites),
             (Section::Tags, self.tags.as_bytes().to_vec()),
             (Section::Handlers, self.handlers.as_bytes().to_vec()),
+            (Section::Inlined, self.inlined.as_bytes().to_vec()),
             (Section::Strings, self.strings),
             (Section::ImageBytes, self.image_bytes),
         ]

@@ -92,11 +92,13 @@ pub enum Section {
     Tags = 19,
     /// Handlers of exceptions.
     Handlers = 20,
+    /// Sites in functions that were copied into their callers.
+    Inlined = 21,
 }
 
 impl Section {
     /// Every section, in the order of the header's directory.
-    pub const ALL: [Self; 21] = [
+    pub const ALL: [Self; 22] = [
         Self::Text,
         Self::Module,
         Self::Types,
@@ -118,6 +120,7 @@ impl Section {
         Self::Strings,
         Self::Tags,
         Self::Handlers,
+        Self::Inlined,
     ];
 
     /// The name of the ELF section.
@@ -145,6 +148,7 @@ impl Section {
             Self::Strings => ".cwasm.strings",
             Self::Tags => ".cwasm.tags",
             Self::Handlers => ".cwasm.handlers",
+            Self::Inlined => ".cwasm.inlined",
         }
     }
 

@@ -15,8 +15,8 @@ use crate::cpu::Arch;
 use crate::header::{Header, Section, padded_text};
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span,
-    Text, TypeRecord, extern_flags, extern_kind,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
+    ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::report::{Problem, Report};
 use crate::sites::Sites;
@@ -362,6 +362,14 @@ impl<'a> View<'a> {
         Some(record.ty.get())
     }
 
+    /// Whether the site at a text offset belongs to a function that was copied
+    /// into its caller: which function, and for which call.
+    #[must_use]
+    pub fn inlined(&self, text: u32) -> Option<&'a InlinedRecord> {
+        let inlined: &[InlinedRecord] = self.records(Section::Inlined);
+        inlined.get(inlined.binary_search_by_key(&text, |record| record.text.get()).ok()?)
+    }
+
     /// The defined function whose code contains a text offset: its index in
     /// the function index space, and its record.
     #[must_use]
@@ -376,6 +384,14 @@ impl<'a> View<'a> {
         }
         let index = u32::try_from(position).ok()?.checked_add(self.counts().imported_functions)?;
         Some((index, function))
+    }
+
+    /// The name of a defined function, if the name section has one.
+    #[must_use]
+    pub fn function_name(&self, function: u32) -> Option<&'a str> {
+        let defined = function.checked_sub(self.counts().imported_functions)?;
+        let name = self.text(self.functions().get(defined as usize)?.name);
+        (!name.is_empty()).then_some(name)
     }
 
     /// The type index of a function.

@@ -225,6 +225,17 @@ records! {
         /// Where the vmctx of the function is, in bytes above the stack pointer.
         vmctx: U32,
     }
+
+    /// A site whose operator belongs to a function that was copied into its
+    /// caller. Sorted by `text`.
+    InlinedRecord {
+        /// Text offset, as in the site.
+        text: U32,
+        /// Index of the function that was copied.
+        function: U32,
+        /// Byte offset in the wasm module of the call that the copy stands for.
+        call: U32,
+    }
 }
 
 /// Kinds of imports and exports, as in a wasm module.
@@ -328,7 +339,8 @@ mod tests {
             size_of::<ImageRecord>(),
             size_of::<SiteBlockRecord>(),
             size_of::<HandlerRecord>(),
+            size_of::<InlinedRecord>(),
         ];
-        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 12, 20]);
+        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 12, 20, 12]);
     }
 }

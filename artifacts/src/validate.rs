@@ -13,8 +13,8 @@ use crate::header::{Header, Section, padded_text};
 use crate::module::{Counts, View, invalid};
 use crate::records::{
     ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
-    HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span, Text,
-    TypeRecord, const_op, extern_flags, extern_kind, item_kind, segment_mode,
+    HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE, Span,
+    Text, TypeRecord, const_op, extern_flags, extern_kind, item_kind, segment_mode,
 };
 use crate::reference::canonical;
 use crate::report::{Problem, Report};
@@ -71,6 +71,7 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::Images, size_of::<ImageRecord>()),
         (Section::Tags, size_of::<DefinedRecord>()),
         (Section::Handlers, size_of::<HandlerRecord>()),
+        (Section::Inlined, size_of::<InlinedRecord>()),
     ] {
         if !view.bytes(section).len().is_multiple_of(size) {
             return Err(invalid(section, 0, "the section ends within a record"));

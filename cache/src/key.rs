@@ -44,6 +44,8 @@ impl<'a> Wasm<'a> {
 
 impl<'a> From<&Wasm<'a>> for Wasm<'a> {
     fn from(wasm: &Wasm<'a>) -> Self {
+        // In the one that is kept, so that it is hashed once.
+        wasm.sha256();
         wasm.clone()
     }
 }

@@ -12,6 +12,7 @@ use clap::{Parser, Subcommand};
 mod cache;
 mod cached;
 mod compile;
+mod file_size;
 mod input;
 mod inspect;
 mod keygen;
@@ -60,6 +61,7 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    file_size::survive_limit();
     let result = match Cli::parse().command {
         Command::Compile(command) => command.execute(),
         Command::Run(command) => command.execute(),

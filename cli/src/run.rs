@@ -25,7 +25,7 @@ use limits::Limit;
 mod grants;
 mod limits;
 
-/// Run a module, which is compiled first, or an artifact, which something has to vouch for
+/// Run a module, compiled or from the cache, or an artifact, which something has to vouch for
 #[derive(Debug, Args)]
 #[command(
     override_usage = "cwasm run [OPTIONS] FILE.{wasm,wat,cwasm} [--] [ARG]...",

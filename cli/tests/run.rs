@@ -211,6 +211,7 @@ fn help_fits_one_screen_and_names_every_option() {
         "timeout",
         "digest",
         "trust-file",
+        "no-cache",
         "help",
     ] {
         assert!(help.contains(&format!("--{option}")), "{option} is not in\n{help}");

@@ -24,9 +24,10 @@ use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::error::CompileError;
+use crate::inline::{Inlinable, Locations};
 use crate::instructions;
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
-use crate::reuse::Reuse;
+use crate::reuse::{Kept, Reuse};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
 
@@ -69,6 +70,17 @@ pub struct Site {
     pub wasm: u32,
     /// Why the instruction there traps; `None` for the return address of a call.
     pub trap: Option<Trap>,
+    /// If the operator belongs to a function that was copied to here: which, and for which call.
+    pub inlined: Option<Inlined>,
+}
+
+/// Which call a copied instruction stands for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Inlined {
+    /// The function that was copied.
+    pub function: FuncIndex,
+    /// The offset in the wasm of the call.
+    pub call: u32,
 }
 
 /// Where an exception goes on that leaves a call.
@@ -152,6 +164,7 @@ fn functions(
         range.end - range.start
     };
     progress.start(bodies.iter().map(size).sum());
+    let inlinable = inlinable(env, &bodies, workers);
     let count = bodies.len();
     // Large functions first, so that no thread is left with one at the end.
     let mut queue: Vec<(usize, Body<'_>)> = bodies.into_iter().enumerate().collect();
@@ -167,7 +180,7 @@ fn functions(
                 return None;
             }
             let bytes = size(&body);
-            let result = workers.function(env, index, body);
+            let result = workers.function(env, &inlinable, index, body);
             if result.is_err() {
                 first_failure.fetch_min(index, Ordering::Relaxed);
             }
@@ -201,6 +214,37 @@ fn functions(
         });
     }
     Ok(ordered.into_iter().flatten().collect())
+}
+
+/// The functions whose calls are replaced by their bodies.
+///
+/// None where code counts fuel or watches the epoch: there, calls do more than to call.
+fn inlinable<'wasm>(
+    env: &Environment<'_>,
+    bodies: &[Body<'wasm>],
+    workers: &Workers,
+) -> Inlinable<'wasm> {
+    let mut inlinable = Inlinable::default();
+    if env.fuel || env.epoch {
+        return inlinable;
+    }
+    let functions: Vec<_> = bodies
+        .par_iter()
+        .enumerate()
+        .filter(|(_, body)| Inlinable::candidate(body))
+        .filter_map(|(number, body)| {
+            let mut worker = workers.take();
+            // What is not valid is found, and reported, when it is compiled.
+            let function = worker.translate(env, number, body).ok()?;
+            let translated = worker.context.func.clone();
+            workers.give_back(worker);
+            Some((function, body, translated))
+        })
+        .collect();
+    for (index, body, function) in functions {
+        inlinable.add(index, body, function);
+    }
+    inlinable
 }
 
 fn trampolines(
@@ -237,6 +281,8 @@ struct Worker {
     context: Context,
     builder: FunctionBuilderContext,
     validator: FuncValidatorAllocations,
+    /// Where the copied instructions of the function come from.
+    locations: Locations,
 }
 
 impl Worker {
@@ -245,7 +291,40 @@ impl Worker {
             context: Context::new(),
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
+            locations: Locations::default(),
         }
+    }
+
+    /// Forgets the function in the context.
+    fn clear(&mut self) {
+        self.context.clear();
+        // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
+        // function's name, and of no use to it.
+        self.context.func.dfg.exception_tables.clear();
+    }
+
+    /// Validates a body, and translates it into the context.
+    fn translate(
+        &mut self,
+        env: &Environment<'_>,
+        number: usize,
+        body: &Body<'_>,
+    ) -> Result<FuncIndex, BodyError> {
+        let function = func_index(env.module, number);
+        let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
+        let allocations = std::mem::take(&mut self.validator);
+        let mut validator = body.validator(allocations);
+        self.clear();
+        translate::translate(
+            env,
+            defined,
+            &body.body,
+            &mut validator,
+            &mut self.context.func,
+            &mut self.builder,
+        )?;
+        self.validator = validator.into_allocations();
+        Ok(function)
     }
 }
 
@@ -260,10 +339,7 @@ impl Workers {
 
     /// Keeps a worker for the next function. After a failure, it is dropped instead.
     fn give_back(&self, mut worker: Worker) {
-        worker.context.clear();
-        // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
-        // function's name, and of no use to it.
-        worker.context.func.dfg.exception_tables.clear();
+        worker.clear();
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
         }
@@ -272,43 +348,45 @@ impl Workers {
     fn function(
         &self,
         env: &Environment<'_>,
+        inlinable: &Inlinable<'_>,
         number: usize,
-        Body { validate, body }: Body<'_>,
+        body: Body<'_>,
     ) -> Result<Code, Failure> {
         let mut worker = self.take();
         let function = func_index(env.module, number);
-        let defined = DefinedFuncIndex::from_u32(function.as_u32() - env.module.imported_functions);
-        let mut validator = validate.into_validator(std::mem::take(&mut worker.validator));
         // Sites without an operator, such as the stack check, are at the start.
-        let start = u32::try_from(body.range().start).unwrap_or(u32::MAX);
-        let quick =
-            env.reuse.map(|reuse| (reuse, reuse.quick_name(env.module, function, body.as_bytes())));
+        let start = u32::try_from(body.body.range().start).unwrap_or(u32::MAX);
+        let quick = env.reuse.map(|reuse| {
+            let copied = inlinable.called_by(&body);
+            let bytes = body.body.as_bytes();
+            (reuse, reuse.quick_name(env.module, function, bytes, &copied, inlinable))
+        });
         if let Some((reuse, name)) = &quick
-            && let Some(code) = reuse.find_quick(name, start)
+            && let Some(code) = reuse.find_quick(name, start, inlinable)
         {
-            validator.validate(&body).map_err(|error| Failure::Body(error.into()))?;
+            let mut validator = body.validator(std::mem::take(&mut worker.validator));
+            validator.validate(&body.body).map_err(|error| Failure::Body(error.into()))?;
             reuse.count(true);
             worker.validator = validator.into_allocations();
             self.give_back(worker);
             return Ok(code);
         }
-        translate::translate(
-            env,
-            defined,
-            &body,
-            &mut validator,
-            &mut worker.context.func,
-            &mut worker.builder,
-        )
-        .map_err(Failure::Body)?;
-        worker.validator = validator.into_allocations();
+        worker.translate(env, number, &body).map_err(Failure::Body)?;
+        let end = u32::try_from(body.body.range().end).unwrap_or(u32::MAX);
+        worker.locations = Locations::new(end);
+        if inlinable.expand(&mut worker.context, &mut worker.locations).is_err() {
+            // Copies need what the function has too much of. It does without.
+            worker.locations = Locations::new(end);
+            worker.translate(env, number, &body).map_err(Failure::Body)?;
+        }
         let exact = quick.map(|(reuse, quick)| {
-            let exact = reuse.exact_name(&worker.context.func, start);
-            reuse.alias(&quick, &exact, &worker.context.func);
+            let kept = worker.kept(start, inlinable);
+            let exact = reuse.exact_name(&kept);
+            reuse.alias(&quick, &exact, &kept);
             (reuse, exact)
         });
         let code = worker
-            .provide(env, start, exact)
+            .provide(env, start, inlinable, exact)
             .map_err(|error| Failure::Compile(explain(env.module, function, &error)))?;
         self.give_back(worker);
         Ok(code)
@@ -324,8 +402,10 @@ impl Workers {
         let func_type = &env.module.types[ty];
         let Worker { context, builder, .. } = &mut worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
-        let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.context.func, 0)));
-        let code = worker.provide(env, 0, exact).map_err(|error| CompileError::Codegen {
+        worker.locations = Locations::default();
+        let none = Inlinable::default();
+        let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.kept(0, &none))));
+        let code = worker.provide(env, 0, &none, exact).map_err(|error| CompileError::Codegen {
             place: format!("the {direction:?} trampoline of type {}", ty.as_u32()),
             message: error.to_string(),
         })?;
@@ -372,21 +452,27 @@ fn code_generator_message(error: &CodegenError) -> String {
 }
 
 impl Worker {
+    /// What a name of the function in the context covers.
+    fn kept<'a>(&'a self, start: u32, inlinable: &'a Inlinable<'a>) -> Kept<'a> {
+        Kept { function: &self.context.func, start, locations: &self.locations, inlinable }
+    }
+
     /// Finds code for the function in the context, or generates it.
     fn provide(
         &mut self,
         env: &Environment<'_>,
         start: u32,
+        inlinable: &Inlinable<'_>,
         exact: Option<(&Reuse<'_>, [u8; 32])>,
     ) -> Result<Code, Problem> {
         let Some((reuse, name)) = exact else { return self.compile(env, start) };
-        let found = reuse.find_exact(&name, start, &self.context.func);
+        let found = reuse.find_exact(&name, &self.kept(start, inlinable));
         reuse.count(found.is_some());
         match found {
             Some(code) => Ok(code),
             None => {
                 let code = self.compile(env, start)?;
-                reuse.keep(&name, &code, start, &self.context.func);
+                reuse.keep(&name, &code, &self.kept(start, inlinable));
                 Ok(code)
             }
         }
@@ -425,7 +511,7 @@ impl Worker {
             bytes: buffer.data().to_vec(),
             alignment: buffer.alignment,
             relocations,
-            sites: sites(buffer, start)?,
+            sites: sites(buffer, start, &self.locations)?,
             features,
             handlers: handlers(buffer)?,
             unwind,
@@ -467,7 +553,7 @@ fn handlers(buffer: &Buffer) -> Result<Vec<Handler>, Problem> {
 type Buffer = cranelift_codegen::MachBufferFinalized<cranelift_codegen::Final>;
 
 /// The sites of a function, with offsets from its start.
-fn sites(buffer: &Buffer, start: u32) -> Result<Vec<Site>, Problem> {
+fn sites(buffer: &Buffer, start: u32, locations: &Locations) -> Result<Vec<Site>, Problem> {
     let mut sites = Vec::with_capacity(buffer.traps().len());
     for trap in buffer.traps() {
         let code = trap.code.as_raw().get();
@@ -475,10 +561,10 @@ fn sites(buffer: &Buffer, start: u32) -> Result<Vec<Site>, Problem> {
             .into_iter()
             .find(|reason| trap_code(*reason).as_raw().get() == code)
             .ok_or(Problem::Trap(code))?;
-        sites.push(Site { text: trap.offset, wasm: 0, trap: Some(reason) });
+        sites.push(Site { text: trap.offset, wasm: 0, trap: Some(reason), inlined: None });
     }
     for call in buffer.call_sites() {
-        sites.push(Site { text: call.ret_addr, wasm: 0, trap: None });
+        sites.push(Site { text: call.ret_addr, wasm: 0, trap: None, inlined: None });
     }
     // A return address may also be the address of an instruction that traps.
     sites.sort_by_key(|site| (site.text, site.trap));
@@ -495,11 +581,11 @@ fn sites(buffer: &Buffer, start: u32) -> Result<Vec<Site>, Problem> {
         while ranges.peek().is_some_and(|range| range.end <= inside) {
             ranges.next();
         }
-        let wasm = ranges
+        let (wasm, inlined) = ranges
             .peek()
             .filter(|range| range.start <= inside && !range.loc.is_default())
-            .map_or(start, |range| range.loc.bits());
-        found.push(Site { wasm, ..site });
+            .map_or((start, None), |range| locations.resolve(range.loc));
+        found.push(Site { wasm, inlined, ..site });
     }
     Ok(found)
 }

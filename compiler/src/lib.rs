@@ -7,6 +7,7 @@
 //! * [`input`]: text to binary; [`locate`]: from an error in the binary back to the text;
 //! * [`module`]: the declarations of a module, validated;
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
+//! * `inline`: small functions to the places where they are called;
 //! * [`codegen`]: that to machine code, on several threads;
 //! * `reuse`: the code of functions that did not change, from an earlier compilation;
 //! * [`link`]: the code of functions to a text section without open references;
@@ -21,6 +22,7 @@
 pub mod codegen;
 mod embed;
 pub mod error;
+mod inline;
 pub mod input;
 mod instructions;
 pub mod link;

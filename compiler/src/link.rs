@@ -221,7 +221,7 @@ mod tests {
             bytes: vec![0x90; len],
             alignment,
             relocations: Vec::new(),
-            sites: vec![Site { text: 1, wasm: 7, trap: None }],
+            sites: vec![Site { text: 1, wasm: 7, trap: None, inlined: None }],
             features: CpuFeatures::NONE,
             handlers: Vec::new(),
             unwind: None,

@@ -1,13 +1,13 @@
 //! Using the code of functions again that did not change since an earlier compilation.
 //!
-//! Two names lead to the code of a function. The *quick* name covers the bytes of its body and
-//! everything that the module declares: with it, neither translation nor code generation is done
+//! Two names lead to the code of a function. The *quick* name covers the bytes of its body and of
+//! the bodies that are copied into it, and everything that the module declares: with it, neither translation nor code generation is done
 //! again. The *exact* name covers the intermediate form, which the translator
 //! made of the body: nothing else decides the code. It still fits when functions, types or globals
 //! were added elsewhere and the quick names of all functions changed.
 //!
 //! ```text
-//! quick name -> exact name, and the functions that are called
+//! quick name -> exact name, and the functions that are called or copied
 //! exact name -> code, with calls as numbers in that list and offsets in the wasm from the body's start
 //! ```
 //!
@@ -27,7 +27,8 @@ use cwasm_artifact::cpu::CpuFeatures;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::codegen::{CallRelocation, Code, Handler, Site};
+use crate::codegen::{CallRelocation, Code, Handler, Inlined, Site};
+use crate::inline::{Inlinable, Locations};
 use crate::module::{FuncIndex, Module, TagIndex};
 use crate::settings::Settings;
 use crate::translate::Environment;
@@ -86,69 +87,89 @@ impl<'a> Reuse<'a> {
         Self { cache, exact, quick }
     }
 
-    /// The quick name of a function.
-    pub(crate) fn quick_name(&self, module: &Module<'_>, index: FuncIndex, body: &[u8]) -> Name {
+    /// The quick name of a function. `copied` are those that its body may get copies of.
+    pub(crate) fn quick_name(
+        &self,
+        module: &Module<'_>,
+        index: FuncIndex,
+        body: &[u8],
+        copied: &[FuncIndex],
+        inlinable: &Inlinable<'_>,
+    ) -> Name {
         let mut hash = self.quick.clone().chain_update(b"quick");
-        let (ty, hints) = (module.functions[index].ty, module.hints.of(index));
-        // Writing to a hash cannot fail. What is before the body says where it ends itself.
-        let _ = writeln!(Digest(&mut hash), "{ty:?} {hints:?}");
-        hash.chain_update(body).finalize().into()
+        let mut add = |index: FuncIndex, body: &[u8]| {
+            let (ty, hints) = (module.functions[index].ty, module.hints.of(index));
+            // Writing to a hash cannot fail. What is before a body says where it ends itself.
+            let _ = writeln!(Digest(&mut hash), "{ty:?} {hints:?} {}", body.len());
+            hash.update(body);
+        };
+        add(index, body);
+        for index in copied {
+            add(*index, inlinable.bytes(*index).unwrap_or_default());
+        }
+        hash.finalize().into()
     }
 
-    /// The exact name of a function in intermediate form, whose body starts at `start`.
-    pub(crate) fn exact_name(&self, function: &Function, start: u32) -> Name {
+    /// The exact name of a function in intermediate form.
+    pub(crate) fn exact_name(&self, kept: &Kept<'_>) -> Name {
         let mut hasher = Buffered { hash: self.exact.clone(), buffer: Vec::with_capacity(8192) };
         hasher.hash.update(b"exact");
         // The intermediate form counts offsets in the wasm from the first one that occurs in
         // it, and what is kept counts from the start of the body.
-        let first = function.params.base_srcloc();
-        let first = if first.is_default() { 0 } else { first.bits().wrapping_sub(start) };
+        let first = kept.function.params.base_srcloc();
+        let first = if first.is_default() { 0 } else { first.bits().wrapping_sub(kept.start) };
         hasher.hash.update(first.to_le_bytes());
-        function.stencil.hash(&mut hasher);
+        let others = kept.others();
+        for (wasm, inlined) in kept.locations.iter() {
+            let of_copied = kept.inlinable.start(inlined.function).unwrap_or_default();
+            let number = others.iter().position(|other| *other == inlined.function);
+            let call = inlined.call.wrapping_sub(kept.start);
+            (number, wasm.wrapping_sub(of_copied), call).hash(&mut hasher);
+        }
+        kept.function.stencil.hash(&mut hasher);
         hasher.flush();
         hasher.hash.finalize().into()
     }
 
     /// The code under a quick name, for a body that starts at `start`.
-    pub(crate) fn find_quick(&self, name: &Name, start: u32) -> Option<Code> {
-        let record = self.cache.get(name)?;
-        let (exact, callees) = record.split_first_chunk::<32>()?;
-        let (callees, []) = callees.as_chunks::<4>() else { return None };
-        let callee = |number: u32| {
-            let bytes = callees.get(number as usize)?;
-            Some(FuncIndex::from_u32(u32::from_le_bytes(*bytes)))
-        };
-        self.find(exact, start, callee)
-    }
-
-    /// The code under an exact name, for a function in intermediate form.
-    pub(crate) fn find_exact(&self, name: &Name, start: u32, function: &Function) -> Option<Code> {
-        let callees = callees(function);
-        self.find(name, start, |number| callees.get(number as usize).copied())
-    }
-
-    fn find(
+    pub(crate) fn find_quick(
         &self,
         name: &Name,
         start: u32,
-        callee: impl Fn(u32) -> Option<FuncIndex>,
+        inlinable: &Inlinable<'_>,
     ) -> Option<Code> {
-        Stored::decode(&self.cache.get(name)?)?.into_code(start, callee)
+        let record = self.cache.get(name)?;
+        let (exact, others) = record.split_first_chunk::<32>()?;
+        let (others, []) = others.as_chunks::<4>() else { return None };
+        let others: Vec<_> =
+            others.iter().map(|it| FuncIndex::from_u32(u32::from_le_bytes(*it))).collect();
+        self.find(exact, &Place { start, others: &others, inlinable })
+    }
+
+    /// The code under an exact name, for a function in intermediate form.
+    pub(crate) fn find_exact(&self, name: &Name, kept: &Kept<'_>) -> Option<Code> {
+        let others = kept.others();
+        self.find(name, &Place { start: kept.start, others: &others, inlinable: kept.inlinable })
+    }
+
+    fn find(&self, name: &Name, place: &Place<'_>) -> Option<Code> {
+        Stored::decode(&self.cache.get(name)?)?.into_code(place)
     }
 
     /// Keeps the code of a function in intermediate form.
-    pub(crate) fn keep(&self, name: &Name, code: &Code, start: u32, function: &Function) {
-        if let Some(bytes) = Stored::of(code, start, &callees(function)).and_then(|it| it.encode())
-        {
+    pub(crate) fn keep(&self, name: &Name, code: &Code, kept: &Kept<'_>) {
+        let others = kept.others();
+        let place = Place { start: kept.start, others: &others, inlinable: kept.inlinable };
+        if let Some(bytes) = Stored::of(code, &place).and_then(|it| it.encode()) {
             self.cache.put(name, bytes);
         }
     }
 
     /// Lets a quick name lead to an exact one.
-    pub(crate) fn alias(&self, quick: &Name, exact: &Name, function: &Function) {
+    pub(crate) fn alias(&self, quick: &Name, exact: &Name, kept: &Kept<'_>) {
         let mut record = exact.to_vec();
-        for callee in callees(function) {
-            record.extend_from_slice(&callee.as_u32().to_le_bytes());
+        for other in kept.others() {
+            record.extend_from_slice(&other.as_u32().to_le_bytes());
         }
         self.cache.put(quick, record);
     }
@@ -208,10 +229,46 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
     );
 }
 
-/// The functions that a function in intermediate form calls, by their numbers in it.
-fn callees(function: &Function) -> Vec<FuncIndex> {
-    let names = function.params.user_named_funcs();
-    names.values().map(|name| FuncIndex::from_u32(name.index)).collect()
+/// A function in intermediate form whose code is kept or looked for.
+pub(crate) struct Kept<'a> {
+    pub(crate) function: &'a Function,
+    /// Where in the wasm its body begins.
+    pub(crate) start: u32,
+    /// Where its copied instructions come from.
+    pub(crate) locations: &'a Locations,
+    pub(crate) inlinable: &'a Inlinable<'a>,
+}
+
+impl Kept<'_> {
+    /// The functions that it calls or has copies of. What is kept has their numbers in this list.
+    fn others(&self) -> Vec<FuncIndex> {
+        let names = self.function.params.user_named_funcs();
+        let mut others: Vec<_> =
+            names.values().map(|name| FuncIndex::from_u32(name.index)).collect();
+        for (_, inlined) in self.locations.iter() {
+            if !others.contains(&inlined.function) {
+                others.push(inlined.function);
+            }
+        }
+        others
+    }
+}
+
+/// Where a function is, and the functions that it calls or has copies of.
+struct Place<'a> {
+    start: u32,
+    others: &'a [FuncIndex],
+    inlinable: &'a Inlinable<'a>,
+}
+
+impl Place<'_> {
+    fn number(&self, function: FuncIndex) -> Option<u32> {
+        u32::try_from(self.others.iter().position(|other| *other == function)?).ok()
+    }
+
+    fn function(&self, number: u32) -> Option<FuncIndex> {
+        self.others.get(number as usize).copied()
+    }
 }
 
 /// A hash as something to write to.
@@ -261,8 +318,7 @@ struct Stored {
     alignment: u32,
     /// Offset, kind, number of the callee, addend.
     relocations: Vec<(u32, Reloc, u32, i64)>,
-    /// Offset, offset in the wasm from the start of the body, trap code or none.
-    sites: Vec<(u32, u32, Option<u8>)>,
+    sites: Vec<StoredSite>,
     /// Bits of the CPU features that it needs.
     features: u64,
     handlers: Vec<StoredHandler>,
@@ -270,6 +326,50 @@ struct Stored {
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
     bytes: Vec<u8>,
+}
+
+/// A [`Site`], wherever the bodies are.
+#[derive(Debug, Serialize, Deserialize)]
+struct StoredSite {
+    text: u32,
+    /// From the start of the body that the operator belongs to.
+    wasm: u32,
+    trap: Option<u8>,
+    /// If that is a copied one: its number, and the call from the start of the function's own.
+    copied: Option<(u32, u32)>,
+}
+
+impl StoredSite {
+    fn of(site: &Site, place: &Place<'_>) -> Option<Self> {
+        let Site { text, wasm, trap, inlined } = *site;
+        let trap = trap.map(Trap::code);
+        Some(match inlined {
+            None => Self { text, wasm: wasm.checked_sub(place.start)?, trap, copied: None },
+            Some(Inlined { function, call }) => Self {
+                text,
+                wasm: wasm.checked_sub(place.inlinable.start(function)?)?,
+                trap,
+                copied: Some((place.number(function)?, call.checked_sub(place.start)?)),
+            },
+        })
+    }
+
+    fn into_site(self, place: &Place<'_>) -> Option<Site> {
+        let Self { text, wasm, trap, copied } = self;
+        let trap = match trap {
+            None => None,
+            Some(code) => Some(Trap::ALL.into_iter().find(|trap| trap.code() == code)?),
+        };
+        Some(match copied {
+            None => Site { text, wasm: place.start.checked_add(wasm)?, trap, inlined: None },
+            Some((number, call)) => {
+                let function = place.function(number)?;
+                let wasm = place.inlinable.start(function)?.checked_add(wasm)?;
+                let call = place.start.checked_add(call)?;
+                Site { text, wasm, trap, inlined: Some(Inlined { function, call }) }
+            }
+        })
+    }
 }
 
 /// The fields of a [`Handler`].
@@ -298,16 +398,13 @@ impl From<StoredHandler> for Handler {
 
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
-    fn of(code: &Code, start: u32, callees: &[FuncIndex]) -> Option<Self> {
+    fn of(code: &Code, place: &Place<'_>) -> Option<Self> {
         let Code { bytes, alignment, relocations, sites, features, handlers, unwind } = code;
         let relocations = relocations.iter().map(|relocation| {
-            let number = callees.iter().position(|callee| *callee == relocation.target)?;
-            let number = u32::try_from(number).ok()?;
+            let number = place.number(relocation.target)?;
             Some((relocation.offset, relocation.kind, number, relocation.addend))
         });
-        let sites = sites.iter().map(|site| {
-            Some((site.text, site.wasm.checked_sub(start)?, site.trap.map(Trap::code)))
-        });
+        let sites = sites.iter().map(|site| StoredSite::of(site, place));
         Some(Self {
             alignment: *alignment,
             relocations: relocations.collect::<Option<_>>()?,
@@ -319,18 +416,12 @@ impl Stored {
         })
     }
 
-    fn into_code(self, start: u32, callee: impl Fn(u32) -> Option<FuncIndex>) -> Option<Code> {
+    fn into_code(self, place: &Place<'_>) -> Option<Code> {
         let Self { alignment, relocations, sites, features, handlers, unwind, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
-            Some(CallRelocation { offset, kind, target: callee(number)?, addend })
+            Some(CallRelocation { offset, kind, target: place.function(number)?, addend })
         });
-        let sites = sites.into_iter().map(|(text, wasm, trap)| {
-            let trap = match trap {
-                None => None,
-                Some(code) => Some(Trap::ALL.into_iter().find(|trap| trap.code() == code)?),
-            };
-            Some(Site { text, wasm: start.checked_add(wasm)?, trap })
-        });
+        let sites = sites.into_iter().map(|site| site.into_site(place));
         Some(Code {
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,

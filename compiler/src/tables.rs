@@ -3,8 +3,8 @@
 use cwasm_artifact::builder::{BuildError, Tables};
 use cwasm_artifact::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, ItemRecord, ModuleRecord, NONE, Span,
-    const_op, extern_kind, item_kind, segment_mode,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
+    ModuleRecord, NONE, Span, const_op, extern_kind, item_kind, segment_mode,
 };
 
 use cwasm_artifact::sites::Site;
@@ -103,6 +103,14 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
         tag: handler.tag.map_or(NONE, |tag| tag.as_u32()).into(),
         frame: handler.frame.into(),
         vmctx: handler.vmctx.into(),
+    }));
+    tables.inlined.extend(text.sites.iter().filter_map(|site| {
+        let inlined = site.inlined?;
+        Some(InlinedRecord {
+            text: site.text.into(),
+            function: inlined.function.as_u32().into(),
+            call: inlined.call.into(),
+        })
     }));
     Ok(tables)
 }

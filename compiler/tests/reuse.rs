@@ -109,6 +109,7 @@ fn module() -> Parts {
             "(memory 1 10)",
             "(table $t 4 funcref)",
             "(tag $failure (param i32))",
+            "(tag $other (param i32))",
             "(global $g (mut i32) (i32.const 0))",
         ],
         functions,
@@ -156,7 +157,8 @@ fn changes() -> Vec<Change> {
         change("a type in front", u32::MAX, |parts| {
             parts.types.insert(0, "(type $more (func (param f32 f32)))");
         }),
-        change("another type of a function", 2, |parts| {
+        // Types come before other things in the vmctx.
+        change("another type of a function", u32::MAX, |parts| {
             parts.functions[13] = "(func $twin_a (param i32) (result i64) (i64.const 1))".into();
         }),
         change("the limits of the memory", u32::MAX, |parts| parts.head[1] = "(memory 3)"),
@@ -167,6 +169,13 @@ fn changes() -> Vec<Change> {
         change("a fixed table", u32::MAX, |parts| parts.head[2] = "(table $t 4 4 funcref)"),
         change("a global in front", u32::MAX, |parts| {
             parts.head.insert(3, "(global $h (mut i64) (i64.const 0))");
+        }),
+        change("a tag in front", u32::MAX, |parts| {
+            parts.head.insert(0, "(import \"env\" \"tag\" (tag $more))");
+        }),
+        change("another handler", 1, |parts| {
+            let catch = parts.functions.last_mut().unwrap();
+            *catch = catch.replace("(catch $failure $caught)", "(catch $other $caught)");
         }),
         change("an import more", u32::MAX, |parts| {
             parts.head.insert(0, "(import \"env\" \"more\" (func $more (param i64)))");
@@ -206,6 +215,7 @@ fn after_every_change_the_bytes_are_those_of_a_full_compilation() {
         assert!(made > 16, "{reused} {made}");
         let mut changed = module();
         change(&mut changed);
+        assert!(name == "nothing" || changed.wasm() != module().wasm(), "{name} changes nothing");
         let (reused, made) = both(&mut cache, &changed.wasm(), &settings);
         println!("{name}: {reused} used again, {made} made");
         assert!(made <= most, "{name}: {made} were made again");

@@ -14,7 +14,7 @@ pub struct StoreLimits {
     pub memory_pages: u64,
     /// The largest size of each table, in elements. 10 million by default.
     pub table_elements: u64,
-    /// How many instances there may be. 10,000 by default, as for all that follow.
+    /// How many instances there may be. 10,000 by default, as for the other counts.
     pub instances: usize,
     /// How many memories there may be.
     pub memories: usize,
@@ -25,6 +25,10 @@ pub struct StoreLimits {
     /// How many exceptions there may be at a time that something leads to. Wasm that throws
     /// another traps.
     pub exceptions: usize,
+    /// How many bytes of stack wasm may use, counted from where the host calls into it. No more
+    /// than what the engine allows ([`crate::Config::max_wasm_stack`]) in any case, which is the default. Applies to
+    /// calls that begin after it was set.
+    pub stack: usize,
 }
 
 impl Default for StoreLimits {
@@ -37,6 +41,7 @@ impl Default for StoreLimits {
             tables: 10_000,
             tags: 10_000,
             exceptions: 10_000,
+            stack: usize::MAX,
         }
     }
 }

@@ -190,8 +190,8 @@ impl<'code> StoreCore<'code> {
     }
 
     pub(crate) fn max_wasm_stack(this: NonNull<Self>) -> usize {
-        // SAFETY: callers hold a live store; the field does not change.
-        unsafe { (*this.as_ptr()).max_wasm_stack }
+        // SAFETY: callers hold a live store, and no reference to its limits.
+        unsafe { (*this.as_ptr()).max_wasm_stack.min((*this.as_ptr()).limits.stack) }
     }
 
     /// The buffer for the backtrace of a trap.
@@ -504,17 +504,24 @@ impl<'code> StoreCore<'code> {
             let view = artifact.view();
             // A return address may be the first byte behind its function.
             let inside = if position == 0 { offset } else { offset.saturating_sub(1) };
-            let Some((func_index, function)) = view.function_at(inside) else { continue };
-            let name = view.text(function.name);
+            let Some((func_index, _)) = view.function_at(inside) else { continue };
+            let frame = |func_index, wasm_offset| Frame {
+                module: artifact.name().map(str::to_owned),
+                func_index,
+                func_name: view.function_name(func_index).map(str::to_owned),
+                wasm_offset,
+            };
             // An instruction that traps may stand where a call returns to.
             let trapping = (position == 0).then(|| view.sites().trap_at(offset)).flatten();
             let site = trapping.or_else(|| view.sites().return_at(offset));
-            frames.push(Frame {
-                module: artifact.name().map(str::to_owned),
-                func_index,
-                func_name: (!name.is_empty()).then(|| name.to_owned()),
-                wasm_offset: site.map(|site| site.wasm),
-            });
+            let mut wasm_offset = site.map(|site| site.wasm);
+            // What is copied calls nothing.
+            if let Some(inlined) = trapping.and_then(|_| view.inlined(offset)) {
+                // The function has no frame of its own in its caller's code.
+                frames.push(frame(inlined.function.get(), wasm_offset));
+                wasm_offset = Some(inlined.call.get());
+            }
+            frames.push(frame(func_index, wasm_offset));
         }
         frames
     }

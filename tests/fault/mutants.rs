@@ -50,6 +50,9 @@ pub const EVERY_SECTION: &str = r#"(module $everything
             (try_table (catch $mine $caught) (throw $mine (local.get 0) (local.get 1)))
             unreachable)
         drop)
+    (func $divide (param i32 i32) (result i32) (i32.div_u (local.get 0) (local.get 1)))
+    (func (export "half") (param i32) (result i32) (call $divide (local.get 0) (i32.const 2)))
+    (func (export "inverse") (param i32) (result i32) (call $divide (i32.const 1) (local.get 0)))
     (start $begin))"#;
 
 /// The artifact of [`EVERY_SECTION`].

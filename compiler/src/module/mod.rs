@@ -14,7 +14,9 @@ mod types;
 use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};
 use cwasm_artifact::abi::vmctx::VmctxLayout;
 use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
-use wasmparser::{FuncToValidate, FunctionBody, ValidatorResources};
+use wasmparser::{
+    FuncToValidate, FuncValidator, FuncValidatorAllocations, FunctionBody, ValidatorResources,
+};
 
 pub use constant::{Arithmetic, ConstExpr, ConstOp};
 pub(crate) use features::GC;
@@ -223,4 +225,21 @@ pub struct Body<'wasm> {
     pub validate: FuncToValidate<ValidatorResources>,
     /// The locals and operators.
     pub body: FunctionBody<'wasm>,
+}
+
+impl Body<'_> {
+    /// A validator of the body. A body may be validated more than once.
+    pub(crate) fn validator(
+        &self,
+        allocations: FuncValidatorAllocations,
+    ) -> FuncValidator<ValidatorResources> {
+        let FuncToValidate { resources, index, ty, features } = &self.validate;
+        let validate = FuncToValidate {
+            resources: resources.clone(),
+            index: *index,
+            ty: *ty,
+            features: *features,
+        };
+        validate.into_validator(allocations)
+    }
 }

@@ -34,8 +34,8 @@ impl Case {
         let size = 2048 << random.below(5);
         let bytes = random.bytes(size);
         let mut input = Unstructured::new(&bytes);
-        let mut module =
-            Module::new(config(canonical_nans, seed % 2 == 0), &mut input).expect("any bytes make a module");
+        let mut module = Module::new(config(canonical_nans, seed.is_multiple_of(2)), &mut input)
+            .expect("any bytes make a module");
         module.ensure_termination(FUEL).expect("all functions are valid");
         let wasm = module.to_bytes();
         let instructions = count(&wasm);

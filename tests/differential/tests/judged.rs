@@ -19,8 +19,11 @@ fn results(outcome: &Outcome) -> Vec<Value> {
 
 fn all_settings() -> impl Iterator<Item = Settings> {
     [CpuLevel::Baseline, CpuLevel::Native].into_iter().flat_map(|cpu| {
-        [OptLevel::None, OptLevel::Speed]
-            .map(|opt_level| Settings { cpu, opt_level, ..Settings::default() })
+        [OptLevel::None, OptLevel::Speed].map(|opt_level| Settings {
+            cpu,
+            opt_level,
+            ..Settings::default()
+        })
     })
 }
 
