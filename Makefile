@@ -59,7 +59,7 @@ bless: ## Write reference files that are missing, and compiler messages again
 
 soak: ## Run the tests that try to break loading for as long as SOAK_SECONDS says (300)
 	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release -p cwasm-tests \
-	  --test corruption --test concurrency
+	  --test corruption --test concurrency --test control
 
 fuzz: ## Fuzz for FUZZ_SECONDS (3600): the compiler against another engine, then the loader; needs nightly Rust and cargo-fuzz
 	CWASM_FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 2)) cargo test --locked --release -p cwasm-differential
