@@ -13,6 +13,7 @@ use cwasm_loader::{
     Artifact, CacheDir, CacheDirError, Digest, Exposure, LoadError, Problem, Report, Trust,
 };
 use cwasm_tests::compile;
+use cwasm_tests::fault::child;
 use cwasm_tests::fault::mutants::ARTIFACT;
 use cwasm_tests::signing::{Key, with_signatures};
 
@@ -393,6 +394,31 @@ fn a_directory_of_this_user_is_a_reason() {
     }
     assert_eq!(trust, Trust::cache(&dir));
     assert_ne!(trust, Trust::cache(&cache.open().unwrap()));
+}
+
+#[test]
+fn a_directory_of_root_is_a_reason_for_everybody() {
+    child::run("a_directory_of_root_is_a_reason_for_everybody", || {
+        let cache = Cache::new();
+        let folder = cache.folder.path();
+        fs::set_permissions(folder, Permissions::from_mode(0o755)).unwrap();
+        let load = || Artifact::load("app.cwasm", &Trust::cache(&cache.open().unwrap()));
+        // SAFETY: of the process of this test alone. Only root may do it.
+        if unsafe { libc::seteuid(12345) } != 0 {
+            return eprintln!("not tested: only root can act for somebody else");
+        }
+        load().unwrap();
+        // SAFETY: as above.
+        unsafe { libc::seteuid(0) };
+        // Somebody else's is none.
+        assert!(give_away(&cache.path("cache/app.cwasm")));
+        // SAFETY: as above.
+        unsafe { libc::seteuid(54321) };
+        assert_eq!(cache.entry("app.cwasm"), Exposure::Owner { found: 12345, wanted: 54321 });
+        // SAFETY: as above.
+        unsafe { libc::seteuid(0) };
+    })
+    .well();
 }
 
 #[test]

@@ -12,6 +12,7 @@ use cwasm_loader::{Artifact, Trust};
 use crate::Cache;
 use crate::error::Error;
 use crate::functions::Functions;
+use crate::guess;
 use crate::key::{Key, Profile, Wasm};
 use crate::lock::{self, Waited};
 use crate::statistics::{self, Statistics, count};
@@ -83,8 +84,13 @@ impl Cache {
         if target != host {
             return Err(Error::OtherTarget { target, host });
         }
-        let key = Key::new(wasm, &Profile::from(settings));
-        if let Some(artifact) = self.find(&key, wasm)? {
+        let profile = Profile::from(settings);
+        if let Some(artifact) = self.guess(wasm, &profile) {
+            count(&self.counters.hits);
+            return Ok(artifact);
+        }
+        let key = Key::new(wasm, &profile);
+        if let Some(artifact) = self.find(&key, wasm, &profile)? {
             count(&self.counters.hits);
             return Ok(artifact);
         }
@@ -103,7 +109,10 @@ impl Cache {
         let bytes = self.compile(wasm.bytes(), settings, progress)?;
         count(&self.counters.compiled);
         match self.layer.publish(&key, &bytes) {
-            Ok(()) => self.make_room(bytes.len() as u64),
+            Ok(()) => {
+                guess::remember(&self.layer, wasm, &profile, &key);
+                self.make_room(bytes.len() as u64);
+            }
             Err(_) => count(&self.counters.unwritten),
         }
         drop(held);

@@ -36,6 +36,11 @@ impl<'a> Wasm<'a> {
         self.bytes
     }
 
+    /// Whether its SHA-256 has been computed.
+    pub(crate) fn is_hashed(&self) -> bool {
+        self.sha256.get().is_some()
+    }
+
     /// Its SHA-256.
     pub fn sha256(&self) -> [u8; 32] {
         *self.sha256.get_or_init(|| Sha256::digest(self.bytes).into())
@@ -102,7 +107,7 @@ impl Profile {
     }
 
     /// Everything in it. Each part ends where the next begins: none contains a line break.
-    fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         let Self { target, cpu, opt_level, settings } = self;
         let features = self.features().bits();
         format!("target {target}\ncpu {cpu} {features:x}\nopt {opt_level}\nsettings {settings:x}\n")

@@ -8,6 +8,7 @@
 //!                  /locks/NN     held by who compiles an entry whose key begins with NN
 //!                  /NN/REST.cwasm
 //!                  /NN/.REST.PID.N.tmp
+//!                  /guesses/SAMPLE             links to entries, see `guess`
 //!                  /functions/LINEAGE.functions   see `functions`
 //! ```
 //!
@@ -86,12 +87,17 @@ impl Layer {
         self.entries.join(Hex(folder).to_string()).join(format!("{}.{SUFFIX}", Hex(rest)))
     }
 
+    /// Opens an entry, whatever module it is of.
+    pub(crate) fn open(&self, key: &Key) -> Result<Artifact, LoadError> {
+        Artifact::load(self.path(key), &self.trust)
+    }
+
     /// Loads an entry, which must be of the module with this SHA-256.
     ///
     /// # Errors
     /// If there is an intact entry, and no memory for it.
     pub(crate) fn load(&self, key: &Key, source_sha256: &[u8; 32]) -> Result<Found, Error> {
-        match Artifact::load(self.path(key), &self.trust) {
+        match self.open(key) {
             // A file that was renamed by hand is intact, and is not this entry.
             Ok(artifact) if artifact.source_sha256() != *source_sha256 => Ok(Found::Corrupt),
             Ok(artifact) => Ok(Found::Artifact(Box::new(artifact))),

@@ -27,7 +27,8 @@
 //!
 //! Without the feature `compiler`, which is on by default, a cache can only be read: for
 //! hosts that must not compile. The modules, in the order in which data flows:
-//! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries,
+//! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries, `guess` finds those of
+//! large modules before they are hashed,
 //! `compiling` gets an artifact that may have to be compiled, `lock` lets one do that, `functions` keeps code for the next compilation, `statistics` counts, and `upkeep` looks through it all.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -41,6 +42,7 @@ mod directory;
 mod error;
 #[cfg(feature = "compiler")]
 mod functions;
+mod guess;
 mod key;
 mod layer;
 #[cfg(feature = "compiler")]
@@ -56,7 +58,7 @@ pub use upkeep::{Entry, Pruned, Verified};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cwasm_loader::Artifact;
 use layer::{Found, Layer};
@@ -156,6 +158,7 @@ impl Options {
             options: self,
             counters: Counters::default(),
             loaded: Mutex::default(),
+            noted: Mutex::default(),
         })
     }
 }
@@ -169,7 +172,12 @@ pub struct Cache {
     counters: Counters,
     /// What [`Cache::get_or_compile_shared`] gave out and somebody still has.
     loaded: Mutex<HashMap<Key, Weak<Artifact>>>,
+    /// When this process last wrote down that an entry was used.
+    noted: Mutex<HashMap<Key, Instant>>,
 }
+
+/// How many entries a process remembers to have used.
+const MAX_NOTED: usize = 4096;
 
 impl Cache {
     /// Opens a cache in a directory, which is made if it is not there, with [`Options::default`].
@@ -204,15 +212,34 @@ impl Cache {
         profile: impl Into<Profile>,
     ) -> Result<Artifact, Error> {
         let (wasm, profile) = (wasm.into(), profile.into());
+        if let Some(artifact) = self.guess(&wasm, &profile) {
+            count(&self.counters.hits);
+            return Ok(artifact);
+        }
         let key = Key::new(&wasm, &profile);
-        let found = self.find(&key, &wasm)?;
+        let found = self.find(&key, &wasm, &profile)?;
         count(if found.is_some() { &self.counters.hits } else { &self.counters.misses });
         found.ok_or(Error::Miss { key })
     }
 
+    /// Loads the entry of a large module while it is hashed.
+    fn guess(&self, wasm: &Wasm<'_>, profile: &Profile) -> Option<Artifact> {
+        let artifact = guess::load(&self.layer, wasm, profile)?;
+        self.used(&Key::new(wasm, profile));
+        Some(artifact)
+    }
+
     /// Looks into both layers.
-    fn find(&self, key: &Key, wasm: &Wasm<'_>) -> Result<Option<Artifact>, Error> {
+    fn find(
+        &self,
+        key: &Key,
+        wasm: &Wasm<'_>,
+        profile: &Profile,
+    ) -> Result<Option<Artifact>, Error> {
         if let Some(artifact) = self.find_own(key, wasm)? {
+            if !self.options.read_only {
+                guess::remember(&self.layer, wasm, profile, key);
+            }
             return Ok(Some(artifact));
         }
         let Some(shared) = &self.shared else { return Ok(None) };
@@ -230,9 +257,7 @@ impl Cache {
     fn find_own(&self, key: &Key, wasm: &Wasm<'_>) -> Result<Option<Artifact>, Error> {
         match self.layer.load(key, &wasm.sha256())? {
             Found::Artifact(artifact) => {
-                if !self.options.read_only {
-                    self.layer.touch(key, self.options.grain);
-                }
+                self.used(key);
                 Ok(Some(*artifact))
             }
             Found::Corrupt => {
@@ -244,6 +269,25 @@ impl Cache {
             }
             Found::Nothing => Ok(None),
         }
+    }
+
+    /// Remembers that an entry was used.
+    fn used(&self, key: &Key) {
+        if self.options.read_only {
+            return;
+        }
+        let Ok(mut noted) = self.noted.lock() else { return };
+        let now = Instant::now();
+        let recent = |at: &Instant| now.duration_since(*at) < self.options.grain;
+        if noted.get(key).is_some_and(recent) {
+            return;
+        }
+        if noted.len() >= MAX_NOTED {
+            noted.clear();
+        }
+        noted.insert(*key, now);
+        drop(noted);
+        self.layer.touch(key, self.options.grain);
     }
 
     /// What this process did with this cache.

@@ -408,3 +408,71 @@ fn errors_of_the_module_and_the_machine_are_passed_on() {
     }
     assert_eq!(folder.entries().len(), 0);
 }
+
+/// A module so large that its entry is guessed before it is hashed.
+fn large_module(number: i32) -> Vec<u8> {
+    let filling = "x".repeat(300 << 10);
+    let before = "(drop (i32.const 0))".repeat(200);
+    wat::parse_str(format!(
+        "(module (memory 8) (data (i32.const 0) \"{filling}\")
+            (func {before})
+            (func (export \"f\") (result i32) i32.const {number})
+            (data (i32.const 0) \"{filling}\"))"
+    ))
+    .unwrap()
+}
+
+#[test]
+fn a_guess_is_only_ever_a_guess() {
+    let folder = Folder::new();
+    // They differ in one byte in the middle of nowhere.
+    let [one, two] = [1, 2].map(large_module);
+    let (one, two) = ((&one, 1), (&two, 2));
+    let get = |(wasm, number): (&Vec<u8>, i32)| {
+        let cache = folder.cache();
+        let artifact = cache.get(wasm, Profile::default())?;
+        assert_eq!(run(&artifact), number);
+        Ok::<_, Error>(cache.statistics().hits)
+    };
+    let cache = folder.cache();
+    let settings = Settings::default();
+    assert_eq!(run(&cache.get_or_compile(one.0, &settings).unwrap()), 1);
+    let artifacts = || {
+        let mut paths = folder.entries();
+        paths.retain(|path| path.extension().is_some_and(|suffix| suffix == "cwasm"));
+        paths
+    };
+    let guesses = || {
+        let links = files(&folder.path()).into_iter().filter(|file| file.is_symlink());
+        links.collect::<Vec<_>>()
+    };
+    let [guess] = &guesses()[..] else { panic!("{:?}", guesses()) };
+    assert_eq!(fs::canonicalize(guess).unwrap(), fs::canonicalize(&artifacts()[0]).unwrap());
+    assert_eq!(get(one).unwrap(), 1);
+    // The other looks the same, and is another.
+    assert!(matches!(get(two), Err(Error::Miss { .. })));
+    assert_eq!(run(&cache.get_or_compile(two.0, &settings).unwrap()), 2);
+    assert_eq!(guesses().len(), 1);
+    for module in [one, two, two, one] {
+        assert_eq!(get(module).unwrap(), 1);
+    }
+    // An entry that was damaged, and one under the name of another.
+    let paths = artifacts();
+    fs::write(&paths[0], b"damage").unwrap();
+    fs::write(&paths[1], b"damage").unwrap();
+    for (wasm, number) in [one, two] {
+        let missed = get((wasm, number));
+        assert!(matches!(missed, Err(Error::Miss { .. })), "{missed:?}");
+        let artifact = cache.get_or_compile(wasm, &settings).unwrap();
+        assert_eq!(run(&artifact), number);
+    }
+    let paths = artifacts();
+    fs::copy(&paths[0], &paths[1]).unwrap();
+    for (wasm, number) in [one, two] {
+        let artifact = cache.get_or_compile(wasm, &settings).unwrap();
+        assert_eq!(run(&artifact), number);
+    }
+    // A link to nowhere goes with its entry.
+    cache.clear().unwrap();
+    assert!(guesses().is_empty(), "{:?}", guesses());
+}

@@ -1,4 +1,4 @@
-//! A directory that only this user can write to, as a reason to trust what is in it.
+//! A directory that only this user, or root, can write to, as a reason to trust what is in it.
 //!
 //! [`CacheDir::open`] walks from the root of the file system to the directory, descriptor by
 //! descriptor, and examines every step; it keeps the descriptor of the last one. Files
@@ -28,8 +28,8 @@ const STICKY: u32 = 0o1000;
 /// A directory of this user that nobody else can write to: its files are trusted for being
 /// in it, with [`crate::Trust::cache`].
 ///
-/// It belongs to the user that this process acts as, and neither group nor others may write to it.
-/// Every directory on the way to it, and every link, belongs to root or to this user; others can write to a directory
+/// It belongs to the user that this process acts as, or to root, who could change anything anyway; and neither group nor
+/// others may write to it. Every directory on the way to it, and every link, belongs to root or to this user; others can write to a directory
 /// on the way only if it is sticky, as `/tmp` is. (An access control list that lets others write shows as
 /// permission of the group, and is refused with it.)
 ///
@@ -43,7 +43,7 @@ pub struct CacheDir {
 struct Inner {
     dir: Dir,
     path: PathBuf,
-    /// The user that everything in it must belong to.
+    /// The user that everything in it must belong to, if not to root.
     user: u32,
 }
 
@@ -55,7 +55,7 @@ pub enum Exposure {
     Owner {
         /// The user that it belongs to.
         found: u32,
-        /// The user that it must belong to.
+        /// The user that it must belong to, if not to root.
         wanted: u32,
     },
     /// It is on the way to the directory, and belongs neither to this user nor to root.
@@ -77,10 +77,7 @@ pub enum Exposure {
 impl fmt::Display for Exposure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Owner { found, wanted } => {
-                write!(f, "it belongs to the user {found}, and must belong to {wanted}")
-            }
-            Self::Ancestor { found, wanted } => {
+            Self::Owner { found, wanted } | Self::Ancestor { found, wanted } => {
                 write!(f, "it belongs to the user {found}, and must belong to {wanted} or to root")
             }
             Self::Writable { mode } => write!(
@@ -144,7 +141,7 @@ impl CacheDir {
         &self.inner.path
     }
 
-    /// Opens a file in it that belongs to this user alone.
+    /// Opens a file in it that only this user, or root, can write to.
     pub(crate) fn open_entry<'a>(&self, source: Source<'a>) -> Result<Opened<'a>, LoadError> {
         let not_in_cache = || LoadError::NotInCache { directory: self.inner.path.clone() };
         let Source::Path(path) = source else { return Err(not_in_cache()) };
@@ -219,11 +216,11 @@ impl PartialEq for CacheDir {
 
 impl Eq for CacheDir {}
 
-/// How others than `user` could change something that must belong to `user` alone.
+/// How others than `user` and root could change something.
 fn exposure(facts: Facts, user: u32) -> Option<Exposure> {
     if facts.kind == Kind::Link {
         Some(Exposure::Link)
-    } else if facts.owner != user {
+    } else if facts.owner != user && facts.owner != 0 {
         Some(Exposure::Owner { found: facts.owner, wanted: user })
     } else if facts.mode & WRITABLE != 0 {
         Some(Exposure::Writable { mode: facts.mode })
