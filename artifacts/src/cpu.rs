@@ -13,6 +13,10 @@ pub enum Arch {
     X86_64,
     /// AArch64.
     Aarch64,
+    /// RISC-V with 64 bits.
+    Riscv64,
+    /// IBM Z.
+    S390x,
 }
 
 impl Arch {
@@ -22,6 +26,9 @@ impl Arch {
         match triple.split('-').next()? {
             "x86_64" => Some(Self::X86_64),
             "aarch64" => Some(Self::Aarch64),
+            // The extensions of the base, in a triple.
+            "riscv64" | "riscv64gc" => Some(Self::Riscv64),
+            "s390x" => Some(Self::S390x),
             _ => None,
         }
     }
@@ -37,9 +44,15 @@ impl Arch {
     #[must_use]
     pub const fn max_page_size(self) -> u32 {
         match self {
-            Self::X86_64 => 4096,
+            Self::X86_64 | Self::Riscv64 | Self::S390x => 4096,
             Self::Aarch64 => 65536,
         }
+    }
+
+    /// Whether its object files have the most significant byte first.
+    #[must_use]
+    pub const fn is_big_endian(self) -> bool {
+        matches!(self, Self::S390x)
     }
 }
 

@@ -16,8 +16,8 @@ use cwasm_artifact::digest::Digest;
 use cwasm_artifact::header::{Header, MAGIC, padded_text};
 use object::write::{Object, Symbol, SymbolSection};
 use object::{
-    Architecture, BinaryFormat, Endianness, SectionFlags, SectionKind, SymbolFlags, SymbolKind,
-    SymbolScope,
+    Architecture, BinaryFormat, Endianness, FileFlags, SectionFlags, SectionKind, SymbolFlags,
+    SymbolKind, SymbolScope,
 };
 
 use crate::error::CompileError;
@@ -45,12 +45,26 @@ pub fn wrap_in_object(artifact: &[u8], symbol: &str) -> Result<Vec<u8>, CompileE
         return Err(refuse(&format!("{symbol:?} is not the name of a symbol in C")));
     }
     let target = padded_text(&header.prefix.target);
-    let (architecture, page) = match Arch::of_triple(&target) {
-        Some(arch @ Arch::X86_64) => (Architecture::X86_64, arch.max_page_size()),
-        Some(arch @ Arch::Aarch64) => (Architecture::Aarch64, arch.max_page_size()),
-        None => return Err(refuse(&format!("there are no object files for {target}"))),
+    let Some(arch) = Arch::of_triple(&target) else {
+        return Err(refuse(&format!("there are no object files for {target}")));
     };
-    let mut object = Object::new(BinaryFormat::Elf, architecture, Endianness::Little);
+    let architecture = match arch {
+        Arch::X86_64 => Architecture::X86_64,
+        Arch::Aarch64 => Architecture::Aarch64,
+        Arch::Riscv64 => Architecture::Riscv64,
+        Arch::S390x => Architecture::S390x,
+    };
+    let page = arch.max_page_size();
+    let endianness = if arch.is_big_endian() { Endianness::Big } else { Endianness::Little };
+    let mut object = Object::new(BinaryFormat::Elf, architecture, endianness);
+    if arch == Arch::Riscv64 {
+        // The ABI with floating-point registers: linkers refuse to mix it with others.
+        object.flags = FileFlags::Elf {
+            os_abi: object::elf::ELFOSABI_NONE,
+            abi_version: 0,
+            e_flags: object::elf::EF_RISCV_RVC | object::elf::EF_RISCV_FLOAT_ABI_DOUBLE,
+        };
+    }
     let section =
         object.add_section(Vec::new(), b".rodata.cwasm".to_vec(), SectionKind::ReadOnlyData);
     let size = (artifact.len() as u64).to_le_bytes();

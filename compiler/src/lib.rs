@@ -43,12 +43,13 @@ pub use error::CompileError;
 pub use input::parse_text;
 pub use locate::explain;
 pub use reuse::{FunctionCache, Name};
-pub use settings::{MemoryBounds, OptLevel, RelaxedSimd, Settings};
+pub use settings::{MemoryBounds, OptLevel, RelaxedSimd, Settings, TARGETS};
 pub use target_lexicon::Triple;
 
 use cranelift_codegen::isa::TargetIsa;
 use link::Text;
 use module::{Images, Module};
+use target_lexicon::Architecture;
 
 /// A compiled module, before it is written down as an artifact.
 #[derive(Debug)]
@@ -109,7 +110,7 @@ fn compile_inner(
         eh_frame: unwind::eh_frame(&*isa, &compiled.text.unwind)?,
         compiled: &compiled,
     };
-    object::write(isa, parts)
+    object::write(parts)
 }
 
 /// Compiles a module to linked code.
@@ -121,6 +122,10 @@ fn compile_module<'wasm>(
     functions: Option<&dyn FunctionCache>,
 ) -> Result<CompiledModule<'wasm>, CompileError> {
     let (module, bodies) = module::parse(wasm)?;
+    if matches!(settings.target.architecture, Architecture::Riscv64(_)) {
+        // Those of its extension V are for machines that are still rare.
+        module::refuse_vectors(wasm)?;
+    }
     let mut env = translate::Environment {
         module: &module,
         isa,

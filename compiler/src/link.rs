@@ -57,6 +57,8 @@ const ALIGNMENT: usize = 32;
 fn text_limit(target: &Triple) -> usize {
     match target.architecture {
         Architecture::Aarch64(_) => (1 << 27) - 4,
+        // The upper part of a distance is rounded, which costs half of a page at the end.
+        Architecture::Riscv64(_) => (1 << 31) - 4096,
         _ => (1 << 31) - 1,
     }
 }
@@ -174,11 +176,12 @@ impl Linker {
 
     /// Writes the distance to a callee into a call.
     fn patch(&mut self, kind: Reloc, place: usize, distance: i64) -> Result<(), CompileError> {
-        let field: &mut [u8; 4] = self
+        let outside = || assembly(format!("a call at {place:#x} is outside the text"));
+        let (field, behind) = self
             .bytes
-            .get_mut(place..place + 4)
-            .and_then(|field| field.try_into().ok())
-            .ok_or_else(|| assembly(format!("a call at {place:#x} is outside the text")))?;
+            .get_mut(place..)
+            .and_then(|field| field.split_first_chunk_mut::<4>())
+            .ok_or_else(outside)?;
         let unreachable =
             || assembly(format!("a call at {place:#x} cannot reach across {distance} bytes"));
         match kind {
@@ -192,6 +195,20 @@ impl Linker {
                 *field = (opcode | words & 0x03ff_ffff).to_le_bytes();
             }
             Reloc::Arm64Call => return Err(unreachable()),
+            Reloc::RiscvCallPlt => {
+                // `auipc` adds the upper 20 bits of the distance, and `jalr` the lower 12, which are signed.
+                let next = behind.first_chunk_mut::<4>().ok_or_else(outside)?;
+                let distance = i32::try_from(distance).map_err(|_| unreachable())?;
+                let upper = distance.checked_add(0x800).ok_or_else(unreachable)?.cast_unsigned();
+                let opcode = u32::from_le_bytes(*field) & 0xfff;
+                *field = (opcode | upper & 0xffff_f000).to_le_bytes();
+                let opcode = u32::from_le_bytes(*next) & 0x000f_ffff;
+                *next = (opcode | distance.cast_unsigned() << 20).to_le_bytes();
+            }
+            Reloc::S390xPLTRel32Dbl if distance % 2 == 0 => {
+                // Counted in halfwords.
+                *field = i32::try_from(distance / 2).map_err(|_| unreachable())?.to_be_bytes();
+            }
             other => {
                 return Err(assembly(format!("cannot resolve a relocation of kind {other}")));
             }
@@ -252,6 +269,15 @@ mod tests {
         assert!(linker.patch(Reloc::Arm64Call, 0, 1 << 27).is_err());
         assert!(linker.patch(Reloc::X86CallPCRel4, 1, 1 << 31).is_err());
         assert!(linker.patch(Reloc::Abs8, 0, 0).is_err());
+        // auipc ra, 0; jalr ra, 0(ra), to what is 0x1800 ahead: the lower part is negative.
+        linker.bytes[..4].copy_from_slice(&0x0000_0097_u32.to_le_bytes());
+        linker.bytes[4..].copy_from_slice(&0x0000_80e7_u32.to_le_bytes());
+        linker.patch(Reloc::RiscvCallPlt, 0, 0x1800).unwrap();
+        assert_eq!(linker.bytes[..4], 0x0000_2097_u32.to_le_bytes());
+        assert_eq!(linker.bytes[4..], 0x8000_80e7_u32.to_le_bytes());
+        linker.patch(Reloc::S390xPLTRel32Dbl, 2, -6).unwrap();
+        assert_eq!(linker.bytes[2..6], [0xff, 0xff, 0xff, 0xfd]);
+        assert!(linker.patch(Reloc::RiscvCallPlt, 4, 0).is_err());
         assert!(linker.patch(Reloc::X86CallPCRel4, 6, 0).is_err());
     }
 }

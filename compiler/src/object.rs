@@ -8,7 +8,7 @@
 use std::collections::HashSet;
 
 use cranelift_codegen::ir::Signature;
-use cranelift_codegen::isa::{CallConv, OwnedTargetIsa};
+use cranelift_codegen::isa::CallConv;
 use cranelift_module::{DataDescription, Linkage, Module as _, ModuleError};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use cwasm_artifact::abi::fingerprint;
@@ -23,7 +23,7 @@ use cwasm_artifact::module::Module as ArtifactModule;
 use object::read::elf::ElfFile64;
 use object::write::{Relocation, SectionId};
 use object::{
-    LittleEndian, Object as _, ObjectSection as _, RelocationEncoding, RelocationFlags,
+    Endianness, Object as _, ObjectSection as _, RelocationEncoding, RelocationFlags,
     RelocationKind, SectionKind,
 };
 
@@ -58,14 +58,18 @@ pub(crate) struct Parts<'a> {
 }
 
 /// Writes and seals an artifact.
-pub(crate) fn write(isa: OwnedTargetIsa, parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
+pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
     let Parts { wasm, settings, features, compiled, tables, eh_frame } = parts;
     let page = settings.page_size() as usize;
     let sections = tables.sections();
     let symbols = symbols(compiled);
     let capacity = leaf_capacity(estimate(compiled, &sections, &eh_frame, &symbols, page));
 
-    let builder = ObjectBuilder::new(isa, "cwasm", cranelift_module::default_libcall_names())?;
+    let builder = ObjectBuilder::new(
+        settings.container()?,
+        "cwasm",
+        cranelift_module::default_libcall_names(),
+    )?;
     let mut object = ObjectModule::new(builder);
     for (name, size) in [
         (HEADER_SECTION, HEADER_SIZE),
@@ -283,7 +287,7 @@ fn section_ranges(
     file: &[u8],
     text_len: usize,
 ) -> Result<Vec<(Section, SectionRange)>, CompileError> {
-    let elf = ElfFile64::<LittleEndian>::parse(file)
+    let elf = ElfFile64::<Endianness>::parse(file)
         .map_err(|error| assembly("read the object file again", error))?;
     let mut ranges = Vec::new();
     for section in elf.sections() {

@@ -5,7 +5,7 @@ use cranelift_codegen::isa::{self, OwnedTargetIsa};
 use cranelift_codegen::settings::{self, Configurable as _};
 use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
 use cwasm_artifact::header::{Header, padded_text, settings as bits};
-use target_lexicon::{Architecture, Triple};
+use target_lexicon::{Architecture, OperatingSystem, Triple};
 
 use crate::error::CompileError;
 
@@ -204,16 +204,11 @@ impl Settings {
     /// The code generator for these settings.
     pub(crate) fn isa(&self) -> Result<OwnedTargetIsa, CompileError> {
         let refuse = |message: String| CompileError::Settings { message };
-        let supported = matches!(
-            self.target.architecture,
-            Architecture::X86_64
-                | Architecture::Aarch64(target_lexicon::Aarch64Architecture::Aarch64)
-        ) && self.target.operating_system == target_lexicon::OperatingSystem::Linux;
-        if !supported {
+        if !is_supported(&self.target) {
             return Err(refuse(format!(
-                "cannot compile for {}: the supported targets are x86_64-unknown-linux-gnu and \
-                 aarch64-unknown-linux-gnu",
-                self.target
+                "cannot compile for {}: the supported targets are {}",
+                self.target,
+                TARGETS.join(", ")
             )));
         }
         let mut shared = settings::builder();
@@ -258,6 +253,19 @@ impl Settings {
             .map_err(|error| refuse(format!("cannot compile for {}: {error}", self.target)))
     }
 
+    /// A code generator for the object file that the code is put into, which is an ELF file on
+    /// every system. It generates no code.
+    pub(crate) fn container(&self) -> Result<OwnedTargetIsa, CompileError> {
+        let target = Triple {
+            vendor: target_lexicon::Vendor::Unknown,
+            operating_system: OperatingSystem::Linux,
+            environment: target_lexicon::Environment::Gnu,
+            binary_format: target_lexicon::BinaryFormat::Elf,
+            ..self.target.clone()
+        };
+        Settings { target, cpu: CpuLevel::Baseline, ..self.clone() }.isa()
+    }
+
     /// The features that the code may use.
     pub(crate) fn features(&self) -> Result<CpuFeatures, CompileError> {
         let target = self.target.to_string();
@@ -265,6 +273,37 @@ impl Settings {
         arch.and_then(|arch| self.cpu.features(arch)).ok_or_else(|| CompileError::Settings {
             message: format!("{} is not a CPU level of the target {target}", self.cpu),
         })
+    }
+}
+
+/// The targets that code is generated for; `-musl` instead of `-gnu` is the same to code.
+///
+/// All artifacts are ELF files: those for other systems differ in their calling conventions.
+pub const TARGETS: [&str; 8] = [
+    "x86_64-unknown-linux-gnu",
+    "aarch64-unknown-linux-gnu",
+    "riscv64gc-unknown-linux-gnu",
+    "s390x-unknown-linux-gnu",
+    "x86_64-apple-darwin",
+    "aarch64-apple-darwin",
+    "x86_64-pc-windows-msvc",
+    "aarch64-pc-windows-msvc",
+];
+
+fn is_supported(target: &Triple) -> bool {
+    use target_lexicon::{Aarch64Architecture, Riscv64Architecture};
+    let everywhere = matches!(
+        target.architecture,
+        Architecture::X86_64 | Architecture::Aarch64(Aarch64Architecture::Aarch64)
+    );
+    let on_linux = matches!(
+        target.architecture,
+        Architecture::Riscv64(Riscv64Architecture::Riscv64gc) | Architecture::S390x
+    );
+    match target.operating_system {
+        OperatingSystem::Linux => everywhere || on_linux,
+        OperatingSystem::Darwin(_) | OperatingSystem::Windows => everywhere,
+        _ => false,
     }
 }
 

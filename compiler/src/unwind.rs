@@ -1,10 +1,11 @@
 //! `.eh_frame`: how debuggers and profilers unwind the code. The loader does
 //! not read it; it follows frame pointers.
 
+use cranelift_codegen::ir::Endianness;
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::isa::unwind::UnwindInfo;
 use gimli::write::{Address, EndianVec, FrameTable, RelocateWriter, Relocation};
-use gimli::{DW_EH_PE_pcrel, DW_EH_PE_sdata4, DwEhPe, LittleEndian};
+use gimli::{DW_EH_PE_pcrel, DW_EH_PE_sdata4, DwEhPe, RunTimeEndian};
 
 use crate::error::CompileError;
 use crate::link::TextRange;
@@ -18,12 +19,12 @@ pub(crate) struct EhFrame {
 }
 
 struct Writer {
-    bytes: EndianVec<LittleEndian>,
+    bytes: EndianVec<RunTimeEndian>,
     references: Vec<(u64, i64)>,
 }
 
 impl RelocateWriter for Writer {
-    type Writer = EndianVec<LittleEndian>;
+    type Writer = EndianVec<RunTimeEndian>;
 
     fn writer(&self) -> &Self::Writer {
         &self.bytes
@@ -57,10 +58,12 @@ pub(crate) fn eh_frame(
             table.add_fde(cie, unwind.to_fde(address));
         }
     }
-    let mut section = gimli::write::EhFrame(Writer {
-        bytes: EndianVec::new(LittleEndian),
-        references: Vec::new(),
-    });
+    let endianness = match isa.endianness() {
+        Endianness::Little => RunTimeEndian::Little,
+        Endianness::Big => RunTimeEndian::Big,
+    };
+    let mut section =
+        gimli::write::EhFrame(Writer { bytes: EndianVec::new(endianness), references: Vec::new() });
     table.write_eh_frame(&mut section).map_err(|error| CompileError::Assembly {
         message: format!("cannot write unwind information: {error}"),
     })?;

@@ -5,11 +5,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::check::{Host, check};
-use cwasm_artifact::header::{Section, padded_text, settings};
+use cwasm_artifact::header::{Header, Section, padded_text, settings};
 use cwasm_artifact::module::{Module, View};
 use cwasm_artifact::records::NONE;
 use cwasm_compiler::{
-    CpuLevel, MemoryBounds, OptLevel, Progress, RelaxedSimd, Settings, compile,
+    CpuLevel, MemoryBounds, OptLevel, Progress, RelaxedSimd, Settings, TARGETS, compile,
     compile_with_progress, parse_text,
 };
 
@@ -173,9 +173,10 @@ fn only_features_that_code_uses_are_recorded() {
 
 #[test]
 fn code_has_pages_of_its_own() {
-    for target in ["x86_64-unknown-linux-gnu", "aarch64-unknown-linux-gnu"] {
+    for target in TARGETS {
         let settings = Settings { target: target.parse().unwrap(), ..Settings::default() };
         let artifact = compile(&wasm(PROGRAM), &settings).unwrap();
+        assert_eq!(padded_text(&Header::of(&artifact).unwrap().prefix.target), target);
         let page = settings.page_size() as usize;
         read(&artifact, |_, module| {
             let text = module.range(Section::Text);

@@ -3,8 +3,8 @@
 //! memories and tables.
 //!
 //! All offsets are in bytes from the start of the structure. Pointers have 8
-//! bytes, integers the byte order of the target (every supported target is
-//! little-endian). The loader declares the same structures as `repr(C)` types
+//! bytes, integers have the least significant byte first, on every target (the loader is for targets whose
+//! own order that is). The loader declares the same structures as `repr(C)` types
 //! and asserts at compile time that the offsets are these.
 
 /// Size of a slot that holds one wasm value at the border to the host, and of

@@ -37,6 +37,23 @@ const PROPOSALS: &[(WasmFeatures, &str)] = &[
 /// What the types and instructions of the garbage collection proposal are called.
 pub(crate) const GC: &str = "garbage-collected types";
 
+/// Refuses a module with vectors, for targets whose registers have none.
+pub(crate) fn refuse_vectors(wasm: &[u8]) -> Result<(), CompileError> {
+    let without = SUPPORTED.difference(WasmFeatures::SIMD | WasmFeatures::RELAXED_SIMD);
+    let Err(error) = Validator::new_with_features(without).validate_all(wasm) else {
+        return Ok(());
+    };
+    match Validator::new_with_features(SUPPORTED).validate_all(wasm) {
+        Ok(_) => Err(CompileError::Unsupported {
+            feature: "vectors (on this target)",
+            offset: error.offset(),
+            function: None,
+        }),
+        // Whoever translates it says what is wrong.
+        Err(_) => Ok(()),
+    }
+}
+
 /// Tells a module that breaks the rules from one that is valid with proposals
 /// which this version does not compile.
 pub(super) fn explain(wasm: &[u8], error: &wasmparser::Error) -> CompileError {

@@ -19,7 +19,7 @@ use wasmparser::{
 };
 
 pub use constant::{Arithmetic, ConstExpr, ConstOp};
-pub(crate) use features::GC;
+pub(crate) use features::{GC, refuse_vectors};
 pub use hints::BranchHints;
 pub use images::{Image, Images};
 pub use index::{
