@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use cwasm_artifact::abi::memory::wait_result;
+use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::types::{
     FuncType, GlobalType, HeapType, MemoryType, TableType, TagType, TypeRef,
 };
 
 use crate::artifact::Artifact;
-use crate::engine::Engine;
+use crate::engine::{Config, Engine};
 use crate::error::{Error, Frame, HostError};
 use crate::exception::Exception;
 use crate::func::KeepAlive;
@@ -84,6 +85,7 @@ pub(crate) struct StoreCore<'code> {
     context: VmStoreContext,
     /// The engine's, close at hand for calls.
     max_wasm_stack: usize,
+    host_stack: usize,
     pub(crate) id: StoreId,
     pub(crate) engine: Engine,
     pub(crate) limits: StoreLimits,
@@ -139,6 +141,7 @@ impl<'code> StoreCore<'code> {
                 exit_fp: 0,
             },
             max_wasm_stack: engine.config().max_wasm_stack,
+            host_stack: engine.config().host_stack.max(Config::MIN_HOST_STACK),
             id: StoreId::new(),
             engine: engine.clone(),
             limits: StoreLimits::default(),
@@ -192,6 +195,21 @@ impl<'code> StoreCore<'code> {
     pub(crate) fn max_wasm_stack(this: NonNull<Self>) -> usize {
         // SAFETY: callers hold a live store, and no reference to its limits.
         unsafe { (*this.as_ptr()).max_wasm_stack.min((*this.as_ptr()).limits.stack) }
+    }
+
+    /// How much of the stack is kept for host functions.
+    pub(crate) fn host_stack(this: NonNull<Self>) -> usize {
+        // SAFETY: callers hold a live store.
+        unsafe { (*this.as_ptr()).host_stack }
+    }
+
+    /// A trap of the host function that is running.
+    #[cold]
+    pub(crate) fn host_trap(&mut self, kind: TrapKind) -> Error {
+        let this = NonNull::from(&mut *self).cast::<StoreCore<'static>>();
+        // SAFETY: the store is exclusively borrowed, and alive.
+        unsafe { activation::note_host_frames(this) };
+        Error::trapped(kind, self.frames(), self.trap_frames.omitted())
     }
 
     /// The buffer for the backtrace of a trap.
