@@ -5,6 +5,7 @@
 //! runs, so no reference to it is held across a call.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -111,6 +112,8 @@ pub(crate) struct StoreCore<'code> {
     host_types: Vec<Arc<Registration>>,
     /// What host functions need to stay alive.
     keep_alive: Vec<Arc<dyn KeepAlive + 'code>>,
+    /// The addresses of these.
+    kept: HashSet<usize>,
     /// Values behind external references.
     externs: Vec<Box<dyn Any + Send + Sync>>,
     pub(crate) pending: Option<Pending>,
@@ -160,6 +163,7 @@ impl<'code> StoreCore<'code> {
             host_funcs: Vec::new(),
             host_types: Vec::new(),
             keep_alive: Vec::new(),
+            kept: HashSet::new(),
             externs: Vec::new(),
             pending: None,
             trap_frames: Box::new(Frames::new()),
@@ -320,10 +324,13 @@ impl<'code> StoreCore<'code> {
             .find_map(|types| types.find(type_id))
     }
 
-    /// Keeps a closure alive as long as the store.
-    pub(crate) fn keep(&mut self, func: Arc<dyn KeepAlive + 'code>) {
-        self.host_types.push(func.registration());
-        self.keep_alive.push(func);
+    /// Keeps a closure alive as long as the store. Takes a share of it the first time only, so that
+    /// an instance more costs no count, neither now nor when it is dropped.
+    pub(crate) fn keep(&mut self, func: &Arc<dyn KeepAlive + 'code>) {
+        if self.kept.insert(Arc::as_ptr(func).addr()) {
+            self.host_types.push(func.registration());
+            self.keep_alive.push(Arc::clone(func));
+        }
     }
 
     /// The heap type of functions of a type.
@@ -349,7 +356,7 @@ impl<'code> StoreCore<'code> {
         let host = VmHostFunc::new(&raw mut self.context, host, code, ptr::null_mut());
         let func_ref = VmHostFunc::func_ref(&host);
         self.host_funcs.push(host);
-        self.keep(Arc::clone(func));
+        self.keep(func);
         // SAFETY: the address of a field is not null.
         unsafe { NonNull::new_unchecked(func_ref) }
     }
