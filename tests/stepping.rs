@@ -4,6 +4,11 @@
 //! atomic read-modify-write on x86-64 has a `lock` prefix or is an `xchg` with memory, so what was
 //! noted tells whether a lock was taken or a count touched, on any path through any library.
 #![cfg(all(target_arch = "x86_64", target_os = "linux"))]
+#![allow(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "addresses have 64 bits here"
+)]
 
 use std::arch::asm;
 use std::ffi::{CStr, c_void};
