@@ -82,9 +82,7 @@ fuzz: ## Fuzz for FUZZ_SECONDS (3600): the compiler against another engine, then
 # One selection of packages for all that need the compiler, so that it is built once per sanitizer, optimised as for tests.
 # Tests that measure the memory of the process are left out. Without the source of the standard library,
 # ThreadSanitizer takes what its locks order for races: `docs/soundness.md`.
-# AddressSanitizer must not move local variables off the stack: the loader finds the stack pointer by the address of one.
-SANITIZE = ASAN_OPTIONS=detect_stack_use_after_return=0 \
-  RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
+SANITIZE = RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
   cargo +nightly test --target x86_64-unknown-linux-gnu --target-dir target/sanitize/$(1) $(2)
 SANITIZED = --skip leave_nothing_behind
 

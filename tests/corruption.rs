@@ -1,11 +1,17 @@
 //! Damaged files: every single bit flipped, a cut at every length, and metadata
 //! that somebody changed and sealed again.
 //!
-//! A sample runs by default. `CWASM_LONG=1` runs all of it.
+//! Of the reference artifacts for this host, every bit is flipped and every cut is made, always. Of the one
+//! for another architecture, which is large since its pages are, and of metadata that were sealed again, a sample runs
+//! by default. `CWASM_LONG=1` runs all of it.
 
+use std::fs;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use cwasm_artifact::check::{Origin, check, check_from};
 use cwasm_artifact::header::{HEADER_OFFSET, HEADER_SIZE, Header, LEAVES_OFFSET, Section};
 use cwasm_loader::{Artifact, Digest, LoadError, Report, Trust};
 use cwasm_tests::fault::mutants::{self, ARTIFACT};
@@ -39,14 +45,43 @@ fn the_artifact_has_every_section() {
     mutants::raw_bytes(&ARTIFACT).unwrap();
 }
 
+/// A reference artifact, as it is on disk.
+fn golden(name: &str) -> Vec<u8> {
+    let folder = format!("../artifacts/golden/v{}", cwasm_artifact::header::FORMAT_VERSION);
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder).join(name);
+    fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
+}
+
+/// Runs a body with the numbers below `count`, shared out to the processors, each with a state of its own.
+fn in_parallel<S>(count: usize, state: impl Fn() -> S + Sync, body: impl Fn(&mut S, usize) + Sync) {
+    let next = AtomicUsize::new(0);
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for _ in 0..processors {
+            scope.spawn(|| {
+                let mut state = state();
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    if number >= count {
+                        break;
+                    }
+                    body(&mut state, number);
+                }
+            });
+        }
+    });
+    // A body that panics takes its number with it; the scope then panics.
+    assert!(next.into_inner() >= count);
+}
+
 /// The kinds of which one must be reported for a flipped bit at an offset.
-fn kinds_for(offset: usize) -> &'static [&'static str] {
+fn kinds_for(artifact: &[u8], offset: usize) -> &'static [&'static str] {
     // Offsets of fields in the header, by FORMAT.md.
     match offset {
         0..4 | 64..72 => &["not-an-artifact"],
         // Bytes of the header that decide how the rest is to be understood.
         72..76 | 80..112 => &["stale"],
-        144..208 if ARTIFACT[offset] != 0 => &["other-target"],
+        144..208 if artifact[offset] != 0 => &["other-target"],
         // CPU features and settings: made for another host, and not as sealed.
         208..216 | 232..240 => &["corrupt"],
         // The length of the file.
@@ -56,60 +91,129 @@ fn kinds_for(offset: usize) -> &'static [&'static str] {
     }
 }
 
-/// Flips every bit of an artifact, or a sample of them, and expects the right refusal.
-fn every_flipped_bit(artifact: &[u8], trust: &Trust) {
-    let mut bytes = artifact.to_vec();
-    let bits = bytes.len() * 8;
-    // All of the header and the signatures; of the rest a bit now and then, at a distance that
-    // no power of two divides, so that it is another bit of the byte each time.
+/// Flips the bits of an artifact, and expects the right refusal: all of the header and the
+/// signatures; of the rest one bit in `stride`.
+fn flipped_bits(artifact: &[u8], trust: &Trust, stride: usize) {
     let front = LEAVES_OFFSET * 8;
-    let stride = if long() { 1 } else { 5 };
-    for bit in (0..front).chain((front..bits).step_by(stride)) {
-        let offset = bit / 8;
-        bytes[offset] ^= 1 << (bit % 8);
-        let what = format_args!("bit {} of byte {offset:#x}", bit % 8).to_string();
-        let report = refusal(&bytes, trust, &what);
-        let found = kinds(&report);
-        let wanted = kinds_for(offset);
-        assert!(wanted.iter().any(|kind| found.contains(kind)), "{what}: {report}");
-        // Damage is never mistaken for a lie,
-        assert!(
-            !found.contains(&"bad-signature") && !found.contains(&"unsigned"),
-            "{what}: {report}"
-        );
-        // nor for a file for another loader, except
-        // in the version of the format, without which nothing else has a meaning.
-        assert_eq!(report.is_miss(), (72..76).contains(&offset), "{what}: {report}");
-        bytes[offset] ^= 1 << (bit % 8);
-    }
+    let bits: Vec<_> = (0..front).chain((front..artifact.len() * 8).step_by(stride)).collect();
+    in_parallel(
+        bits.len(),
+        || artifact.to_vec(),
+        |bytes, number| {
+            let bit = bits[number];
+            let offset = bit / 8;
+            bytes[offset] ^= 1 << (bit % 8);
+            let what = format_args!("bit {} of byte {offset:#x}", bit % 8).to_string();
+            let report = refusal(bytes, trust, &what);
+            let found = kinds(&report);
+            let wanted = kinds_for(artifact, offset);
+            assert!(wanted.iter().any(|kind| found.contains(kind)), "{what}: {report}");
+            // Damage is never mistaken for a lie,
+            assert!(
+                !found.contains(&"bad-signature") && !found.contains(&"unsigned"),
+                "{what}: {report}"
+            );
+            // nor for a file for another loader, except
+            // in the version of the format, without which nothing else has a meaning.
+            assert_eq!(report.is_miss(), (72..76).contains(&offset), "{what}: {report}");
+            bytes[offset] ^= 1 << (bit % 8);
+        },
+    );
 }
 
-#[test]
-fn every_flipped_bit_is_found() {
-    every_flipped_bit(&ARTIFACT, &Trust::digest(Digest::stated_in(&ARTIFACT).unwrap()));
-}
-
-#[test]
-fn every_flipped_bit_of_a_signed_artifact_is_found() {
-    let signed = Key::new(1).sign(&Key::new(2).sign(&ARTIFACT));
-    every_flipped_bit(&signed, &Trust::keys([Key::new(1).public()]));
-    // Who knows the digest does not ask for signatures, and gets none that are damaged.
-    every_flipped_bit(&signed, &Trust::digest(Digest::stated_in(&ARTIFACT).unwrap()));
-}
-
-#[test]
-fn every_cut_is_found() {
-    let trust = Trust::digest(Digest::stated_in(&ARTIFACT).unwrap());
-    let signed = Key::new(1).sign(&ARTIFACT);
-    let keys = Trust::keys([Key::new(1).public()]);
-    for length in 0..ARTIFACT.len() {
-        for (file, trust) in [(&*ARTIFACT, &trust), (&signed, &keys)] {
-            let report = refusal(&file[..length], trust, &format!("cut to {length}"));
+/// Cuts an artifact at lengths, and expects the right refusal.
+fn cuts(artifact: &[u8], trust: &Trust, stride: usize) {
+    let lengths: Vec<_> = (0..LEAVES_OFFSET)
+        .chain((LEAVES_OFFSET..artifact.len()).step_by(stride))
+        .chain([artifact.len() - 1])
+        .collect();
+    in_parallel(
+        lengths.len(),
+        || (),
+        |(), number| {
+            let length = lengths[number];
+            let report = refusal(&artifact[..length], trust, &format!("cut to {length}"));
             let wanted = if length < 4 { "not-an-artifact" } else { "truncated" };
             assert!(kinds(&report).contains(&wanted), "cut to {length}: {report}");
             assert!(!report.is_miss());
-        }
-    }
+        },
+    );
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn every_flipped_bit_and_every_cut_of_the_reference_artifact_is_found() {
+    let file = golden("everything.x86_64.cwasm");
+    let trust = Trust::digest(Digest::stated_in(&file).unwrap());
+    Artifact::from_bytes(&file, &trust).unwrap();
+    flipped_bits(&file, &trust, 1);
+    cuts(&file, &trust, 1);
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn every_flipped_bit_and_every_cut_of_the_signed_reference_artifact_is_found() {
+    let file = golden("signed.x86_64.cwasm");
+    let keys = Trust::keys([Key::new(1).public()]);
+    Artifact::from_bytes(&file, &keys).unwrap();
+    flipped_bits(&file, &keys, 1);
+    cuts(&file, &keys, 1);
+    // Who knows the digest does not ask for signatures, and gets none that are damaged.
+    let stride = if long() { 1 } else { 29 };
+    flipped_bits(&file, &Trust::digest(Digest::stated_in(&file).unwrap()), stride);
+}
+
+/// Its digest is checked on every host, and it loads on none but its own.
+#[test]
+fn flipped_bits_and_cuts_of_the_reference_artifact_for_aarch64_are_found() {
+    let file = golden("everything.aarch64.cwasm");
+    let intact = check(&file, None).unwrap();
+    let wanted = Origin::Digest(intact.digest());
+    // No power of two divides the distance, so that it is another bit of the byte each time.
+    let stride = if long() { 1 } else { 997 };
+    let front = LEAVES_OFFSET * 8;
+    let bits: Vec<_> = (0..front).chain((front..file.len() * 8).step_by(stride)).collect();
+    in_parallel(
+        bits.len(),
+        || file.clone(),
+        |bytes, number| {
+            let (offset, mask) = (bits[number] / 8, 1 << (bits[number] % 8));
+            bytes[offset] ^= mask;
+            // The triple and ABI are the host's to compare; they are sealed like everything else.
+            let wanted_kinds = match offset {
+                0..4 | 64..72 => "not-an-artifact",
+                72..76 => "stale",
+                _ => "corrupt",
+            };
+            let report = check_from(bytes, None, wanted).expect_err("it was accepted");
+            assert!(kinds(&report).contains(&wanted_kinds), "byte {offset:#x}: {report}");
+            bytes[offset] ^= mask;
+        },
+    );
+    in_parallel(
+        file.len() / stride,
+        || (),
+        |(), number| {
+            let length = number * stride;
+            let report = check_from(&file[..length], None, wanted).expect_err("it was accepted");
+            let wanted = if length < 4 { "not-an-artifact" } else { "truncated" };
+            assert!(kinds(&report).contains(&wanted), "cut to {length}: {report}");
+        },
+    );
+}
+
+#[test]
+fn flipped_bits_of_an_artifact_of_this_compiler_are_found() {
+    let stride = if long() { 1 } else { 29 };
+    flipped_bits(&ARTIFACT, &Trust::digest(Digest::stated_in(&ARTIFACT).unwrap()), stride);
+    let signed = Key::new(1).sign(&Key::new(2).sign(&ARTIFACT));
+    flipped_bits(&signed, &Trust::keys([Key::new(1).public()]), stride);
+}
+
+#[test]
+fn every_cut_and_every_addition_is_found() {
+    let trust = Trust::digest(Digest::stated_in(&ARTIFACT).unwrap());
+    cuts(&ARTIFACT, &trust, 1);
     for more in [1, 7, 4096, 65536, 1 << 20] {
         let mut bytes = ARTIFACT.clone();
         bytes.resize(bytes.len() + more, 0);

@@ -1,11 +1,12 @@
 //! Host functions that misbehave, and the store that must survive it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_compiler::{MemoryBounds, Settings};
 use cwasm_loader::{
-    Artifact, Caller, Engine, Error, Func, FuncType, Instance, Linker, Ref, Store, TrapKind, Val,
-    ValType,
+    Artifact, Caller, Config, Engine, Error, Func, FuncType, Instance, Linker, Ref, Store,
+    TrapKind, Val, ValType,
 };
 use cwasm_tests::fault::child;
 use cwasm_tests::{artifact, compile_with, load};
@@ -217,6 +218,134 @@ fn a_guest_that_lets_a_host_function_call_itself_is_a_trap() {
         });
     })
     .well();
+}
+
+/// Counts those that are alive.
+struct Alive<'a>(&'a AtomicUsize);
+
+impl<'a> Alive<'a> {
+    fn new(count: &'a AtomicUsize) -> Self {
+        count.fetch_add(1, Ordering::Relaxed);
+        Self(count)
+    }
+}
+
+impl Drop for Alive<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Recurses without wasm, until there is no more stack than it asks for. Counts its levels.
+fn recurse(caller: &mut Caller<'_, '_, u32>, alive: &AtomicUsize) -> Result<u64, Error> {
+    let _alive = Alive::new(alive);
+    caller.check_stack(48 << 10)?;
+    *caller.data_mut() += 1;
+    let frame = std::hint::black_box([1_u64; 64]);
+    Ok(recurse(caller, alive)? + frame[0])
+}
+
+#[test]
+fn a_host_function_that_asks_for_stack_turns_its_end_into_a_trap() {
+    child::run("a_host_function_that_asks_for_stack_turns_its_end_into_a_trap", || {
+        let code = artifact(PROGRAM);
+        on_threads(&|| {
+            let alive = AtomicUsize::new(0);
+            let linker = linker(|mut caller, value| match value {
+                0 => Ok(7),
+                _ => recurse(&mut caller, &alive).map(|_| 0),
+            });
+            let mut store = store();
+            let instance = linker.instantiate(&mut store, &code).unwrap();
+            let call = instance.typed_func::<i32, i32>(&store, "call").unwrap();
+            for _ in 0..3 {
+                *store.data_mut() = 0;
+                let error = call.call(&mut store, 1).unwrap_err();
+                let trap = error.trap().unwrap_or_else(|| panic!("{error}"));
+                assert_eq!(trap.kind(), TrapKind::StackOverflow);
+                assert_eq!(trap.frames().len(), 1, "the wasm that called it");
+                assert!(*store.data() > 30, "{} levels", store.data());
+                assert_eq!(alive.load(Ordering::Relaxed), 0, "destructors ran");
+                assert_eq!(call.call(&mut store, 0).unwrap(), 7);
+                is_sound(&mut store, instance);
+            }
+        });
+    })
+    .well();
+}
+
+#[test]
+fn a_host_function_that_recurses_through_wasm_runs_its_destructors() {
+    child::run("a_host_function_that_recurses_through_wasm_runs_its_destructors", || {
+        let code = artifact(PROGRAM);
+        on_threads(&|| {
+            let alive = AtomicUsize::new(0);
+            // A little on its own at each level, then back into wasm.
+            let linker = linker(|mut caller, value| {
+                let _alive = Alive::new(&alive);
+                caller.check_stack(48 << 10)?;
+                *caller.data_mut() += 1;
+                let call = caller.export("call").and_then(|item| item.into_func()).unwrap();
+                let results = call.call(&mut caller, &[Val::I32(value)])?;
+                Ok(results[0].i32().unwrap())
+            });
+            let mut store = store();
+            let instance = linker.instantiate(&mut store, &code).unwrap();
+            let call = instance.typed_func::<i32, i32>(&store, "call").unwrap();
+            for _ in 0..3 {
+                let error = call.call(&mut store, 1).unwrap_err();
+                assert_eq!(error.trap().unwrap().kind(), TrapKind::StackOverflow);
+                assert!(*store.data() > 10, "{} levels", store.data());
+                assert_eq!(alive.load(Ordering::Relaxed), 0, "destructors ran");
+                is_sound(&mut store, instance);
+            }
+        });
+    })
+    .well();
+}
+
+/// The least that a host function found, at any depth of wasm, on a thread of this size.
+fn least_stack(code: &Artifact, engine: &Engine, size: usize) -> usize {
+    let least = AtomicUsize::new(usize::MAX);
+    let mut linker = Linker::new(engine);
+    let f = |caller: Caller<'_, '_, ()>| {
+        least.fetch_min(caller.stack_left(), Ordering::Relaxed);
+    };
+    linker.func("host", "f", f).unwrap();
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new().stack_size(size);
+        let run = || {
+            let mut store = Store::new(engine, ());
+            let instance = linker.instantiate(&mut store, code).unwrap();
+            let down = instance.typed_func::<(), ()>(&store, "down").unwrap();
+            let error = down.call(&mut store, ()).unwrap_err();
+            assert_eq!(error.trap().unwrap().kind(), TrapKind::StackOverflow);
+        };
+        thread.spawn_scoped(scope, run).unwrap().join().unwrap();
+    });
+    least.load(Ordering::Relaxed)
+}
+
+#[test]
+fn a_host_function_begins_with_the_stack_that_is_kept_for_it() {
+    // A host call at every depth, down to the last.
+    let code = artifact(
+        r#"(module (import "host" "f" (func $f)) (func $down (export "down") call $f call $down))"#,
+    );
+    for reserve in [0, 64 << 10, 128 << 10, 700 << 10] {
+        let mut config = Config::default();
+        config.host_stack = reserve;
+        config.max_wasm_stack = usize::MAX;
+        let least = least_stack(&code, &Engine::new(config), 2 << 20);
+        let wanted = reserve.max(32 << 10);
+        assert!(
+            (wanted..wanted + (8 << 10)).contains(&least),
+            "{least} bytes were left, of {wanted}"
+        );
+    }
+    // On a small stack, half of it.
+    let least = least_stack(&code, &Engine::default(), 128 << 10);
+    assert!((56 << 10..68 << 10).contains(&least), "{least} bytes were left");
 }
 
 #[test]

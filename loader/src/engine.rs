@@ -10,11 +10,22 @@ pub struct Config {
     /// How much of a thread's stack wasm may use, in bytes. Reaching it is a
     /// trap. It is reduced on threads whose stack is smaller. 1 MiB by default.
     pub max_wasm_stack: usize,
+    /// How many bytes of a thread's stack are kept for host functions: one that wasm or the host
+    /// calls begins with at least so many left, or the call is a trap
+    /// ([`crate::TrapKind::StackOverflow`]) instead. 128 KiB by default, and never less than 32 KiB. On a stack of less
+    /// than twice as much and a little more, it is half of the stack. A host function that needs more than
+    /// that, or that recurses, can ask: [`crate::Caller::check_stack`].
+    pub host_stack: usize,
+}
+
+impl Config {
+    /// The loader itself needs stack when wasm calls it.
+    pub(crate) const MIN_HOST_STACK: usize = 32 << 10;
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { max_wasm_stack: 1 << 20 }
+        Self { max_wasm_stack: 1 << 20, host_stack: 128 << 10 }
     }
 }
 

@@ -7,6 +7,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::ptr::NonNull;
 use std::sync::Arc;
 
+use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::abi::vmctx::host_context;
 use cwasm_artifact::types::{FuncType, HeapType, TypeRef};
 
@@ -259,6 +260,41 @@ impl<'code, T> Caller<'_, 'code, T> {
     /// The application's data in the store.
     pub fn data_mut(&mut self) -> &mut T {
         self.store.reborrow().into_data_mut()
+    }
+
+    /// How many bytes of the thread's stack are left. A host function begins with
+    /// [`crate::Config::host_stack`] or more.
+    #[must_use]
+    pub fn stack_left(&self) -> usize {
+        crate::vm::activation::stack_left()
+    }
+
+    /// Whether `bytes` of stack are left, for a function that recurses or has large local variables.
+    ///
+    /// Rust ends the process when a stack is used up; nothing can catch that. A host function that
+    /// asks before it goes deeper, and passes on the error by `?`, ends as wasm does that uses up
+    /// its stack: with a trap. Ask for what is needed up to the next question, and some 16 KiB more,
+    /// for the calls of libraries in between and for destructors on the way out; 64 KiB if something may panic.
+    ///
+    /// ```
+    /// use cwasm_loader::{Caller, Error};
+    ///
+    /// fn depth(caller: &mut Caller<'_, '_, ()>, nested: &str) -> Result<u32, Error> {
+    ///     caller.check_stack(64 << 10)?;
+    ///     match nested.strip_prefix('(') {
+    ///         Some(inner) => Ok(depth(caller, inner)? + 1),
+    ///         None => Ok(0),
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    /// A trap by [`crate::TrapKind::StackOverflow`], with the wasm that is running.
+    pub fn check_stack(&mut self, bytes: usize) -> Result<(), Error> {
+        if self.stack_left() >= bytes {
+            return Ok(());
+        }
+        Err(self.store.core_mut().host_trap(TrapKind::StackOverflow))
     }
 
     /// The memory that the calling instance exports as `memory`.

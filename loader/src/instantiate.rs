@@ -152,7 +152,7 @@ fn build<'code>(
         match import {
             Import::Host(host) => {
                 import_host(core, position, functions, record.ty.ty.get(), host.host_code());
-                core.keep(Arc::clone(host));
+                core.keep(host);
                 functions += 1;
             }
             Import::Extern(Extern::Func(func)) => {

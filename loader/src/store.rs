@@ -5,6 +5,7 @@
 //! runs, so no reference to it is held across a call.
 
 use std::any::Any;
+use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -12,12 +13,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use cwasm_artifact::abi::memory::wait_result;
+use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::types::{
     FuncType, GlobalType, HeapType, MemoryType, TableType, TagType, TypeRef,
 };
 
 use crate::artifact::Artifact;
-use crate::engine::Engine;
+use crate::engine::{Config, Engine};
 use crate::error::{Error, Frame, HostError};
 use crate::exception::Exception;
 use crate::func::KeepAlive;
@@ -84,6 +86,7 @@ pub(crate) struct StoreCore<'code> {
     context: VmStoreContext,
     /// The engine's, close at hand for calls.
     max_wasm_stack: usize,
+    host_stack: usize,
     pub(crate) id: StoreId,
     pub(crate) engine: Engine,
     pub(crate) limits: StoreLimits,
@@ -109,6 +112,8 @@ pub(crate) struct StoreCore<'code> {
     host_types: Vec<Arc<Registration>>,
     /// What host functions need to stay alive.
     keep_alive: Vec<Arc<dyn KeepAlive + 'code>>,
+    /// The addresses of these.
+    kept: HashSet<usize>,
     /// Values behind external references.
     externs: Vec<Box<dyn Any + Send + Sync>>,
     pub(crate) pending: Option<Pending>,
@@ -139,6 +144,7 @@ impl<'code> StoreCore<'code> {
                 exit_fp: 0,
             },
             max_wasm_stack: engine.config().max_wasm_stack,
+            host_stack: engine.config().host_stack.max(Config::MIN_HOST_STACK),
             id: StoreId::new(),
             engine: engine.clone(),
             limits: StoreLimits::default(),
@@ -157,6 +163,7 @@ impl<'code> StoreCore<'code> {
             host_funcs: Vec::new(),
             host_types: Vec::new(),
             keep_alive: Vec::new(),
+            kept: HashSet::new(),
             externs: Vec::new(),
             pending: None,
             trap_frames: Box::new(Frames::new()),
@@ -192,6 +199,21 @@ impl<'code> StoreCore<'code> {
     pub(crate) fn max_wasm_stack(this: NonNull<Self>) -> usize {
         // SAFETY: callers hold a live store, and no reference to its limits.
         unsafe { (*this.as_ptr()).max_wasm_stack.min((*this.as_ptr()).limits.stack) }
+    }
+
+    /// How much of the stack is kept for host functions.
+    pub(crate) fn host_stack(this: NonNull<Self>) -> usize {
+        // SAFETY: callers hold a live store.
+        unsafe { (*this.as_ptr()).host_stack }
+    }
+
+    /// A trap of the host function that is running.
+    #[cold]
+    pub(crate) fn host_trap(&mut self, kind: TrapKind) -> Error {
+        let this = NonNull::from(&mut *self).cast::<StoreCore<'static>>();
+        // SAFETY: the store is exclusively borrowed, and alive.
+        unsafe { activation::note_host_frames(this) };
+        Error::trapped(kind, self.frames(), self.trap_frames.omitted())
     }
 
     /// The buffer for the backtrace of a trap.
@@ -302,10 +324,13 @@ impl<'code> StoreCore<'code> {
             .find_map(|types| types.find(type_id))
     }
 
-    /// Keeps a closure alive as long as the store.
-    pub(crate) fn keep(&mut self, func: Arc<dyn KeepAlive + 'code>) {
-        self.host_types.push(func.registration());
-        self.keep_alive.push(func);
+    /// Keeps a closure alive as long as the store. Takes a share of it the first time only, so that
+    /// an instance more costs no count, neither now nor when it is dropped.
+    pub(crate) fn keep(&mut self, func: &Arc<dyn KeepAlive + 'code>) {
+        if self.kept.insert(Arc::as_ptr(func).addr()) {
+            self.host_types.push(func.registration());
+            self.keep_alive.push(Arc::clone(func));
+        }
     }
 
     /// The heap type of functions of a type.
@@ -331,7 +356,7 @@ impl<'code> StoreCore<'code> {
         let host = VmHostFunc::new(&raw mut self.context, host, code, ptr::null_mut());
         let func_ref = VmHostFunc::func_ref(&host);
         self.host_funcs.push(host);
-        self.keep(Arc::clone(func));
+        self.keep(func);
         // SAFETY: the address of a field is not null.
         unsafe { NonNull::new_unchecked(func_ref) }
     }

@@ -23,10 +23,9 @@ use super::layout::{
 use crate::store::StoreCore;
 use crate::sys::{self, Fault};
 
-/// How far above the end of the thread's stack wasm must stop, so that host
-/// functions and the signal-free part of the runtime have room. On a small stack,
-/// half of it.
-const HOST_STACK_RESERVE: usize = 128 << 10;
+/// What an exit trampoline and the loader use between wasm and the body of a host function. On
+/// top of the reserve, so that the body has all of that.
+const WAY_TO_HOST: usize = 4 << 10;
 
 /// A stay of this thread in the wasm of a store.
 #[derive(Debug)]
@@ -46,8 +45,8 @@ thread_local! {
     /// The innermost activation of this thread, or null. Constant initialisation
     /// and no destructor: a signal handler may read it.
     static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
-    /// What `lowest_for_wasm` gives on a thread for which `prepare` has done its work, else zero.
-    static LOWEST: Cell<usize> = const { Cell::new(0) };
+    /// Whether `prepare` has done its work on this thread.
+    static PREPARED: Cell<bool> = const { Cell::new(false) };
 }
 
 /// How a call ended that did not return.
@@ -91,7 +90,7 @@ pub(crate) unsafe fn enter(
         if (*context).entry_fp != 0 {
             return enter_again(store, &callee, values);
         }
-        (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store));
+        (*context).stack_limit = stack_limit(store);
     }
     // SAFETY: the caller promises what this asks for.
     let result = unsafe { run(store, &callee, values, [0; 2]) };
@@ -166,7 +165,7 @@ unsafe fn enter_again(
     // A host function may lend its store to another thread, which has another stack.
     if innermost_of(store).is_none() {
         // SAFETY: as above.
-        unsafe { (*context).stack_limit = stack_limit(StoreCore::max_wasm_stack(store)) };
+        unsafe { (*context).stack_limit = stack_limit(store) };
     }
     // SAFETY: the caller promises what this asks for.
     let result = unsafe { run(store, callee, values, [outer.entry_fp, outer.exit_fp]) };
@@ -193,7 +192,7 @@ unsafe fn call_host(
     context: *mut VmHostContext,
     values: *mut VmValue,
 ) -> Result<(), Unwound> {
-    if stack_pointer() < lowest_for_wasm() {
+    if stack_pointer() < lowest_for_wasm(StoreCore::host_stack(store)) {
         // SAFETY: the store is alive, and not otherwise used.
         unsafe { note_host_frames(store) };
         return Err(Unwound::Trap(TrapKind::StackOverflow));
@@ -212,30 +211,40 @@ unsafe fn call_host(
 }
 
 /// The stack limit for wasm that is entered here.
-fn stack_limit(max_wasm_stack: usize) -> usize {
-    stack_pointer().saturating_sub(max_wasm_stack).max(lowest_for_wasm())
+fn stack_limit(store: NonNull<StoreCore<'static>>) -> usize {
+    let lowest = lowest_for_wasm(StoreCore::host_stack(store));
+    stack_pointer().saturating_sub(StoreCore::max_wasm_stack(store)).max(lowest)
 }
 
-/// About where the stack ends now.
+/// Where the stack ends now.
+#[inline(always)]
 fn stack_pointer() -> usize {
-    let here = 0_u8;
-    (&raw const here).addr()
-}
-
-/// The lowest address of this thread's stack that wasm may use.
-#[inline]
-fn lowest_for_wasm() -> usize {
-    match LOWEST.get() {
-        0 => find_lowest(),
-        lowest => lowest,
+    let here: usize;
+    // SAFETY: copies a register; touches neither memory, nor the stack, nor flags.
+    #[cfg(target_arch = "x86_64")]
+    unsafe {
+        std::arch::asm!("mov {}, rsp", out(reg) here, options(nomem, nostack, preserves_flags));
     }
+    // SAFETY: as above.
+    #[cfg(target_arch = "aarch64")]
+    unsafe {
+        std::arch::asm!("mov {}, sp", out(reg) here, options(nomem, nostack, preserves_flags));
+    }
+    here
 }
 
-#[cold]
-#[inline(never)]
-fn find_lowest() -> usize {
+/// How many bytes of this thread's stack are left below its stack pointer.
+#[inline]
+pub(crate) fn stack_left() -> usize {
+    stack_pointer().saturating_sub(sys::thread_stack().start)
+}
+
+/// The lowest address of this thread's stack that wasm may use, if host functions are to have
+/// `reserve` bytes; on a small stack, half of it.
+#[inline]
+fn lowest_for_wasm(reserve: usize) -> usize {
     let stack = sys::thread_stack();
-    stack.start.saturating_add(HOST_STACK_RESERVE.min(stack.len() / 2))
+    stack.start.saturating_add(reserve.saturating_add(WAY_TO_HOST).min(stack.len() / 2))
 }
 
 /// Notes the wasm that is running as the frames of a trap or exception of the host.
@@ -243,7 +252,7 @@ fn find_lowest() -> usize {
 /// # Safety
 /// The store is alive, and nobody else uses its frame buffer.
 #[cold]
-unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
+pub(crate) unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
     let context = StoreCore::context(store);
     // SAFETY: both are parts of the live store. If it has an entry, wasm of it
     // runs below that and has left by the exit frame.
@@ -261,14 +270,14 @@ unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
 /// Prepares this process and thread for traps. Cheap after the first time.
 #[inline]
 pub(crate) fn prepare() -> std::io::Result<()> {
-    if LOWEST.get() != 0 { Ok(()) } else { prepare_thread() }
+    if PREPARED.get() { Ok(()) } else { prepare_thread() }
 }
 
 #[cold]
 fn prepare_thread() -> std::io::Result<()> {
     sys::install_fault_handler(on_fault);
     sys::ensure_signal_stack()?;
-    LOWEST.set(find_lowest().max(1));
+    PREPARED.set(true);
     Ok(())
 }
 
