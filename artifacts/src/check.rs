@@ -5,11 +5,14 @@
 //! digest, and whether it comes from where it should. Only a file that passes becomes a
 //! [`Checked`], and only that can be read as a [`crate::module::Module`].
 
+use core::ops::Range;
+
 use crate::abi::{Fingerprint, fingerprint};
 use crate::cpu::{CpuFeatures, host_triple};
 use crate::digest::{self, Digest};
 use crate::header::{
-    FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Section, padded_text, settings,
+    CHUNK_SIZE, FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Section, padded_text,
+    settings,
 };
 use crate::report::{Problem, Report, Resemblance};
 use crate::signature::{PublicKey, Signatures};
@@ -115,6 +118,16 @@ pub fn check_from<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
 ) -> Result<Checked<'a>, Report> {
+    check_all_but(file, host, origin, &(0..0))
+}
+
+/// Checks a file without computing the leaves of `deferred`.
+fn check_all_but<'a>(
+    file: &'a [u8],
+    host: Option<&Host>,
+    origin: Origin<'_>,
+    deferred: &Range<usize>,
+) -> Result<Checked<'a>, Report> {
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
         return Err(
@@ -128,13 +141,62 @@ pub fn check_from<'a>(
     }
     // Beyond the prefix, only a header of this format can be understood.
     if !other_format {
-        let front_intact = check_integrity(file, header, claimed, &mut problems);
+        let front_intact = check_integrity(file, header, claimed, deferred, &mut problems);
         check_origin(file, header, origin, front_intact, &mut problems);
     }
     match Report::new(problems) {
         Some(report) => Err(report),
         None => Ok(Checked { file, header }),
     }
+}
+
+/// Checks a file as [`check_from`] does, but for chunks of code: the leaves of
+/// [`deferred_leaves`] are not computed. Whoever asks for this does not run, or read, a byte of such a chunk before
+/// its leaf is as [`leaf_in`] says.
+///
+/// # Errors
+/// Everything that is wrong with the rest.
+pub fn check_deferring<'a>(
+    file: &'a [u8],
+    host: Option<&Host>,
+    origin: Origin<'_>,
+) -> Result<Checked<'a>, Report> {
+    let deferred = Header::of(file).map_or(0..0, deferred_leaves);
+    check_all_but(file, host, origin, &deferred)
+}
+
+/// The numbers of the chunks that hold nothing but code, as the header says, which need not be checked yet. None, if the file
+/// is not of this format, or if another section has a part of such a chunk: then all is to be read.
+#[must_use]
+pub fn deferred_leaves(header: &Header) -> Range<usize> {
+    let range = |section| {
+        let place = header.section(section);
+        let start = place.offset.get();
+        start..start.saturating_add(place.length.get())
+    };
+    let text = range(Section::Text);
+    let shared = |section| {
+        let other = range(section);
+        !other.is_empty() && other.start < text.end && text.start < other.end
+    };
+    let known =
+        header.prefix.magic == MAGIC && header.prefix.format_version.get() == FORMAT_VERSION;
+    if !known || Section::ALL.into_iter().any(|it| it != Section::Text && shared(it)) {
+        return 0..0;
+    }
+    let start = text.start.max(header.body_offset());
+    let end = text.end.min(header.file_length.get());
+    let chunk = CHUNK_SIZE as u64;
+    let first = usize::try_from(start.div_ceil(chunk)).unwrap_or(usize::MAX);
+    let last = usize::try_from(end / chunk).unwrap_or(usize::MAX);
+    first..last.max(first)
+}
+
+/// The leaf of a chunk, as a file says that passed its check.
+#[must_use]
+pub fn leaf_in(file: &[u8], leaf: usize) -> Option<&[u8; 32]> {
+    let start = leaf.checked_mul(32)?.checked_add(LEAVES_OFFSET)?;
+    file.get(start..)?.first_chunk()
 }
 
 /// Checks everything about a file but its bytes: what it is, how long it is, and for which
@@ -247,6 +309,7 @@ fn check_integrity(
     file: &[u8],
     header: &Header,
     claimed: u64,
+    deferred: &Range<usize>,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let length = file.len() as u64;
@@ -268,10 +331,15 @@ fn check_integrity(
     let count = header.leaf_count.get() as usize;
     let chunk = |leaf| digest::chunk_range(leaf, body, claimed_usize(claimed));
     let there = (0..count).take_while(|leaf| chunk(*leaf).end <= file.len()).count();
-    let corrupt = digest::find_in_parallel(there, |leaf| {
+    // The deferred ones are left out of the numbers that are looked at.
+    let (before, after) = (deferred.start.min(there), deferred.end.min(there));
+    let number = |position| if position < before { position } else { position - before + after };
+    let corrupt = digest::find_in_parallel(there - (after - before), |position| {
+        let leaf = number(position);
         let wanted = &file[LEAVES_OFFSET + leaf * 32..][..32];
         digest::leaf(&file[chunk(leaf)]) != *wanted
     });
+    let corrupt = corrupt.into_iter().map(number);
     for leaf in corrupt {
         let range = chunk(leaf);
         let range = range.start as u64..range.end as u64;

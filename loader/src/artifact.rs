@@ -1,12 +1,14 @@
 //! Artifacts: checked, mapped, and ready to be instantiated.
 
+use std::ops::Range;
+use std::path::Path;
 use std::sync::OnceLock;
 
-use cwasm_artifact::check::{Checked, Host, Origin, check_from, check_unhashed};
+use cwasm_artifact::check::{Checked, Host, Origin, check_deferring, check_from, check_unhashed};
 use cwasm_artifact::digest::Digest;
-use cwasm_artifact::header::{Section, settings};
+use cwasm_artifact::header::{CHUNK_SIZE, Section, settings};
 use cwasm_artifact::module::{Module, View};
-use cwasm_artifact::records::ExternRecord;
+use cwasm_artifact::records::{ExternRecord, NONE};
 use cwasm_artifact::report::{Problem, Report};
 use cwasm_artifact::types::{ExternType, ValType};
 
@@ -16,6 +18,7 @@ use crate::source::{Opened, Source};
 use crate::sys::ImageFile;
 use crate::trust::Trust;
 use crate::type_registry::Registration;
+use crate::vm::lazy::{LazyCode, Lost};
 
 /// A module's machine code and metadata, mapped and ready to be instantiated.
 ///
@@ -37,6 +40,8 @@ use crate::type_registry::Registration;
 #[derive(Debug)]
 pub struct Artifact {
     snapshot: Snapshot,
+    /// Code that is loaded when it is needed.
+    lazy: Option<LazyCode>,
     module: Module,
     digest: Digest,
     source_sha256: [u8; 32],
@@ -93,6 +98,87 @@ impl Artifact {
     /// that is wrong with it.
     pub fn load<'a>(source: impl Into<Source<'a>>, trust: &Trust) -> Result<Self, LoadError> {
         Self::of_origin(Snapshot::of(&trust.open(source.into())?)?, trust.origin())
+    }
+
+    /// Loads an artifact like [`Artifact::load`], but reads, checks and copies a part of its code (64 KiB) when
+    /// a program first needs it. What is never called costs neither time nor memory.
+    ///
+    /// What is checked is still what runs. The difference is in when: the file is kept open, and if it is overwritten or cut
+    /// before some code was needed, the call that needs it ends with [`crate::Error::CodeLost`]. To delete the
+    /// file, or to rename another over it, changes nothing. [`Artifact::load_rest`] loads what is not there yet.
+    ///
+    /// Bytes in memory are loaded at once.
+    ///
+    /// # Errors
+    /// As for [`Artifact::load`], for everything but the code.
+    pub fn load_lazily<'a>(
+        source: impl Into<Source<'a>>,
+        trust: &Trust,
+    ) -> Result<Self, LoadError> {
+        let opened = trust.open(source.into())?;
+        let Opened::File { file, name } = &opened else {
+            return Self::of_origin(Snapshot::of(&opened)?, trust.origin());
+        };
+        let (snapshot, lazy) = Snapshot::of_file_lazily(file.get(), name)?;
+        let artifact = Self::from_snapshot(snapshot, Some(lazy), |file| {
+            check_deferring(file, Some(&Host::this()), trust.origin())
+        })?;
+        // Trampolines are there from the beginning, so that code that is lost can be reported to their callers.
+        artifact.load_trampolines(name)?;
+        Ok(artifact)
+    }
+
+    /// Loads all code that is not there yet, of an artifact that was loaded with [`Artifact::load_lazily`].
+    ///
+    /// # Errors
+    /// If the file was changed, or cannot be read.
+    pub fn load_rest(&self) -> Result<(), LoadError> {
+        match &self.lazy {
+            Some(lazy) => self.load_chunks(lazy.range(), Path::new("the artifact")),
+            None => Ok(()),
+        }
+    }
+
+    /// How many of the parts of its code that are loaded when they are needed have been loaded, and how many there are.
+    #[must_use]
+    pub fn lazy_parts(&self) -> (usize, usize) {
+        self.lazy.as_ref().map_or((0, 0), LazyCode::loaded)
+    }
+
+    fn load_trampolines(&self, name: &Path) -> Result<(), LoadError> {
+        let view = self.view();
+        let text = self.module.range(Section::Text);
+        let places = view.types().iter().flat_map(|ty| [ty.entry.get(), ty.exit.get()]);
+        // They lie behind the functions.
+        match places.filter(|place| *place != NONE).min() {
+            Some(first) => self.load_chunks(text.start + first as usize..text.end, name),
+            None => Ok(()),
+        }
+    }
+
+    /// Loads the chunks with these bytes of the file.
+    fn load_chunks(&self, bytes: Range<usize>, name: &Path) -> Result<(), LoadError> {
+        let start = self.snapshot.bytes().as_ptr().addr();
+        for offset in (bytes.start / CHUNK_SIZE * CHUNK_SIZE..bytes.end).step_by(CHUNK_SIZE) {
+            if let Some(Err(lost)) = self.load_code_at(start + offset) {
+                let path = name.to_owned();
+                return Err(match lost.system() {
+                    Some(error) => LoadError::Read { path, source: (*error).into() },
+                    None => LoadError::Changed { path },
+                });
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the code at an address, if it is code that is loaded when it is needed. May be called by a signal handler.
+    pub(crate) fn load_code_at(&self, address: usize) -> Option<Result<(), Lost>> {
+        let lazy = self.lazy.as_ref()?;
+        let map = self.snapshot.bytes();
+        let offset = address.checked_sub(map.as_ptr().addr())?;
+        // SAFETY: the snapshot is such a mapping: a private copy, made together with `lazy`, whose front was checked and which
+        // lives as long as the artifact. Stores borrow the artifact as long as its code can run.
+        unsafe { lazy.load(map, offset) }
     }
 
     /// Loads an artifact from memory, if there is a reason to trust it. The
@@ -175,15 +261,16 @@ impl Artifact {
         let source = source.into().open()?;
         // SAFETY: the caller promises what this asks for.
         let snapshot = unsafe { Snapshot::map(&source) }?;
-        Self::from_snapshot(snapshot, |file| check_unhashed(file, Some(&Host::this())))
+        Self::from_snapshot(snapshot, None, |file| check_unhashed(file, Some(&Host::this())))
     }
 
     fn of_origin(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
-        Self::from_snapshot(snapshot, |file| check_from(file, Some(&Host::this()), origin))
+        Self::from_snapshot(snapshot, None, |file| check_from(file, Some(&Host::this()), origin))
     }
 
     fn from_snapshot(
         snapshot: Snapshot,
+        lazy: Option<LazyCode>,
         check: impl FnOnce(&[u8]) -> Result<Checked<'_>, Report>,
     ) -> Result<Self, LoadError> {
         let checked = match (check(snapshot.bytes()), snapshot.longer_source()) {
@@ -198,7 +285,17 @@ impl Artifact {
         let module = Module::new(&checked)?;
         let settings = checked.header().settings.get();
         let source_sha256 = checked.header().source_sha256;
-        snapshot.make_executable(module.range(Section::Text))?;
+        let text = module.range(Section::Text);
+        match &lazy {
+            None => snapshot.make_executable(text)?,
+            Some(lazy) => {
+                let later = lazy.range();
+                let later =
+                    later.start.clamp(text.start, text.end)..later.end.clamp(text.start, text.end);
+                snapshot.make_executable(text.start..later.start)?;
+                snapshot.make_executable(later.end..text.end)?;
+            }
+        }
         let view = module.view(snapshot.bytes());
         let types: Vec<_> = (0..view.types().len())
             .filter_map(|index| u32::try_from(index).ok())
@@ -211,6 +308,7 @@ impl Artifact {
             settings,
             types: Registration::of_module(&types),
             images: OnceLock::new(),
+            lazy,
             snapshot,
         })
     }

@@ -3,6 +3,7 @@
 //! ([`Error::Host`]), or the caller's (the rest of [`Error`]).
 
 use std::fmt;
+use std::ops::Range;
 use std::path::PathBuf;
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
@@ -11,6 +12,7 @@ use cwasm_artifact::types::{ExternType, FuncType, ValType};
 
 use crate::cache_dir::Exposure;
 use crate::exception::Exception;
+use crate::vm::lazy::Lost;
 
 /// Any error that a host function may return. An [`Exception`] of the store is thrown: wasm can catch it.
 pub type HostError = Box<dyn std::error::Error + Send + Sync>;
@@ -141,6 +143,54 @@ pub enum LinkError {
     },
 }
 
+/// Code of an artifact that was loaded with [`crate::Artifact::load_lazily`] could not be had when it was needed: its
+/// file was changed, or cannot be read. What is not as it was sealed never runs. The program ended as by a trap; the
+/// store can be used, and code that was loaded before goes on running.
+#[derive(Debug)]
+pub struct CodeLost {
+    lost: Lost,
+    frames: Vec<Frame>,
+}
+
+impl CodeLost {
+    pub(crate) fn new(lost: Lost, frames: Vec<Frame>) -> Self {
+        Self { lost, frames }
+    }
+
+    /// Which bytes of the file were needed.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.lost.range()
+    }
+
+    /// The wasm that was running, from the innermost frame outwards.
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+}
+
+impl fmt::Display for CodeLost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.range();
+        write!(
+            f,
+            "the code at {start:#x} to {end:#x} of the artifact, which was not loaded before, "
+        )?;
+        match self.lost.system() {
+            None => f.write_str("is not what was sealed: its file was changed after it was opened"),
+            Some(_) => f.write_str("cannot be loaded"),
+        }?;
+        f.write_str("; keep the files of artifacts that are loaded lazily, and replace them by renaming others over them")
+    }
+}
+
+impl std::error::Error for CodeLost {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.lost.system().map(|error| error as _)
+    }
+}
+
 /// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -154,6 +204,9 @@ pub enum Error {
     /// An exception was thrown, and wasm did not catch it.
     #[error(transparent)]
     Exception(Exception),
+    /// Code that was to be loaded when it is needed is not in its file any more.
+    #[error(transparent)]
+    CodeLost(CodeLost),
     /// The module could not be linked.
     #[error(transparent)]
     Link(#[from] LinkError),

@@ -12,13 +12,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use cwasm_artifact::check::claimed_length;
-use cwasm_artifact::header::LEAVES_OFFSET;
+use cwasm_artifact::check::{claimed_length, deferred_leaves};
+use cwasm_artifact::header::{Header, LEAVES_OFFSET};
 use memmap2::{Mmap, MmapMut, MmapOptions};
 
 use crate::error::LoadError;
 use crate::source::Opened;
 use crate::sys;
+use crate::vm::lazy::LazyCode;
 
 /// Larger artifacts are refused. Code alone ends at 2 GiB.
 const MAX_LENGTH: u64 = 16 << 30;
@@ -59,6 +60,38 @@ impl Snapshot {
             return Err(changed());
         }
         Self::freeze(map, length.max(wanted))
+    }
+
+    /// Reads a file but for its chunks of code, which are loaded when they are needed.
+    pub(crate) fn of_file_lazily(file: &File, name: &Path) -> Result<(Self, LazyCode), LoadError> {
+        let read = |source| LoadError::Read { path: name.to_owned(), source };
+        let changed = || LoadError::Changed { path: name.to_owned() };
+        let (front, length, wanted) = measure(file, name)?;
+        let failed = |source| LoadError::Map { bytes: wanted, source };
+        let bytes =
+            usize::try_from(wanted).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+        // The header is not checked yet. If it lies, it is refused, and nothing was read outside of the file.
+        let deferred = match (claimed_length(&front), Header::of(&front)) {
+            (Ok(claimed), Some(header)) if claimed == length => deferred_leaves(header),
+            _ => 0..0,
+        };
+        let lazy = LazyCode::new(file.try_clone().map_err(read)?, deferred);
+        // Pages that nobody touches take no memory.
+        let mut map = MmapOptions::new().len(bytes).map_anon().map_err(failed)?;
+        let later = lazy.range();
+        let later = later.start.clamp(front.len(), bytes)..later.end.clamp(front.len(), bytes);
+        map[..front.len()].copy_from_slice(&front);
+        for part in [front.len()..later.start, later.end..bytes] {
+            match file.read_exact_at(&mut map[part.clone()], part.start as u64) {
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
+                result => result.map_err(read)?,
+            }
+        }
+        let snapshot = Self::freeze(map, length.max(wanted))?;
+        // SAFETY: the map is private and belongs to the snapshot, chunks are whole pages, and only compiled code, which
+        // faults, reads them.
+        unsafe { sys::protect_absent(&snapshot.map, later) }.map_err(failed)?;
+        Ok((snapshot, lazy))
     }
 
     /// Maps a file itself, instead of a copy.

@@ -20,7 +20,7 @@ use cwasm_artifact::types::{
 
 use crate::artifact::Artifact;
 use crate::engine::{Config, Engine};
-use crate::error::{Error, Frame, HostError};
+use crate::error::{CodeLost, Error, Frame, HostError};
 use crate::exception::Exception;
 use crate::func::KeepAlive;
 use crate::limits::StoreLimits;
@@ -505,6 +505,7 @@ impl<'code> StoreCore<'code> {
                 }
                 None => Error::Host("an exception was thrown, and is gone".into()),
             },
+            (Unwound::Lost(lost), _) => Error::CodeLost(CodeLost::new(lost, self.frames())),
             (Unwound::Trap(kind), _) => {
                 let frames = self.frames();
                 Error::trapped(kind, frames, self.trap_frames.omitted())

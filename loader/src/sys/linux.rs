@@ -81,9 +81,74 @@ pub(crate) unsafe fn protect_code(map: &[u8], pages: Range<usize>) -> io::Result
     Ok(())
 }
 
+/// Takes all access to a range of a mapping away, until [`install_code`] puts something there.
+///
+/// # Safety
+/// `map[pages]` must be whole pages of a private mapping that stays as long as anybody may use it, and nobody reads them
+/// but through what is installed.
+pub(crate) unsafe fn protect_absent(map: &[u8], pages: Range<usize>) -> io::Result<()> {
+    let absent = &map[pages];
+    if absent.is_empty() {
+        return Ok(());
+    }
+    let start = absent.as_ptr().cast::<c_void>().cast_mut();
+    // SAFETY: the range is mapped, page-aligned by the caller's promise, and nobody reads it.
+    unsafe { rustix::mm::mprotect(start, absent.len(), MprotectFlags::empty()) }?;
+    Ok(())
+}
+
+/// Puts code into a part of a mapping, in one step: threads find there what was before, or all of the code, ready to run. `fill`
+/// gets memory for it that nobody else sees, and that is writable until then, and never after.
+///
+/// Makes only system calls that a signal handler may make, if `fill` does.
+///
+/// # Errors
+/// What `fill` fails with, or the system; then nothing has changed.
+///
+/// # Safety
+/// `target` points to `length` bytes, whole pages, of a private mapping that stays as long as the
+/// code can run. What is there is no longer used, and nobody else writes to it.
+pub(crate) unsafe fn install_code<E: From<rustix::io::Errno>>(
+    target: *mut u8,
+    length: usize,
+    fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
+) -> Result<(), E> {
+    use rustix::mm::{self, MapFlags, MremapFlags, ProtFlags};
+    let (access, flags) =
+        (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::POPULATE);
+    // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
+    let pages = unsafe { mm::mmap_anonymous(ptr::null_mut(), length, access, flags) }?;
+    // SAFETY: the mapping was just made, is writable, begins as zeros, and is known to nobody else.
+    let bytes = unsafe { std::slice::from_raw_parts_mut(pages.cast::<u8>(), length) };
+    let result = fill(bytes).and_then(|()| {
+        let access = MprotectFlags::READ | MprotectFlags::EXEC;
+        // SAFETY: the pages are ours, and nobody uses `bytes` any more. They are moved over the target, which the caller
+        // gives up; the kernel exchanges the one for the other while no thread can look.
+        unsafe {
+            mm::mprotect(pages, length, access)?;
+            mm::mremap_fixed(pages, length, length, MremapFlags::MAYMOVE, target.cast())?;
+        }
+        Ok(())
+    });
+    if result.is_err() {
+        // SAFETY: they were not moved, and nobody uses them.
+        let _ = unsafe { mm::munmap(pages, length) };
+    }
+    result
+}
+
 /// A fault of the current thread, as the handler sees it and may change it.
 pub(crate) struct Fault<'a> {
     context: &'a mut libc::ucontext_t,
+    /// The address that could not be accessed, if that is what is wrong.
+    address: Option<usize>,
+}
+
+impl Fault<'_> {
+    /// The address that could not be read or executed, if that is what is wrong.
+    pub(crate) fn unreadable(&self) -> Option<usize> {
+        self.address.filter(|_| !self.is_write())
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -107,6 +172,11 @@ impl Fault<'_> {
         self.register(libc::REG_RBP)
     }
 
+    fn is_write(&self) -> bool {
+        // Bit 1 of the error code of a page fault.
+        self.register(libc::REG_ERR) & 2 != 0
+    }
+
     /// Lets the thread go on at `pc` with these stack and frame pointers.
     pub(crate) fn resume_at(&mut self, pc: usize, sp: usize, fp: usize) {
         self.set_register(libc::REG_RIP, pc);
@@ -125,6 +195,11 @@ impl Fault<'_> {
     /// Frame pointer of the code that faulted.
     pub(crate) fn fp(&self) -> usize {
         self.context.uc_mcontext.regs[29] as usize
+    }
+
+    fn is_write(&self) -> bool {
+        // Only code is asked about, which nothing writes to.
+        false
     }
 
     /// Lets the thread go on at `pc` with these stack and frame pointers.
@@ -197,7 +272,9 @@ unsafe extern "C" fn on_signal(
             // SAFETY: for SA_SIGINFO handlers the kernel passes a `ucontext_t`,
             // which belongs to this invocation of the handler alone.
             let context = unsafe { &mut *context.cast::<libc::ucontext_t>() };
-            handler(&mut Fault { context })
+            // SAFETY: the kernel passes a valid structure, in which this field has a meaning for this signal.
+            let address = (signal == libc::SIGSEGV).then(|| unsafe { (*info).si_addr() }.addr());
+            handler(&mut Fault { context, address })
         });
     if !ours {
         // SAFETY: these are the arguments that the kernel passed.

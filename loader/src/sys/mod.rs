@@ -2,7 +2,7 @@
 //! platform: address space, page protection, faults as signals, the bounds
 //! of a thread's stack, and directories by descriptor.
 //!
-//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`],
+//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`], [`protect_absent`], [`install_code`],
 //! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
@@ -15,8 +15,8 @@ mod reservation;
 pub(crate) use dir::{Dir, Facts, Kind, effective_user};
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Fault, ImageFile, ensure_signal_stack, install_fault_handler, page_size, protect_code,
-    thread_stack,
+    Fault, ImageFile, ensure_signal_stack, install_code, install_fault_handler, page_size,
+    protect_absent, protect_code, thread_stack,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use reservation::Reservation;

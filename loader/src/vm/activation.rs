@@ -20,6 +20,7 @@ use super::backtrace::Frames;
 use super::layout::{
     EntryTrampoline, VmContext, VmFuncRef, VmHostContext, VmStoreContext, VmValue,
 };
+use super::lazy::Lost;
 use crate::store::StoreCore;
 use crate::sys::{self, Fault};
 
@@ -32,8 +33,8 @@ const WAY_TO_HOST: usize = 4 << 10;
 pub(crate) struct Activation {
     previous: *const Activation,
     store: NonNull<StoreCore<'static>>,
-    /// The trap that ended it.
-    trap: Cell<Option<TrapKind>>,
+    /// What ended it.
+    end: Cell<End>,
     /// Where the store was when this activation began, if it was in wasm then.
     outer_entry_fp: usize,
     outer_exit_fp: usize,
@@ -49,6 +50,16 @@ thread_local! {
     static PREPARED: Cell<bool> = const { Cell::new(false) };
 }
 
+/// What ended an activation, beside a return.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// Nothing yet.
+    None,
+    Trap(TrapKind),
+    /// Code that it needed is gone.
+    Lost(Lost),
+}
+
 /// How a call ended that did not return.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Unwound {
@@ -58,6 +69,8 @@ pub(crate) enum Unwound {
     Host,
     /// An exception was not caught; the store holds it and its frames.
     Exception,
+    /// Code that was to be loaded when it is needed is gone; the store holds the frames.
+    Lost(Lost),
 }
 
 /// Calls a function of the store with its parameters in `values`, which is
@@ -123,7 +136,7 @@ unsafe fn run(
     let activation = Activation {
         previous: CURRENT.get(),
         store,
-        trap: Cell::new(None),
+        end: Cell::new(End::None),
         outer_entry_fp,
         outer_exit_fp,
         outer: StoreCore::set_activation(store, ptr::null()),
@@ -141,10 +154,11 @@ unsafe fn run(
     if returned != 0 {
         return Ok(());
     }
-    match activation.trap.get() {
-        Some(TrapKind::HostError) | None => Err(Unwound::Host),
-        Some(TrapKind::UncaughtException) => Err(Unwound::Exception),
-        Some(trap) => Err(Unwound::Trap(trap)),
+    match activation.end.get() {
+        End::Trap(TrapKind::HostError) | End::None => Err(Unwound::Host),
+        End::Trap(TrapKind::UncaughtException) => Err(Unwound::Exception),
+        End::Trap(trap) => Err(Unwound::Trap(trap)),
+        End::Lost(lost) => Err(Unwound::Lost(lost)),
     }
 }
 
@@ -281,7 +295,8 @@ fn prepare_thread() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Decides whether a fault is a trap of wasm, and ends the activation if so.
+/// Decides whether a fault is a trap of wasm, and ends the activation if so. Or whether it is about code
+/// that is loaded when it is needed, and loads it.
 ///
 /// Runs in a signal handler: it allocates nothing, takes no lock, and reads
 /// only what the faulting thread owns.
@@ -300,9 +315,17 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
     let Some((artifact, offset)) = (unsafe { StoreCore::find_code(store, fault.pc()) }) else {
         return false;
     };
-    let site = artifact.view().sites().trap_at(offset);
-    let Some(trap) = site.and_then(|site| TrapKind::from_code(site.trap)) else {
-        return false;
+    let end = match fault.unreadable().and_then(|address| artifact.load_code_at(address)) {
+        // It is there now: go on.
+        Some(Ok(())) => return true,
+        Some(Err(lost)) => End::Lost(lost),
+        None => {
+            let site = artifact.view().sites().trap_at(offset);
+            let Some(trap) = site.and_then(|site| TrapKind::from_code(site.trap)) else {
+                return false;
+            };
+            End::Trap(trap)
+        }
     };
     // SAFETY: the context and the frame buffer are parts of the live store. The
     // thread was in compiled code (its program counter says so), hence not
@@ -313,7 +336,7 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
         frames.push(fault.pc());
         frames.walk(fault.fp(), (*context).entry_fp);
         walk_outer(frames, Some(activation));
-        activation.trap.set(Some(trap));
+        activation.end.set(end);
         let VmStoreContext { entry_handler, entry_sp, entry_fp, .. } = *context;
         fault.resume_at(entry_handler, entry_sp, entry_fp);
     }

@@ -11,6 +11,7 @@
 //! * [`builtins`]: the functions that compiled code calls;
 //! * [`host_func`]: host functions as compiled code sees them;
 //! * [`exception`], [`throw`]: exceptions, and how one reaches its handler;
+//! * [`lazy`]: code that is loaded when it is needed;
 //! * [`activation`]: entering wasm, and leaving it by a trap;
 //! * [`backtrace`]: walking the frames of wasm.
 
@@ -21,6 +22,7 @@ pub(crate) mod exception;
 pub(crate) mod host_func;
 pub(crate) mod instance;
 pub(crate) mod layout;
+pub(crate) mod lazy;
 pub(crate) mod memory;
 pub(crate) mod racy;
 pub(crate) mod shared;
