@@ -118,7 +118,7 @@ pub fn check_from<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
 ) -> Result<Checked<'a>, Report> {
-    check_all_but(file, host, origin, &(0..0))
+    check_all_but(file, host, origin, &Deferred::NOTHING)
 }
 
 /// Checks a file without computing the leaves of `deferred`.
@@ -126,7 +126,7 @@ fn check_all_but<'a>(
     file: &'a [u8],
     host: Option<&Host>,
     origin: Origin<'_>,
-    deferred: &Range<usize>,
+    deferred: &Deferred,
 ) -> Result<Checked<'a>, Report> {
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
@@ -150,9 +150,51 @@ fn check_all_but<'a>(
     }
 }
 
-/// Checks a file as [`check_from`] does, but for chunks of code: the leaves of
-/// [`deferred_leaves`] are not computed. Whoever asks for this does not run, or read, a byte of such a chunk before
-/// its leaf is as [`leaf_in`] says.
+/// Chunks of a file that can be left for later.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Deferred {
+    /// The numbers of the chunks that hold nothing but code.
+    pub code: Range<usize>,
+    /// From this number on, chunks hold nothing that a loader reads: what is for debuggers and linkers.
+    pub unused: usize,
+}
+
+impl Deferred {
+    /// Nothing is left for later.
+    pub const NOTHING: Self = Self { code: 0..0, unused: usize::MAX };
+
+    /// What can be left for later, as the header says, which need not be checked yet. Nothing, if the file
+    /// is not of this format, or if another section has a part of a chunk of code.
+    #[must_use]
+    pub fn of(header: &Header) -> Self {
+        let range = |section| {
+            let place = header.section(section);
+            let start = place.offset.get();
+            start..start.saturating_add(place.length.get())
+        };
+        let text = range(Section::Text);
+        let shared = |section| {
+            let other = range(section);
+            !other.is_empty() && other.start < text.end && text.start < other.end
+        };
+        let known =
+            header.prefix.magic == MAGIC && header.prefix.format_version.get() == FORMAT_VERSION;
+        if !known || Section::ALL.into_iter().any(|it| it != Section::Text && shared(it)) {
+            return Self::NOTHING;
+        }
+        let body = header.body_offset();
+        let start = text.start.max(body);
+        let end = text.end.min(header.file_length.get());
+        let used = Section::ALL.into_iter().map(|section| range(section).end).fold(body, u64::max);
+        let chunk = CHUNK_SIZE as u64;
+        let number = |chunks: u64| usize::try_from(chunks).unwrap_or(usize::MAX);
+        let (first, last) = (number(start.div_ceil(chunk)), number(end / chunk));
+        Self { code: first..last.max(first), unused: number(used.div_ceil(chunk)) }
+    }
+}
+
+/// Checks a file as [`check_from`] does, but for the leaves of what is [`Deferred`]. Whoever asks for this does not run, or read,
+/// a byte of such a chunk before its leaf is as [`leaf_in`] says.
 ///
 /// # Errors
 /// Everything that is wrong with the rest.
@@ -161,35 +203,8 @@ pub fn check_deferring<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
 ) -> Result<Checked<'a>, Report> {
-    let deferred = Header::of(file).map_or(0..0, deferred_leaves);
+    let deferred = Header::of(file).map_or(Deferred::NOTHING, Deferred::of);
     check_all_but(file, host, origin, &deferred)
-}
-
-/// The numbers of the chunks that hold nothing but code, as the header says, which need not be checked yet. None, if the file
-/// is not of this format, or if another section has a part of such a chunk: then all is to be read.
-#[must_use]
-pub fn deferred_leaves(header: &Header) -> Range<usize> {
-    let range = |section| {
-        let place = header.section(section);
-        let start = place.offset.get();
-        start..start.saturating_add(place.length.get())
-    };
-    let text = range(Section::Text);
-    let shared = |section| {
-        let other = range(section);
-        !other.is_empty() && other.start < text.end && text.start < other.end
-    };
-    let known =
-        header.prefix.magic == MAGIC && header.prefix.format_version.get() == FORMAT_VERSION;
-    if !known || Section::ALL.into_iter().any(|it| it != Section::Text && shared(it)) {
-        return 0..0;
-    }
-    let start = text.start.max(header.body_offset());
-    let end = text.end.min(header.file_length.get());
-    let chunk = CHUNK_SIZE as u64;
-    let first = usize::try_from(start.div_ceil(chunk)).unwrap_or(usize::MAX);
-    let last = usize::try_from(end / chunk).unwrap_or(usize::MAX);
-    first..last.max(first)
 }
 
 /// The leaf of a chunk, as a file says that passed its check.
@@ -309,7 +324,7 @@ fn check_integrity(
     file: &[u8],
     header: &Header,
     claimed: u64,
-    deferred: &Range<usize>,
+    deferred: &Deferred,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let length = file.len() as u64;
@@ -332,7 +347,8 @@ fn check_integrity(
     let chunk = |leaf| digest::chunk_range(leaf, body, claimed_usize(claimed));
     let there = (0..count).take_while(|leaf| chunk(*leaf).end <= file.len()).count();
     // The deferred ones are left out of the numbers that are looked at.
-    let (before, after) = (deferred.start.min(there), deferred.end.min(there));
+    let there = there.min(deferred.unused);
+    let (before, after) = (deferred.code.start.min(there), deferred.code.end.min(there));
     let number = |position| if position < before { position } else { position - before + after };
     let corrupt = digest::find_in_parallel(there - (after - before), |position| {
         let leaf = number(position);

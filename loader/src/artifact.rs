@@ -107,7 +107,7 @@ impl Artifact {
     /// before some code was needed, the call that needs it ends with [`crate::Error::CodeLost`]. To delete the
     /// file, or to rename another over it, changes nothing. [`Artifact::load_rest`] loads what is not there yet.
     ///
-    /// Bytes in memory are loaded at once.
+    /// What is only for debuggers and linkers, such as symbols, is neither read nor checked. Bytes in memory are loaded at once.
     ///
     /// # Errors
     /// As for [`Artifact::load`], for everything but the code.

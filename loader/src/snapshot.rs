@@ -12,9 +12,9 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use cwasm_artifact::check::{claimed_length, deferred_leaves};
-use cwasm_artifact::header::{Header, LEAVES_OFFSET};
-use memmap2::{Mmap, MmapMut, MmapOptions};
+use cwasm_artifact::check::{Deferred, claimed_length};
+use cwasm_artifact::header::{CHUNK_SIZE, Header, LEAVES_OFFSET};
+use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 
 use crate::error::LoadError;
 use crate::source::Opened;
@@ -62,7 +62,7 @@ impl Snapshot {
         Self::freeze(map, length.max(wanted))
     }
 
-    /// Reads a file but for its chunks of code, which are loaded when they are needed.
+    /// Reads a file but for its chunks of code, which are loaded when they are needed, and what nobody reads.
     pub(crate) fn of_file_lazily(file: &File, name: &Path) -> Result<(Self, LazyCode), LoadError> {
         let read = |source| LoadError::Read { path: name.to_owned(), source };
         let changed = || LoadError::Changed { path: name.to_owned() };
@@ -72,16 +72,19 @@ impl Snapshot {
             usize::try_from(wanted).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
         // The header is not checked yet. If it lies, it is refused, and nothing was read outside of the file.
         let deferred = match (claimed_length(&front), Header::of(&front)) {
-            (Ok(claimed), Some(header)) if claimed == length => deferred_leaves(header),
-            _ => 0..0,
+            (Ok(claimed), Some(header)) if claimed == length => Deferred::of(header),
+            _ => Deferred::NOTHING,
         };
-        let lazy = LazyCode::new(file.try_clone().map_err(read)?, deferred);
+        let end = deferred.unused.saturating_mul(CHUNK_SIZE).clamp(front.len(), bytes);
+        let lazy = LazyCode::new(file.try_clone().map_err(read)?, deferred.code);
         // Pages that nobody touches take no memory.
         let mut map = MmapOptions::new().len(bytes).map_anon().map_err(failed)?;
         let later = lazy.range();
         let later = later.start.clamp(front.len(), bytes)..later.end.clamp(front.len(), bytes);
         map[..front.len()].copy_from_slice(&front);
-        for part in [front.len()..later.start, later.end..bytes] {
+        for part in [front.len()..later.start, later.end.min(end)..end] {
+            // Every page of it is about to be written.
+            let _ = map.advise_range(Advice::PopulateWrite, part.start, part.len());
             match file.read_exact_at(&mut map[part.clone()], part.start as u64) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
                 result => result.map_err(read)?,
