@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bundle;
 mod cache;
 mod cached;
 mod compile;
@@ -58,6 +59,7 @@ enum Command {
     Verify(verify::Verify),
     Keygen(keygen::Keygen),
     Sign(sign::Sign),
+    Bundle(bundle::Bundle),
     Push(push::Push),
     Pull(pull::Pull),
     Cache(cache::CacheCommand),
@@ -73,6 +75,7 @@ fn main() -> ExitCode {
         Command::Verify(command) => command.execute(),
         Command::Keygen(command) => command.execute(),
         Command::Sign(command) => command.execute(),
+        Command::Bundle(command) => command.execute(),
         Command::Push(command) => command.execute(),
         Command::Pull(command) => command.execute(),
         Command::Cache(command) => command.execute(),
@@ -128,8 +131,8 @@ mod tests {
         assert_eq!(
             subcommands,
             [
-                "compile", "run", "inspect", "verify", "keygen", "sign", "push", "pull", "cache",
-                "wast"
+                "compile", "run", "inspect", "verify", "keygen", "sign", "bundle", "push", "pull",
+                "cache", "wast"
             ]
         );
         for name in subcommands {
