@@ -53,7 +53,7 @@ fn answer(artifact: &Artifact) -> i32 {
     let engine = Engine::default();
     let mut store = Store::new(&engine, ());
     let instance = Linker::new(&engine).instantiate(&mut store, artifact).unwrap();
-    instance.typed_func::<(), i32>(&mut store, "answer").unwrap().call(&mut store, ()).unwrap()
+    instance.typed_func::<(), i32>(&store, "answer").unwrap().call(&mut store, ()).unwrap()
 }
 
 #[test]
