@@ -10,8 +10,12 @@ use cwasm_loader::{Artifact, Bundle, LoadError, Trust};
 
 /// Code that every CPU level has other instructions for.
 fn module(number: i32, data: usize) -> Vec<u8> {
-    let data: String = (0..data as u32)
-        .map(|i| format!("\\{:02x}", i.wrapping_mul(2_654_435_761) >> 24))
+    let mut state = 1u32;
+    let data: String = (0..data)
+        .map(|_| {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            format!("\\{:02x}", state >> 24)
+        })
         .collect();
     wat::parse_str(format!(
         r#"(module (memory 16) (data (i32.const 0) "{data}")
