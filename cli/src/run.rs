@@ -29,7 +29,7 @@ mod limits;
 #[derive(Debug, Args)]
 #[command(
     override_usage = "cwasm run [OPTIONS] FILE.{wasm,wat,cwasm} [--] [ARG]...",
-    help_template = "{about}\n\n{usage-heading} {usage}\n{options}{after-help}",
+    help_template = "{about}\n{usage-heading} {usage}\n{options}{after-help}",
     after_help = "\
 Examples:
   cwasm run app.wasm --dir data::/data:ro --env LANG=C -- --verbose /data/in.txt

@@ -70,6 +70,7 @@ fn release(builder: &Folder, store: &str, version: i32) {
     }
     let ended = builder.cwasm(&format!("push {store}:{version}.0 v1.cwasm v3.cwasm"));
     assert_eq!(ended.code, 0, "{ended:?}");
+    assert_eq!(ended.stderr, "", "no progress in a pipe");
     assert!(ended.stdout.contains("(x86-64-v1)") && ended.stdout.contains("(x86-64-v3)"));
 }
 
