@@ -61,6 +61,11 @@ loader-alone: ## Check that the loader builds alone, without a compiler in its d
 	  if echo "$$tree" | grep -E '^(cranelift|wasmparser|wasm-encoder|wat|wast|object|cwasm-compiler|regalloc2)'; \
 	  then echo "$$package must not depend on a compiler" >&2; exit 1; fi; \
 	done
+	@for package in cwasm-loader cwasm-wasi cwasm-cache cwasm-build cwasm-capi cwasm-compiler; do \
+	  tree=$$(cargo tree --locked -p $$package -e normal --prefix none) || exit 1; \
+	  if echo "$$tree" | grep -E '^(cwasm-remote|tokio|reqwest|rustls|object_store|oci-client)'; \
+	  then echo "$$package must not depend on a network" >&2; exit 1; fi; \
+	done
 	@tree=$$(cargo tree --locked -p cwasm-cache --no-default-features -e normal --prefix none) || exit 1; \
 	  if echo "$$tree" | grep -E '^(cranelift|wasmparser|cwasm-compiler)'; \
 	  then echo "cwasm-cache without its feature compiler must not depend on one" >&2; exit 1; fi

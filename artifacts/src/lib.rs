@@ -9,15 +9,19 @@
 //! * [`header`], [`records`], [`sites`]: the layout of the file;
 //! * [`builder`]: writing an artifact;
 //! * [`digest`], [`check`]: is a file an artifact, for this host, and intact;
+//! * [`choice`]: which of several is the best for a host;
 //! * [`signature`]: who signed it;
 //! * [`report`]: if it is none of these, why;
 //! * [`module`]: reading its metadata in place, after `validate` has seen it;
+//! * [`bundle`]: several artifacts in one file;
 //! * [`hex`], `pem`: digests and keys as text.
 #![forbid(unsafe_code)]
 
 pub mod abi;
 pub mod builder;
+pub mod bundle;
 pub mod check;
+pub mod choice;
 pub mod cpu;
 pub mod digest;
 pub mod header;

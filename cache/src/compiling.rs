@@ -15,8 +15,7 @@ use crate::functions::Functions;
 use crate::guess;
 use crate::key::{Key, Profile, Wasm};
 use crate::lock::{self, Waited};
-use crate::statistics::{self, Statistics, count};
-use crate::upkeep::{self, Others};
+use crate::statistics::count;
 
 impl Cache {
     /// The artifact of a module: from the cache, or else compiled, kept, and loaded.
@@ -96,7 +95,7 @@ impl Cache {
         }
         count(&self.counters.misses);
         if self.options.read_only {
-            return Err(Error::Miss { key });
+            return self.find_behind(&key, wasm).ok_or(Error::Miss { key });
         }
         // Held, if it could be had, until the entry is written.
         let look = || self.find_own(&key, wasm);
@@ -106,16 +105,19 @@ impl Cache {
             count(&self.counters.waited);
             return Ok(artifact);
         }
+        if let Some(artifact) = self.find_behind(&key, wasm) {
+            return Ok(artifact);
+        }
         let bytes = self.compile(wasm.bytes(), settings, progress)?;
         count(&self.counters.compiled);
-        match self.layer.publish(&key, &bytes) {
-            Ok(()) => {
-                guess::remember(&self.layer, wasm, &profile, &key);
-                self.make_room(bytes.len() as u64);
-            }
-            Err(_) => count(&self.counters.unwritten),
+        if self.keep(&key, &bytes) {
+            guess::remember(&self.layer, wasm, &profile, &key);
         }
         drop(held);
+        // Nobody here waits for that: they have the entry.
+        if let Some(behind) = &self.options.behind {
+            behind.put(&key, &bytes, &self.counters);
+        }
         // What was just compiled, and not what the disk makes of it.
         let digest = Digest::stated_in(&bytes).unwrap_or(Digest([0; 32]));
         Ok(Artifact::from_bytes(&bytes, &Trust::digest(digest))?)
@@ -138,19 +140,5 @@ impl Cache {
             Err(_) => count(&self.counters.unwritten),
         }
         Ok(bytes)
-    }
-
-    /// Counts what was written, and prunes when it is too much.
-    fn make_room(&self, written: u64) {
-        let sums = statistics::change(&self.statistics_file(), |sums| Statistics {
-            bytes: sums.bytes.saturating_add(written),
-            ..sums
-        });
-        let limit = self.options.max_bytes;
-        if sums.is_some_and(|sums| sums.bytes > limit)
-            && let Ok(pruned) = upkeep::prune(&self.layer, limit - limit / 10, Others::Forgotten)
-        {
-            self.account(&pruned);
-        }
     }
 }

@@ -28,7 +28,7 @@
 //! Without the feature `compiler`, which is on by default, a cache can only be read: for
 //! hosts that must not compile. The modules, in the order in which data flows:
 //! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries, `guess` finds those of
-//! large modules before they are hashed,
+//! large modules before they are hashed, `level` asks another place,
 //! `compiling` gets an artifact that may have to be compiled, `lock` lets one do that, `functions` keeps code for the next compilation, `statistics` counts, and `upkeep` looks through it all.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -45,6 +45,7 @@ mod functions;
 mod guess;
 mod key;
 mod layer;
+mod level;
 #[cfg(feature = "compiler")]
 mod lock;
 mod statistics;
@@ -52,16 +53,19 @@ mod upkeep;
 
 pub use error::Error;
 pub use key::{COMPILER, Key, Profile, Wasm};
+pub use level::{Level, LevelError};
 pub use statistics::Statistics;
 pub use upkeep::{Entry, Pruned, Verified};
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, Weak};
+use std::sync::{Arc, Mutex, Weak};
 use std::time::{Duration, Instant};
 
+use cwasm_artifact::signature::PublicKey;
 use cwasm_loader::Artifact;
 use layer::{Found, Layer};
+use level::Behind;
 use statistics::{Counters, count};
 use upkeep::Others;
 
@@ -70,6 +74,7 @@ use upkeep::Others;
 pub struct Options {
     read_only: bool,
     shared: Option<PathBuf>,
+    behind: Option<Behind>,
     max_bytes: u64,
     wait: Duration,
     grain: Duration,
@@ -82,6 +87,7 @@ impl Default for Options {
         Self {
             read_only: false,
             shared: None,
+            behind: None,
             max_bytes: 2 << 30,
             wait: Duration::from_secs(60),
             grain: Duration::from_secs(60 * 60),
@@ -102,6 +108,18 @@ impl Options {
     #[must_use]
     pub fn shared(mut self, directory: impl Into<PathBuf>) -> Self {
         self.shared = Some(directory.into());
+        self
+    }
+
+    /// Ask another place when an artifact is in no directory, and keep there what is compiled here, if it may be written to. Only artifacts that
+    /// one of these keys signed are taken from it.
+    #[must_use]
+    pub fn level(
+        mut self,
+        level: Arc<dyn Level>,
+        keys: impl IntoIterator<Item = PublicKey>,
+    ) -> Self {
+        self.behind = Some(Behind::new(level, keys.into_iter().collect()));
         self
     }
 
@@ -217,7 +235,10 @@ impl Cache {
             return Ok(artifact);
         }
         let key = Key::new(&wasm, &profile);
-        let found = self.find(&key, &wasm, &profile)?;
+        let found = match self.find(&key, &wasm, &profile)? {
+            Some(artifact) => Some(artifact),
+            None => self.find_behind(&key, &wasm),
+        };
         count(if found.is_some() { &self.counters.hits } else { &self.counters.misses });
         found.ok_or(Error::Miss { key })
     }
@@ -250,6 +271,40 @@ impl Cache {
                 Ok(None)
             }
             Found::Nothing => Ok(None),
+        }
+    }
+
+    /// Asks the level behind the directories, and keeps what it gives.
+    fn find_behind(&self, key: &Key, wasm: &Wasm<'_>) -> Option<Artifact> {
+        let behind = self.options.behind.as_ref()?;
+        let (artifact, bytes) = behind.get(key, wasm, &self.counters)?;
+        if !self.options.read_only {
+            self.keep(key, &bytes);
+        }
+        Some(artifact)
+    }
+
+    /// Writes an entry, if that can be done. Returns whether it could.
+    fn keep(&self, key: &Key, bytes: &[u8]) -> bool {
+        let written = self.layer.publish(key, bytes);
+        match &written {
+            Ok(()) => self.make_room(bytes.len() as u64),
+            Err(_) => count(&self.counters.unwritten),
+        }
+        written.is_ok()
+    }
+
+    /// Counts what was written, and prunes when it is too much.
+    fn make_room(&self, written: u64) {
+        let sums = statistics::change(&self.statistics_file(), |sums| Statistics {
+            bytes: sums.bytes.saturating_add(written),
+            ..sums
+        });
+        let limit = self.options.max_bytes;
+        if sums.is_some_and(|sums| sums.bytes > limit)
+            && let Ok(pruned) = upkeep::prune(&self.layer, limit - limit / 10, Others::Forgotten)
+        {
+            self.account(&pruned);
         }
     }
 

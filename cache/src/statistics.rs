@@ -78,6 +78,16 @@ counters! {
     functions_reused,
     /// Functions that were compiled.
     functions_compiled,
+    /// Artifacts that a level behind the directories had.
+    level_hits,
+    /// Artifacts that it had not.
+    level_misses,
+    /// Times that it could not be asked, or written to.
+    level_failures,
+    /// Artifacts that it had, and that were not trusted or were not those that were asked for.
+    level_refused,
+    /// Artifacts that were put there.
+    level_written,
     /// About how many bytes the entries take.
     bytes,
 }

@@ -199,7 +199,7 @@ fn age(seconds: u64) -> String {
     }
 }
 
-fn parse_size(text: &str) -> Result<u64, String> {
+pub(crate) fn parse_size(text: &str) -> Result<u64, String> {
     let parse = || {
         let (digits, shift) = match text.char_indices().last() {
             Some((at, 'K' | 'k')) => (&text[..at], 10),

@@ -213,11 +213,11 @@ fn refuse_same_file(input: &Path, output: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn parse_target(text: &str) -> Result<Triple, String> {
+pub(crate) fn parse_target(text: &str) -> Result<Triple, String> {
     text.parse().map_err(|error| format!("{error}"))
 }
 
-fn parse_cpu(text: &str) -> Result<CpuLevel, String> {
+pub(crate) fn parse_cpu(text: &str) -> Result<CpuLevel, String> {
     CpuLevel::by_name(text).ok_or_else(|| {
         let names = CpuLevel::ALL.map(CpuLevel::name);
         format!("the CPU levels are {}", names.join(", "))

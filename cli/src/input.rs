@@ -10,6 +10,7 @@ use std::os::unix::fs::FileTypeExt as _;
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
+use cwasm_artifact::bundle;
 use cwasm_artifact::header::{HEADER_OFFSET, LEAVES_OFFSET, MAGIC};
 use cwasm_artifact::report::Resemblance;
 use cwasm_compiler::{CompileError, explain, parse_text};
@@ -21,12 +22,15 @@ pub(crate) enum Kind {
     Module,
     /// An artifact, or something that the loader will refuse.
     Artifact,
+    /// Several artifacts.
+    Bundle,
 }
 
 impl Kind {
     /// What a file holds, by its first bytes, then by its suffix.
     pub(crate) fn of(path: &Path, front: &[u8]) -> Self {
         match Resemblance::of(front) {
+            _ if front.starts_with(&bundle::MAGIC) => Self::Bundle,
             Resemblance::Elf | Resemblance::Wasmtime => Self::Artifact,
             _ if path.extension().is_some_and(|suffix| suffix == "cwasm") => Self::Artifact,
             _ => Self::Module,
@@ -133,6 +137,7 @@ mod tests {
         assert_eq!(kind("a.wasm", b"\x7fELF"), Kind::Artifact);
         assert_eq!(kind("a.wasm", b"\0asm\x01\0\0\0"), Kind::Module);
         assert_eq!(kind("a", b"(module)"), Kind::Module);
+        assert_eq!(kind("a.cwasm", &bundle::MAGIC), Kind::Bundle);
         // So that the loader says what is wrong with it.
         assert_eq!(kind("a.cwasm", b""), Kind::Artifact);
     }

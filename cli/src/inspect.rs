@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use cwasm_artifact::bundle::MAGIC;
 use cwasm_artifact::check::{Checked, check};
 use cwasm_artifact::cpu::CpuFeatures;
 use cwasm_artifact::header::{Section, padded_text, settings};
@@ -13,6 +14,7 @@ use cwasm_artifact::hex::Hex;
 use cwasm_artifact::module::{Module, View};
 use cwasm_artifact::signature::Signatures;
 use cwasm_artifact::types::ExternType;
+use cwasm_loader::Bundle;
 use serde::Serialize;
 
 use crate::input;
@@ -30,7 +32,7 @@ Examples:
 
 Exit codes: 0 done, 1 the file is not an intact artifact, 2 usage")]
 pub(crate) struct Inspect {
-    /// The artifact
+    /// The artifact, or a bundle of several
     #[arg(value_name = "FILE.cwasm")]
     file: PathBuf,
     /// Print JSON, for programs
@@ -122,6 +124,9 @@ struct Export {
 
 impl Inspect {
     pub(crate) fn execute(&self) -> anyhow::Result<Outcome> {
+        if input::front(&self.file)?.starts_with(&MAGIC) {
+            return self.inspect_bundle();
+        }
         let bytes = input::artifact(&self.file)?;
         let refused = || format!("cannot inspect {}", self.file.display());
         let checked = check(&bytes, None).with_context(refused)?;
@@ -134,6 +139,43 @@ impl Inspect {
         stdout.flush()?;
         Ok(Outcome::Done)
     }
+}
+
+impl Inspect {
+    /// Shows what is in a bundle: a line, or an object, for each artifact.
+    fn inspect_bundle(&self) -> anyhow::Result<Outcome> {
+        let bundle = Bundle::open(&self.file)?;
+        let mut parts = Vec::new();
+        for entry in bundle.entries() {
+            let picked = bundle.read_entry(entry)?;
+            let refused = || format!("cannot inspect {} in {}", entry.name, self.file.display());
+            let checked = check(picked.bytes(), None).with_context(refused)?;
+            let module = Module::new(&checked).with_context(refused)?;
+            parts.push(Summary::new(entry.name.clone(), &checked, &module.view(picked.bytes())));
+        }
+        let text = if self.json {
+            let file = self.file.display().to_string();
+            serde_json::to_string_pretty(&BundleSummary { file, bundle: parts })? + "\n"
+        } else {
+            let line = |part: &Summary| {
+                let Summary { file, digest, target, cpu, bytes, .. } = part;
+                format!("{digest} {file} {target} ({}) {bytes} bytes\n", cpu.level)
+            };
+            parts.iter().map(line).collect()
+        };
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(text.as_bytes())?;
+        stdout.flush()?;
+        Ok(Outcome::Done)
+    }
+}
+
+/// What is shown of a bundle.
+#[derive(Debug, Serialize)]
+struct BundleSummary {
+    file: String,
+    /// What is shown of an artifact, for each; `file` is its name in the bundle.
+    bundle: Vec<Summary>,
 }
 
 impl Summary {

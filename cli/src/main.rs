@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod bundle;
 mod cache;
 mod cached;
 mod compile;
@@ -21,6 +22,8 @@ mod outcome;
 mod outputs;
 mod progress;
 mod publish;
+mod pull;
+mod push;
 mod run;
 mod sign;
 mod values;
@@ -56,6 +59,9 @@ enum Command {
     Verify(verify::Verify),
     Keygen(keygen::Keygen),
     Sign(sign::Sign),
+    Bundle(bundle::Bundle),
+    Push(push::Push),
+    Pull(pull::Pull),
     Cache(cache::CacheCommand),
     Wast(wast::Wast),
 }
@@ -69,6 +75,9 @@ fn main() -> ExitCode {
         Command::Verify(command) => command.execute(),
         Command::Keygen(command) => command.execute(),
         Command::Sign(command) => command.execute(),
+        Command::Bundle(command) => command.execute(),
+        Command::Push(command) => command.execute(),
+        Command::Pull(command) => command.execute(),
         Command::Cache(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
@@ -121,7 +130,10 @@ mod tests {
             .collect();
         assert_eq!(
             subcommands,
-            ["compile", "run", "inspect", "verify", "keygen", "sign", "cache", "wast"]
+            [
+                "compile", "run", "inspect", "verify", "keygen", "sign", "bundle", "push", "pull",
+                "cache", "wast"
+            ]
         );
         for name in subcommands {
             let command = cli.find_subcommand_mut(&name).unwrap();

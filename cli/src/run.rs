@@ -11,8 +11,8 @@ use anyhow::{Context as _, anyhow, bail};
 use clap::Args;
 use cwasm_compiler::{CpuLevel, Settings};
 use cwasm_loader::{
-    Artifact, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, PublicKey, Store,
-    Trap, TrapKind, Trust,
+    Artifact, Bundle, Digest, Engine, Error, ExternType, Instance, Linker, LoadError, Picked,
+    PublicKey, Source, Store, Trap, TrapKind, Trust,
 };
 use cwasm_wasi::{ProcExit, Signaled, Threads, WasiCtx};
 
@@ -29,7 +29,7 @@ mod limits;
 #[derive(Debug, Args)]
 #[command(
     override_usage = "cwasm run [OPTIONS] FILE.{wasm,wat,cwasm} [--] [ARG]...",
-    help_template = "{about}\n\n{usage-heading} {usage}\n{options}{after-help}",
+    help_template = "{about}\n{usage-heading} {usage}\n{options}{after-help}",
     after_help = "\
 Examples:
   cwasm run app.wasm --dir data::/data:ro --env LANG=C -- --verbose /data/in.txt
@@ -50,6 +50,9 @@ pub(crate) struct Run {
     /// Instantiate another module first, to be imported as NAME
     #[arg(long, value_name = "NAME=FILE", value_parser = parse_preload)]
     preload: Vec<(String, PathBuf)>,
+    /// Run this one of the modules in a bundle
+    #[arg(long, value_name = "NAME")]
+    module: Option<String>,
     /// Limit memory=SIZE, table=N, instances=N, stack=SIZE; a SIZE is 64M
     #[arg(long, value_name = "WHAT=N", value_delimiter = ',')]
     limit: Vec<Limit>,
@@ -234,7 +237,7 @@ impl Run {
     fn any_artifact(&self) -> anyhow::Result<bool> {
         let preloads = self.preload.iter().map(|(_, path)| path);
         for path in preloads.chain([&self.file]) {
-            if Kind::of(path, &input::front(path)?) == Kind::Artifact {
+            if Kind::of(path, &input::front(path)?) != Kind::Module {
                 return Ok(true);
             }
         }
@@ -248,7 +251,11 @@ impl Run {
             Kind::Module => {
                 cached::load(path, &input::read(path)?, &self.settings(), !self.no_cache)?
             }
-            Kind::Artifact => self.load_artifact(path, &front, keys)?,
+            Kind::Artifact => self.load_artifact(path, path, &front, keys)?,
+            Kind::Bundle => {
+                let picked = self.pick(path)?;
+                self.load_artifact(path, picked.bytes(), picked.bytes(), keys)?
+            }
         };
         let artifact = artifact.map_err(|error| cannot_load(path, error))?;
         if self.fuel.is_some() && !artifact.uses_fuel() {
@@ -266,26 +273,44 @@ impl Run {
         Ok(artifact)
     }
 
-    fn load_artifact(
+    /// Reads the artifact of a bundle that is meant and the best for this machine.
+    fn pick(&self, path: &Path) -> anyhow::Result<Picked> {
+        let bundle = Bundle::open(path)?;
+        let names = bundle.names();
+        let name = match (&self.module, names.as_slice()) {
+            (Some(name), _) if *path == self.file => name,
+            (_, [only]) => *only,
+            _ => bail!(
+                "{} holds several modules: choose one with `--module`: {}",
+                path.display(),
+                names.join(", ")
+            ),
+        };
+        Ok(bundle.pick(name)?)
+    }
+
+    /// Loads an artifact, from its file or from memory, if the user gave a reason to trust it.
+    fn load_artifact<'a>(
         &self,
         path: &Path,
+        source: impl Into<Source<'a>>,
         front: &[u8],
         keys: &[PublicKey],
     ) -> anyhow::Result<Result<Artifact, LoadError>> {
         if self.trust_file {
             // SAFETY: `--trust-file` is the user's word that the file is an
             // unmodified output of `cwasm compile`; its help says what it stands for.
-            return Ok(unsafe { Artifact::load_trusting_file(path) });
+            return Ok(unsafe { Artifact::load_trusting_file(source) });
         }
         // What the file says about itself only chooses among the digests that
         // the user gave; the loader compares that one with the contents.
         let stated = Digest::stated_in(front);
         let pinned = self.digest.iter().find(|digest| stated == Some(**digest));
         if pinned.is_none() && !keys.is_empty() {
-            return Ok(Artifact::load(path, &Trust::keys(keys.iter().copied())));
+            return Ok(Artifact::load(source, &Trust::keys(keys.iter().copied())));
         }
         if let Some(digest) = pinned.or(self.digest.first()) {
-            return Ok(Artifact::load(path, &Trust::digest(*digest)));
+            return Ok(Artifact::load(source, &Trust::digest(*digest)));
         }
         // Something that is no artifact is not made one by trusting it.
         cwasm_artifact::check::claimed_length(front)

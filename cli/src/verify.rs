@@ -6,14 +6,16 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::Args;
+use cwasm_artifact::bundle::MAGIC;
 use cwasm_artifact::check::{Checked, Host, Origin, check, check_from};
+use cwasm_artifact::choice::Needs;
 use cwasm_artifact::header::{Section, padded_text};
 use cwasm_artifact::hex::Hex;
 use cwasm_artifact::module::Module;
 use cwasm_artifact::report::Report;
 use cwasm_artifact::signature::{PublicKey, Signatures};
 use cwasm_compiler::Settings;
-use cwasm_loader::Digest;
+use cwasm_loader::{Bundle, Digest};
 use sha2::{Digest as _, Sha256};
 
 use crate::compile::compile_file;
@@ -36,7 +38,7 @@ Examples:
 
 Exit codes: 0 it is, 1 it is not or cannot be read, 2 usage")]
 pub(crate) struct Verify {
-    /// The artifact
+    /// The artifact, or the bundle, of which every artifact is checked
     #[arg(value_name = "FILE.cwasm")]
     file: PathBuf,
     /// The digest that it must have
@@ -53,6 +55,9 @@ pub(crate) struct Verify {
 impl Verify {
     pub(crate) fn execute(&self) -> anyhow::Result<Outcome> {
         let keys = keys::public(&self.key)?;
+        if input::front(&self.file)?.starts_with(&MAGIC) {
+            return self.verify_bundle(&keys);
+        }
         let bytes = input::artifact(&self.file)?;
         // Compiling again needs no machine that could run the result.
         let host = self.against.is_none().then(Host::this);
@@ -68,6 +73,38 @@ impl Verify {
         for key in keys.iter().filter(|key| signatures.iter().any(|s| key.verifies(&bytes, s))) {
             writeln!(stdout, "signed by {}", key.id())?;
         }
+        stdout.flush()?;
+        Ok(Outcome::Done)
+    }
+
+    /// Checks every artifact of a bundle, for whatever machine; with a digest, that one is in it.
+    fn verify_bundle(&self, keys: &[PublicKey]) -> anyhow::Result<Outcome> {
+        let file = self.file.display();
+        if self.against.is_some() {
+            bail!("{file} is a bundle: `--against` is for one artifact");
+        }
+        let bundle = Bundle::open(&self.file)?;
+        let mut lines = String::new();
+        let mut found = false;
+        for entry in bundle.entries() {
+            let picked = bundle.read_entry(entry)?;
+            let origin = if keys.is_empty() { Origin::Any } else { Origin::Keys(keys) };
+            let digest = check_from(picked.bytes(), None, origin)
+                .and_then(|checked| Module::new(&checked).map(|_| checked.digest()))
+                .with_context(|| format!("{} in {file} is refused", entry.name))?;
+            if self.digest.is_some_and(|wanted| wanted != digest) {
+                continue;
+            }
+            found = true;
+            let needs =
+                Needs::stated_in(picked.bytes()).context("an intact artifact has a header")?;
+            lines += &format!("ok {digest} {} {needs}\n", entry.name);
+        }
+        if let (Some(digest), false) = (self.digest, found) {
+            bail!("{file} has no artifact with the digest {digest}");
+        }
+        let mut stdout = std::io::stdout().lock();
+        stdout.write_all(lines.as_bytes())?;
         stdout.flush()?;
         Ok(Outcome::Done)
     }

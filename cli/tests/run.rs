@@ -207,6 +207,7 @@ fn help_fits_one_screen_and_names_every_option() {
         "invoke",
         "preload",
         "limit",
+        "module",
         "fuel",
         "timeout",
         "digest",

@@ -44,6 +44,15 @@ pub enum LoadError {
         /// The file.
         path: PathBuf,
     },
+    /// The file cannot be used as a bundle, or has nothing that is asked for.
+    #[error("cannot load from {}", path.display())]
+    Bundle {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: cwasm_artifact::bundle::BundleError,
+    },
     /// The file is in a cache directory that only this user can write to, and does not itself
     /// belong to this user alone.
     #[error("{} is not trusted for being in the cache: {exposure}", path.display())]

@@ -22,6 +22,7 @@
 //! All `unsafe` is in these two, and where handles meet them.
 
 mod artifact;
+mod bundle;
 mod cache_dir;
 mod constant;
 mod embedded;
@@ -49,8 +50,10 @@ mod value;
 mod vm;
 
 pub use artifact::{Artifact, ExportType, ImportType};
+pub use bundle::{Bundle, Picked};
 pub use cache_dir::{CacheDir, CacheDirError, Exposure};
 pub use cwasm_artifact::abi::traps::Trap as TrapKind;
+pub use cwasm_artifact::bundle::{BundleEntry, BundleError};
 pub use cwasm_artifact::digest::Digest;
 pub use cwasm_artifact::report::{Problem, Report};
 pub use cwasm_artifact::signature::{KeyId, PublicKey, PublicKeyError};
