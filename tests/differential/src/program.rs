@@ -16,7 +16,7 @@ use wasm_encoder::{
 const FUNCTIONS: u32 = 4;
 
 /// Locals of each type; the first `i32` and `i64` are the parameters.
-const LOCALS: usize = 4;
+const LOCALS: u32 = 4;
 
 /// Statements in a function, at most.
 const STATEMENTS: usize = 30;
@@ -117,7 +117,7 @@ impl Writer<'_> {
     }
 
     fn local(&mut self, ty: Type) -> u32 {
-        local(ty, self.below(LOCALS))
+        local(ty, self.below(LOCALS as usize))
     }
 
     /// Some statements.
@@ -390,7 +390,7 @@ const EDGES: [i32; 9] = [0, 1, -1, 2, 31, 255, 0xffff, i32::MAX, i32::MIN];
 /// The local with this number among those of a type.
 fn local(ty: Type, number: usize) -> u32 {
     let number = u32::try_from(number).unwrap_or_default();
-    let own = LOCALS as u32;
+    let own = LOCALS;
     match (ty, number) {
         (Type::I32, 0) => 0,
         (Type::I64, 0) => 1,
@@ -403,11 +403,11 @@ fn local(ty: Type, number: usize) -> u32 {
 
 /// What counts the turns of a loop of this depth.
 fn local_counter(loops: u32) -> u32 {
-    4 * LOCALS as u32 + loops
+    4 * LOCALS + loops
 }
 
 fn locals() -> [(u32, ValType); 5] {
-    let own = LOCALS as u32;
+    let own = LOCALS;
     [
         (own - 1, ValType::I32),
         (own - 1, ValType::I64),
