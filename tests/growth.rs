@@ -3,6 +3,8 @@
 //! growth` prints the curves. `CWASM_LONG=1` tries the large sizes.
 
 use cwasm_compiler::{OptLevel, Settings, compile};
+use cwasm_loader::{Engine, Linker, Store};
+use cwasm_tests::load;
 use cwasm_tests::shapes::Shape;
 
 #[test]
@@ -30,5 +32,30 @@ fn what_exceeds_a_limit_is_refused_by_its_name() {
     ] {
         let error = compile(&shape.module(size), &Settings::default()).unwrap_err();
         assert!(error.to_string().contains(limit), "{shape} {size}: {error}");
+    }
+}
+
+/// A function with so many branches gets its registers in another way than others do.
+#[test]
+fn a_function_of_too_many_branches_computes_what_it_should() {
+    const BRANCHES: u32 = 20_000;
+    let wanted =
+        |argument: i32| {
+            (0..BRANCHES).fold(argument.cast_unsigned(), |value, branch| {
+                if value < branch { value + 1 } else { value }
+            })
+        };
+    for opt_level in [OptLevel::None, OptLevel::Speed, OptLevel::SpeedAndSize] {
+        let settings = Settings { opt_level, ..Settings::default() };
+        let file = compile(&Shape::Branches.module(BRANCHES), &settings).unwrap();
+        let artifact = load(&file);
+        let engine = Engine::default();
+        let mut store = Store::new(&engine, ());
+        let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
+        let function = instance.func(&store, "f").unwrap().typed::<i32, i32>(&store).unwrap();
+        for argument in [0, 1, 77, 19_999, 20_000, i32::MAX, -1] {
+            let found = function.call(&mut store, argument).unwrap();
+            assert_eq!(found.cast_unsigned(), wanted(argument), "{argument} at {opt_level:?}");
+        }
     }
 }

@@ -99,7 +99,10 @@ impl Shape {
             Self::BrTable => parts.body(|body| br_table(body, size)),
             Self::Nesting => parts.body(|body| nesting(body, size)),
             Self::Expression => parts.body(|body| expression(body, size)),
-            Self::Branches => parts.body(|body| branches(body, size)),
+            Self::Branches => {
+                parts.body(|body| branches(body, size));
+                parts.exports.export("f", ExportKind::Func, 0);
+            }
             Self::DataSegments => data(&mut parts, size, 4),
             Self::ScatteredSegments => data(&mut parts, size, 20_000),
             Self::ElementSegments => elements(&mut parts, size),

@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
+use crate::effort::Effort;
 use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
 use crate::instructions;
@@ -419,6 +420,8 @@ impl Workers {
 enum Problem {
     #[error("{}", code_generator_message(.0))]
     Codegen(#[from] CodegenError),
+    #[error("{0}")]
+    Settings(#[from] Box<CompileError>),
     #[error("the code calls {0}, which no loader provides")]
     Symbol(String),
     #[error("the code contains a trap with the unknown code {0}")]
@@ -480,7 +483,14 @@ impl Worker {
 
     /// Generates code for the function in the context.
     fn compile(&mut self, env: &Environment<'_>, start: u32) -> Result<Code, Problem> {
-        self.context.compile(env.isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
+        let effort = Effort::of(&mut self.context);
+        // Few functions are of another kind. Nobody keeps a code generator for them.
+        let other = match effort {
+            Effort::FULL => None,
+            effort => Some(env.settings.isa(effort).map_err(Box::new)?),
+        };
+        let isa = other.as_deref().unwrap_or(env.isa);
+        self.context.compile(isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
         let Some(code) = self.context.take_compiled_code() else {
             return Err(CodegenError::CodeTooLarge.into());
         };

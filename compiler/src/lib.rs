@@ -20,8 +20,9 @@
 #![forbid(unsafe_code)]
 
 pub mod codegen;
+pub mod effort;
 mod embed;
-pub mod error;
+mod error;
 mod inline;
 pub mod input;
 mod instructions;
@@ -100,7 +101,7 @@ fn compile_inner(
     progress: &dyn Progress,
     functions: Option<&dyn FunctionCache>,
 ) -> Result<Vec<u8>, CompileError> {
-    let isa = settings.isa()?;
+    let isa = settings.isa(effort::Effort::FULL)?;
     let compiled = compile_module(wasm, settings, &*isa, progress, functions)?;
     let parts = object::Parts {
         wasm,
@@ -129,6 +130,7 @@ fn compile_module<'wasm>(
     let mut env = translate::Environment {
         module: &module,
         isa,
+        settings,
         memory_bounds: settings.memory_bounds,
         canonicalize_nans: settings.canonicalize_nans,
         relaxed_simd: settings.relaxed_simd,

@@ -7,6 +7,7 @@ use cwasm_artifact::cpu::{Arch, CpuFeatures, CpuLevel, host_triple};
 use cwasm_artifact::header::{Header, padded_text, settings as bits};
 use target_lexicon::{Architecture, OperatingSystem, Triple};
 
+use crate::effort::Effort;
 use crate::error::CompileError;
 
 /// How hard to optimise.
@@ -201,8 +202,8 @@ impl Settings {
         Arch::of_triple(&self.target.to_string()).map_or(65536, Arch::max_page_size)
     }
 
-    /// The code generator for these settings.
-    pub(crate) fn isa(&self) -> Result<OwnedTargetIsa, CompileError> {
+    /// The code generator for these settings, and for functions that get this effort.
+    pub(crate) fn isa(&self, effort: Effort) -> Result<OwnedTargetIsa, CompileError> {
         let refuse = |message: String| CompileError::Settings { message };
         if !is_supported(&self.target) {
             return Err(refuse(format!(
@@ -218,6 +219,7 @@ impl Settings {
         set(
             "opt_level",
             match self.opt_level {
+                _ if !effort.optimise => "none",
                 OptLevel::None => "none",
                 OptLevel::Less | OptLevel::Speed => "speed",
                 OptLevel::SpeedAndSize => "speed_and_size",
@@ -230,6 +232,7 @@ impl Settings {
                 OptLevel::None | OptLevel::Speed | OptLevel::SpeedAndSize => "true",
             },
         )?;
+        set("regalloc_algorithm", if effort.revise { "backtracking" } else { "single_pass" })?;
         set("preserve_frame_pointers", "true")?;
         set("unwind_info", "true")?;
         set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" })?;
@@ -317,7 +320,7 @@ mod tests {
             target: "riscv64gc-unknown-linux-gnu".parse().unwrap(),
             ..Settings::default()
         };
-        let error = settings.isa().map(|_| ()).unwrap_err().to_string();
+        let error = settings.isa(Effort::FULL).map(|_| ()).unwrap_err().to_string();
         assert!(error.contains("riscv64gc-unknown-linux-gnu"), "{error}");
         assert!(error.contains("x86_64-unknown-linux-gnu"), "{error}");
     }
@@ -368,7 +371,7 @@ mod tests {
         for cpu in [CpuLevel::Baseline, CpuLevel::X86_64V2, CpuLevel::X86_64V3, CpuLevel::X86_64V4]
         {
             let settings = Settings { target: target.clone(), cpu, ..Settings::default() };
-            let isa = settings.isa().unwrap();
+            let isa = settings.isa(Effort::FULL).unwrap();
             assert_eq!(isa.has_round(), cpu != CpuLevel::Baseline);
         }
         let settings = Settings {
@@ -376,6 +379,6 @@ mod tests {
             cpu: CpuLevel::X86_64V2,
             ..Settings::default()
         };
-        assert!(settings.isa().is_err());
+        assert!(settings.isa(Effort::FULL).is_err());
     }
 }

@@ -275,3 +275,23 @@ fn damaged_code_is_not_used() {
     let (reused, made) = both(&mut cache, &wasm, &settings);
     assert!(reused == 0 && made > 16);
 }
+
+/// A function that is too large for all that others get: the intermediate form alone decides.
+#[test]
+fn functions_that_get_less_effort_are_used_again_too() {
+    let mut text = String::from("(module (func (export \"f\") (param i32) (result i32)\n");
+    for number in 0..16_000 {
+        writeln!(
+            text,
+            "(if (i32.lt_u (local.get 0) (i32.const {number}))
+               (then (local.set 0 (i32.add (local.get 0) (i32.const 1)))))"
+        )
+        .unwrap();
+    }
+    text.push_str("(local.get 0)))");
+    let wasm = wat::parse_str(&text).unwrap();
+    let mut cache = Memory::default();
+    let (reused, made) = both(&mut cache, &wasm, &Settings::default());
+    assert_eq!((reused, made > 0), (0, true));
+    assert_eq!(both(&mut cache, &wasm, &Settings::default()), (made, 0));
+}

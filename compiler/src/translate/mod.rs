@@ -46,7 +46,7 @@ use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
 use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
-use crate::settings::{MemoryBounds, RelaxedSimd};
+use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
 use runtime::Regions;
 pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
 use stack::Stack;
@@ -57,6 +57,8 @@ pub(crate) struct Environment<'a> {
     pub(crate) module: &'a Module<'a>,
     /// The target.
     pub(crate) isa: &'a dyn TargetIsa,
+    /// What the target comes from.
+    pub(crate) settings: &'a Settings,
     /// How linear memories are bounded.
     pub(crate) memory_bounds: MemoryBounds,
     /// Whether computed NaNs are made canonical.

@@ -2,12 +2,20 @@
 
 use arbitrary::Unstructured;
 use cwasm_tests::fault::random::Random;
+use wasm_encoder::{Encode as _, RawSection};
 use wasm_smith::{Config, Module};
 
 use crate::outcome::{Type, Value};
+use crate::program::program;
 
-/// How much a module may do, by the generator's count, before it traps.
-const FUEL: u32 = 30_000;
+/// How much a call may do, by the generator's count, before it traps.
+pub const FUEL: i32 = 30_000;
+
+/// The name of the global that counts it, if the module has one.
+pub const FUEL_GLOBAL: &str = "fuel left";
+
+/// How often each function is called.
+pub const ROUNDS: u64 = 3;
 
 /// A module and a source of arguments.
 #[derive(Clone, Debug)]
@@ -16,7 +24,7 @@ pub struct Case {
     pub seed: u64,
     /// The module.
     pub wasm: Vec<u8>,
-    /// Whether the module itself makes its NaNs canonical.
+    /// Whether nothing that the module does depends on the bits of a NaN that an engine chose.
     pub canonical_nans: bool,
     /// How many instructions it has.
     pub instructions: usize,
@@ -36,16 +44,26 @@ impl Case {
         let mut input = Unstructured::new(&bytes);
         let mut module = Module::new(config(canonical_nans, seed.is_multiple_of(2)), &mut input)
             .expect("any bytes make a module");
-        module.ensure_termination(FUEL).expect("all functions are valid");
-        let wasm = module.to_bytes();
+        let fuel =
+            module.ensure_termination(FUEL.cast_unsigned()).expect("all functions are valid");
+        let wasm = export_global(&module.to_bytes(), FUEL_GLOBAL, fuel);
         let instructions = count(&wasm);
         Self { seed, wasm, canonical_nans, instructions }
     }
 
-    /// Arguments for a call of the function with this name.
+    /// The program of a seed, which does not trap.
     #[must_use]
-    pub fn arguments(&self, name: &str, types: &[Type]) -> Vec<Value> {
-        let mark = name.bytes().fold(self.seed, |mark, byte| mark.rotate_left(7) ^ u64::from(byte));
+    pub fn program(seed: u64) -> Self {
+        let wasm = program(seed);
+        let instructions = count(&wasm);
+        Self { seed, wasm, canonical_nans: true, instructions }
+    }
+
+    /// Arguments for a call of the function with this name in this round.
+    #[must_use]
+    pub fn arguments(&self, name: &str, round: u64, types: &[Type]) -> Vec<Value> {
+        let start = self.seed ^ round << 56;
+        let mark = name.bytes().fold(start, |mark, byte| mark.rotate_left(7) ^ u64::from(byte));
         let mut random = Random::new(mark);
         types.iter().map(|ty| argument(&mut random, *ty)).collect()
     }
@@ -77,6 +95,28 @@ fn config(canonicalize_nans: bool, disallow_traps: bool) -> Config {
         tail_call_enabled: false,
         ..Config::default()
     }
+}
+
+/// The module with one more export, if it has any.
+fn export_global(wasm: &[u8], name: &str, index: u32) -> Vec<u8> {
+    let place = |place: u64| usize::try_from(place).expect("the module is in memory");
+    let mut module = wasm_encoder::Module::new();
+    for payload in wasmparser::Parser::new(0).parse_all(wasm) {
+        let payload = payload.expect("the generator writes modules");
+        let Some((id, range)) = payload.as_section() else { continue };
+        let mut data = wasm[place(range.start)..place(range.end)].to_vec();
+        if let wasmparser::Payload::ExportSection(exports) = &payload {
+            let others = data.split_off(place(exports.original_position() - range.start));
+            data.clear();
+            (exports.count() + 1).encode(&mut data);
+            name.encode(&mut data);
+            data.push(wasm_encoder::ExportKind::Global as u8);
+            index.encode(&mut data);
+            data.extend(others);
+        }
+        module.section(&RawSection { id, data: &data });
+    }
+    module.finish()
 }
 
 fn count(wasm: &[u8]) -> usize {

@@ -1,6 +1,7 @@
 //! Holds cwasm against another engine: a generated module must do the same in both.
 //!
 //! * [`generate`]: from a seed to a module and the calls that are made into it;
+//! * [`program`]: from a seed to a module of another kind, which runs far and does not trap;
 //! * [`outcome`]: what a module did, in terms that no engine has a part in;
 //! * [`ours`] and [`theirs`]: running it in cwasm and in wasmi.
 //!
@@ -12,16 +13,19 @@
 pub mod generate;
 pub mod ours;
 pub mod outcome;
+pub mod program;
 pub mod theirs;
+
+use std::collections::BTreeMap;
 
 use cwasm_artifact::cpu::{Arch, CpuFeatures};
 use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, RelaxedSimd, Settings};
 
 use generate::Case;
-use outcome::Outcome;
+use outcome::{Outcome, Trap};
 
 /// What a comparison covered.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Covered {
     /// Modules that ran in both.
     pub modules: usize,
@@ -29,8 +33,8 @@ pub struct Covered {
     pub inconclusive: usize,
     /// Calls of exported functions.
     pub calls: usize,
-    /// How many of them trapped.
-    pub traps: usize,
+    /// How many of them trapped, and with what.
+    pub traps: BTreeMap<Trap, usize>,
     /// Instructions in the modules, as the generator wrote them.
     pub instructions: usize,
 }
@@ -41,27 +45,35 @@ impl Covered {
         self.modules += other.modules;
         self.inconclusive += other.inconclusive;
         self.calls += other.calls;
-        self.traps += other.traps;
+        for (trap, count) in other.traps {
+            *self.traps.entry(trap).or_default() += count;
+        }
         self.instructions += other.instructions;
     }
 }
 
-/// Compares both engines on the module of a seed. `Err` says how they differ.
+/// Compares both engines on the module and on the program of a seed. `Err` says how they differ.
 ///
 /// # Errors
-/// If they differ, or if cwasm refuses the module or panics.
+/// If they differ, or if cwasm refuses one or panics.
 pub fn check(seed: u64) -> Result<Covered, String> {
-    let case = Case::generate(seed);
+    let mut covered = check_case(&Case::generate(seed), "module")?;
+    covered.add(check_case(&Case::program(seed), "program")?);
+    Ok(covered)
+}
+
+fn check_case(case: &Case, kind: &str) -> Result<Covered, String> {
+    let seed = case.seed;
     let describe =
-        |difference: String| format!("seed {seed}: {difference}\nsettings: {:?}", settings(seed));
-    let ours = ours::run(&case, &settings(seed)).map_err(describe)?;
+        |difference: String| format!("{kind} {seed}: {difference}\nsettings: {:?}", settings(seed));
+    let ours = ours::run(case, &settings(seed)).map_err(describe)?;
     // Every fourth module keeps its NaNs: cwasm is compared with itself.
     let theirs = if case.canonical_nans {
-        theirs::run(&case).map_err(describe)?
+        theirs::run(case).map_err(describe)?
     } else {
         let other =
             Settings { cpu: CpuLevel::Baseline, opt_level: OptLevel::None, ..settings(seed) };
-        ours::run(&case, &other).map_err(describe)?
+        ours::run(case, &other).map_err(describe)?
     };
     let mut covered = Covered { instructions: case.instructions, ..Covered::default() };
     if ours.exhausted() || theirs.exhausted() {
@@ -73,7 +85,9 @@ pub fn check(seed: u64) -> Result<Covered, String> {
     }
     covered.modules = 1;
     covered.calls = ours.calls.len();
-    covered.traps = ours.calls.iter().filter(|(_, result)| result.is_err()).count();
+    for trap in ours.calls.iter().filter_map(|(_, result)| result.as_ref().err()) {
+        *covered.traps.entry(trap).or_default() += 1;
+    }
     Ok(covered)
 }
 

@@ -4,7 +4,7 @@ use cwasm_compiler::Settings;
 use cwasm_loader::{Config, Engine, Error, Extern, Linker, Store, TrapKind, Val, ValType};
 use cwasm_tests::load;
 
-use crate::generate::Case;
+use crate::generate::{Case, FUEL, FUEL_GLOBAL, ROUNDS};
 use crate::outcome::{Outcome, Trap, Type, Value};
 
 /// How much stack wasm may use, in bytes: calls may nest as deep as the generator's fuel allows.
@@ -37,17 +37,26 @@ pub fn run(case: &Case, settings: &Settings) -> Result<Outcome, String> {
     let mut exports: Vec<(String, Extern<'_>)> =
         exports.map(|(name, item)| (name.to_owned(), item)).collect();
     exports.sort_by(|(a, _), (b, _)| a.cmp(b));
-    for (name, item) in &exports {
-        let Extern::Func(func) = item else { continue };
-        let ty = func.ty(&store).map_err(|error| error.to_string())?;
-        let types: Vec<Type> = ty.params.iter().map(|ty| type_of(*ty)).collect();
-        let arguments: Vec<Val<'_>> =
-            case.arguments(name, &types).into_iter().map(to_value).collect();
-        let result = match func.call(&mut store, &arguments) {
-            Ok(results) => Ok(results.iter().map(from_value).collect()),
-            Err(error) => Err(trap(error)?),
-        };
-        outcome.calls.push((name.clone(), result));
+    let fuel = exports.iter().find_map(|(name, item)| match item {
+        Extern::Global(global) if name == FUEL_GLOBAL => Some(*global),
+        _ => None,
+    });
+    for round in 0..ROUNDS {
+        for (name, item) in &exports {
+            let Extern::Func(func) = item else { continue };
+            let ty = func.ty(&store).map_err(|error| error.to_string())?;
+            let types: Vec<Type> = ty.params.iter().map(|ty| type_of(*ty)).collect();
+            let arguments: Vec<Val<'_>> =
+                case.arguments(name, round, &types).into_iter().map(to_value).collect();
+            if let Some(fuel) = &fuel {
+                fuel.set(&mut store, Val::I32(FUEL)).map_err(|error| error.to_string())?;
+            }
+            let result = match func.call(&mut store, &arguments) {
+                Ok(results) => Ok(results.iter().map(from_value).collect()),
+                Err(error) => Err(trap(error)?),
+            };
+            outcome.calls.push((name.clone(), result));
+        }
     }
     for (name, item) in exports {
         let failed = |error: Error| format!("{name}: {error}");

@@ -6,7 +6,7 @@ use wasmi::{
 };
 use wasmparser::{FunctionBody, Operator, Parser, Payload};
 
-use crate::generate::Case;
+use crate::generate::{Case, FUEL, FUEL_GLOBAL, ROUNDS};
 use crate::outcome::{EXHAUSTED, Outcome, Trap, Type, Value};
 
 /// Runs a case.
@@ -42,18 +42,25 @@ pub fn run(case: &Case) -> Result<Outcome, String> {
         .map(|export| (export.name().to_owned(), export.into_extern()))
         .collect();
     exports.sort_by(|(a, _), (b, _)| a.cmp(b));
-    for (name, item) in &exports {
-        let Extern::Func(func) = item else { continue };
-        let ty = func.ty(&store);
-        let types: Vec<Type> = ty.params().iter().map(|ty| type_of(*ty)).collect();
-        let arguments: Vec<Val> = case.arguments(name, &types).into_iter().map(to_value).collect();
-        let mut results: Vec<Val> =
-            ty.results().iter().map(|ty| Val::default_for_ty(*ty)).collect();
-        let result = match func.call(&mut store, &arguments, &mut results) {
-            Ok(()) => Ok(results.iter().map(from_value).collect()),
-            Err(error) => Err(trap(&error)?),
-        };
-        outcome.calls.push((name.clone(), result));
+    let fuel = instance.get_global(&store, FUEL_GLOBAL);
+    for round in 0..ROUNDS {
+        for (name, item) in &exports {
+            let Extern::Func(func) = item else { continue };
+            let ty = func.ty(&store);
+            let types: Vec<Type> = ty.params().iter().map(|ty| type_of(*ty)).collect();
+            let arguments: Vec<Val> =
+                case.arguments(name, round, &types).into_iter().map(to_value).collect();
+            if let Some(fuel) = fuel {
+                fuel.set(&mut store, Val::I32(FUEL)).map_err(|error| error.to_string())?;
+            }
+            let mut results: Vec<Val> =
+                ty.results().iter().map(|ty| Val::default_for_ty(*ty)).collect();
+            let result = match func.call(&mut store, &arguments, &mut results) {
+                Ok(()) => Ok(results.iter().map(from_value).collect()),
+                Err(error) => Err(trap(&error)?),
+            };
+            outcome.calls.push((name.clone(), result));
+        }
     }
     for (name, item) in exports {
         match item {

@@ -11,9 +11,9 @@ fn case(text: &str) -> Case {
     Case { seed: 0, wasm, canonical_nans: true, instructions: 0 }
 }
 
-/// Results of calls that return one value each.
+/// Results of calls that return one value each, in the first round.
 fn results(outcome: &Outcome) -> Vec<Value> {
-    let calls = outcome.calls.iter();
+    let calls = outcome.calls.iter().take(outcome.calls.len() / 3);
     calls.map(|(_, result)| result.as_ref().expect("nothing traps")[0]).collect()
 }
 

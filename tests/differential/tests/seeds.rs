@@ -57,4 +57,6 @@ fn generated_modules_do_the_same_in_both_engines() {
     // Most of what is generated must be worth comparing.
     assert!(covered.modules > 20 * covered.inconclusive, "{covered:?}");
     assert!(covered.calls > 2 * covered.modules, "{covered:?}");
+    let traps: usize = covered.traps.values().sum();
+    assert!(covered.calls > 2 * traps, "{covered:?}");
 }
