@@ -686,3 +686,28 @@ fn a_table_that_is_too_large_compiles_and_fails_to_instantiate() {
     let result = Linker::new(&Engine::default()).instantiate(&mut store, &code);
     assert!(matches!(result, Err(Error::TableLimit { elements: 4_000_000_000 })));
 }
+
+/// Tables that are so large that they are made of several.
+#[test]
+fn large_branch_tables_lead_where_they_say() {
+    for size in [2047_u32, 2048, 2049, 10_000] {
+        let entries: Vec<String> = (0..size).map(|n| (n / 3 % 5).to_string()).collect();
+        // Each block that a value leaves adds its own power of two to it.
+        let code = artifact(&format!(
+            r#"(module (func (export "f") (param $n i32) (result i32)
+                (block (result i32) (block (result i32) (block (result i32) (block (result i32) (block (result i32)
+                    (br_table {} 4 (i32.const 1000) (local.get $n)))
+                    (i32.add (i32.const 1))) (i32.add (i32.const 2))) (i32.add (i32.const 4))) (i32.add (i32.const 8)))))"#,
+            entries.join(" ")
+        ));
+        let mut store = store();
+        let instance = instantiate(&mut store, &code);
+        let f = instance.typed_func::<i32, i32>(&store, "f").unwrap();
+        let last = [u32::MAX, 1 << 31, 1 << 11, 1 << 22];
+        for n in (0..size + 100).chain(last) {
+            let left = if n < size { n / 3 % 5 } else { 4 };
+            let added = [15, 14, 12, 8, 0][left as usize];
+            assert_eq!(f.call(&mut store, n.cast_signed()).unwrap(), 1000 + added, "{n} of {size}");
+        }
+    }
+}

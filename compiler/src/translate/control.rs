@@ -7,6 +7,8 @@
 //! Code that a branch hint makes unlikely is *cold*, and so is what only cold
 //! code leads to; the code generator places it behind the rest.
 
+use std::collections::HashMap;
+
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder as _, JumpTableData, Value};
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::types::ValType;
@@ -16,6 +18,9 @@ use super::exception::is_exception;
 use super::stack::{Frame, FrameKind};
 use super::{Translator, clif_type, trap_code};
 use crate::module::{TypeIndex, val_type};
+
+/// A branch table with more entries is made of several, a power of two.
+const MAX_TABLE: usize = 2048;
 
 impl Translator<'_, '_> {
     /// Opens the frame of the function itself.
@@ -229,18 +234,64 @@ impl Translator<'_, '_> {
         self.flush_fuel();
         let (default, arity) = self.target(targets.default());
         let arguments = self.arguments(arity);
-        let pool =
-            |this: &mut Self, block: Block| this.builder.func.dfg.block_call(block, &arguments);
-        let default = pool(self, default);
-        let mut calls = Vec::with_capacity(targets.len() as usize);
         // The targets were read once by the validator.
-        for depth in targets.targets().flatten() {
-            let (target, _) = self.target(depth);
-            calls.push(pool(self, target));
+        let targets: Vec<Block> =
+            targets.targets().flatten().map(|depth| self.target(depth).0).collect();
+        if targets.len() <= MAX_TABLE {
+            self.jump_table(index, &targets, default, &arguments);
+        } else {
+            self.tables_of_tables(index, &targets, default, &arguments);
         }
+        self.reachable = false;
+    }
+
+    fn jump_table(&mut self, index: Value, targets: &[Block], default: Block, args: &[BlockArg]) {
+        let mut call = |block: &Block| self.builder.func.dfg.block_call(*block, args);
+        let (default, calls) = (call(&default), targets.iter().map(call).collect::<Vec<_>>());
         let table = self.builder.create_jump_table(JumpTableData::new(default, &calls));
         self.builder.ins().br_table(index, table);
-        self.reachable = false;
+    }
+
+    /// A table with many entries, as a table of parts. The code generator takes time with the square of the entries that are
+    /// waiting for their target's place; each part has its own block for each of its targets, close behind it.
+    fn tables_of_tables(
+        &mut self,
+        index: Value,
+        targets: &[Block],
+        default: Block,
+        args: &[BlockArg],
+    ) {
+        let parts: Vec<_> =
+            targets.chunks(MAX_TABLE).map(|_| self.builder.create_block()).collect();
+        let part = self.builder.ins().ushr_imm_u(index, i64::from(MAX_TABLE.ilog2()));
+        let inside = self.builder.ins().band_imm_u(index, MAX_TABLE as i64 - 1);
+        // The block for the default has parameters; those of parts have none.
+        let otherwise = self.builder.create_block();
+        self.jump_table(part, &parts, otherwise, &[]);
+        self.builder.seal_block(otherwise);
+        self.builder.switch_to_block(otherwise);
+        self.builder.ins().jump(default, args);
+        for (block, targets) in parts.into_iter().zip(targets.chunks(MAX_TABLE)) {
+            let mut near: HashMap<Block, Block> = HashMap::new();
+            let mut order = Vec::new();
+            let mut entry = |this: &mut Self, target: Block| {
+                *near.entry(target).or_insert_with(|| {
+                    let block = this.builder.create_block();
+                    order.push((block, target));
+                    block
+                })
+            };
+            let entries: Vec<Block> = targets.iter().map(|target| entry(self, *target)).collect();
+            let behind = entry(self, default);
+            self.builder.seal_block(block);
+            self.builder.switch_to_block(block);
+            self.jump_table(inside, &entries, behind, &[]);
+            for (block, target) in order {
+                self.builder.seal_block(block);
+                self.builder.switch_to_block(block);
+                self.builder.ins().jump(target, args);
+            }
+        }
     }
 
     /// Where a branch of this depth goes, and with how many operands.
