@@ -33,6 +33,7 @@ mod func;
 mod global;
 mod instance;
 mod instantiate;
+mod kept;
 mod limits;
 mod linker;
 mod memory;
