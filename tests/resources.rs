@@ -3,6 +3,7 @@
 //! Limits of the system belong to the process, so these cases run in children.
 
 use std::fs;
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
 use cwasm_compiler::{MemoryBounds, Settings};
@@ -40,6 +41,21 @@ fn limit(resource: libc::__rlimit_resource_t, to: u64) {
     let limits = libc::rlimit { rlim_cur: to, rlim_max: to };
     // SAFETY: the structure is valid during the call.
     assert_eq!(unsafe { libc::setrlimit(resource, &limits) }, 0);
+}
+
+/// Runs a body under a lower limit of this process.
+fn under_limit<R>(resource: libc::__rlimit_resource_t, to: u64, body: impl FnOnce() -> R) -> R {
+    let mut before = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the structure is valid during the call.
+    assert_eq!(unsafe { libc::getrlimit(resource, &mut before) }, 0);
+    let set = |limits: &libc::rlimit| {
+        // SAFETY: as above.
+        assert_eq!(unsafe { libc::setrlimit(resource, limits) }, 0);
+    };
+    set(&libc::rlimit { rlim_cur: to, ..before });
+    let result = body();
+    set(&before);
+    result
 }
 
 /// An error with all of its causes.
@@ -91,6 +107,64 @@ fn without_address_space_for_the_artifact_loading_is_an_error() {
             }
             other => panic!("{other:?}"),
         }
+    })
+    .well();
+}
+
+#[test]
+fn without_memory_for_the_stacks_of_threads_loading_does_without_them() {
+    child::run("without_memory_for_the_stacks_of_threads_loading_does_without_them", || {
+        // So large that it is hashed on several threads, where there are several processors.
+        let data = "0123456789abcdef".repeat(1 << 20);
+        let bytes = compile(&format!(r#"(module (memory 300) (data (i32.const 0) "{data}"))"#));
+        let trust = Trust::digest(Digest::stated_in(&bytes).unwrap());
+        let mut damaged = bytes.clone();
+        *damaged.last_mut().unwrap() ^= 1;
+
+        // Stacks that the C library keeps of threads that ended are taken by these.
+        let started = Arc::new(Barrier::new(33));
+        for _ in 0..32 {
+            let started = Arc::clone(&started);
+            std::thread::spawn(move || {
+                started.wait();
+                std::thread::park();
+            });
+        }
+        started.wait();
+        // Room for the copy, and not for a stack beside it.
+        limit(libc::RLIMIT_AS, address_space() + bytes.len() as u64 + (1 << 20));
+        let copy = memmap2::MmapMut::map_anon(bytes.len()).unwrap();
+        std::thread::Builder::new().spawn(|| ()).unwrap_err();
+        drop(copy);
+
+        Artifact::from_bytes(&bytes, &trust).unwrap();
+        match Artifact::from_bytes(&damaged, &trust) {
+            Err(LoadError::Refused(report)) => assert_eq!(report.problems()[0].kind(), "corrupt"),
+            other => panic!("{other:?}"),
+        }
+    })
+    .well();
+}
+
+#[test]
+fn without_memory_for_the_signal_stack_of_a_thread_a_call_is_an_error() {
+    child::run("without_memory_for_the_signal_stack_of_a_thread_a_call_is_an_error", || {
+        let code = artifact(r#"(module (func (export "f") (result i32) (i32.const 7)))"#);
+        let engine = Engine::default();
+        let mut store = Store::new(&engine, ());
+        let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+        let f = instance.typed_func::<(), i32>(&store, "f").unwrap();
+        // The first call of a thread makes a stack for the handler of faults.
+        let mut call = || f.call(&mut store, ());
+        let error = std::thread::scope(|scope| {
+            let other = || under_limit(libc::RLIMIT_AS, address_space(), &mut call);
+            scope.spawn(other).join().unwrap().unwrap_err()
+        });
+        assert!(matches!(error, Error::Thread(_)), "{error}");
+        let text = chain(&error);
+        assert!(text.contains("prepare this thread"), "{text}");
+        assert!(text.contains("Cannot allocate memory"), "{text}");
+        assert_eq!(f.call(&mut store, ()).unwrap(), 7);
     })
     .well();
 }

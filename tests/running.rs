@@ -660,6 +660,44 @@ fn thread_claims_hold() {
     assert_send_and_sync::<Error>();
 }
 
+/// Compiles only if the lifetimes of what borrows artifacts can be shortened: `docs/soundness.md`.
+#[test]
+fn lifetimes_can_be_shortened() {
+    macro_rules! shortens {
+        ($($function:ident: $what:ident$(<$($data:ty),*>)?,)*) => {$(
+            fn $function<'short, 'long: 'short>(
+                long: $what<'long$(, $($data),*)?>,
+            ) -> $what<'short$(, $($data),*)?> {
+                long
+            }
+            let _ = $function;
+        )*};
+    }
+    shortens! {
+        store: Store<Vec<u8>>,
+        linker: Linker<Vec<u8>>,
+        instance: Instance,
+        func: Func,
+        typed_func: TypedFunc<i32, (i64, f32)>,
+        memory: Memory,
+        table: Table,
+        global: Global,
+        tag: Tag,
+    }
+    // And so one linker serves stores that live for different times.
+    let engine = Engine::default();
+    let mut linker = Linker::new(&engine);
+    linker.func("host", "f", |_: Caller<'_, '_, ()>| 7).unwrap();
+    let text = r#"(module (import "host" "f" (func $f (result i32))) (export "f" (func $f)))"#;
+    for _ in 0..2 {
+        let code = artifact(text);
+        let mut store = Store::new(&engine, ());
+        let instance = linker.instantiate(&mut store, &code).unwrap();
+        let f = instance.typed_func::<(), i32>(&store, "f").unwrap();
+        assert_eq!(f.call(&mut store, ()).unwrap(), 7);
+    }
+}
+
 #[test]
 fn a_store_keeps_shared_artifacts_until_it_is_dropped() {
     let code = Arc::new(artifact(r#"(module (func (export "f") (result i32) (i32.const 7)))"#));

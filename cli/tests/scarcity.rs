@@ -123,3 +123,51 @@ fn without_memory_for_the_stacks_of_threads_compiling_is_an_error() {
     let output = shell(&folder, "ulimit -v 400000; exec \"$CWASM\" compile in.wat -j 1");
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
 }
+
+#[test]
+fn without_memory_for_the_stack_that_is_wanted_running_is_an_error() {
+    let folder = Folder::new();
+    folder.write("in.wat", "(module (func (export \"f\") (result i32) (i32.const 7)))");
+    let run = |stack| {
+        let line = "ulimit -v 1000000; exec \"$CWASM\" run --no-cache in.wat --invoke f";
+        shell(&folder, &format!("{line} --limit stack={stack}"))
+    };
+    let output = run("2G");
+    let text = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("cannot make a thread with the stack that `--limit` asks for"), "{text}");
+    assert!(text.contains("Resource temporarily unavailable"), "{text}");
+    let output = run("2M");
+    assert_eq!(output.stdout, b"7\n", "{}", stderr(&output));
+}
+
+/// Exits with how many threads it could make.
+const THREADS: &str = r#"(module
+    (import "env" "memory" (memory 1 1 shared))
+    (import "wasi" "thread-spawn" (func $spawn (param i32) (result i32)))
+    (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+    (func (export "wasi_thread_start") (param i32 i32)
+        (drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1))))
+    (func (export "_start") (local $made i32)
+        (loop $more
+            (if (i32.gt_s (call $spawn (i32.const 0)) (i32.const 0)) (then
+                (local.set $made (i32.add (local.get $made) (i32.const 1)))
+                (br_if $more (i32.lt_u (local.get $made) (i32.const 100))))))
+        (call $exit (local.get $made))))"#;
+
+#[test]
+fn without_memory_for_the_stacks_of_a_guests_threads_the_guest_is_told() {
+    let folder = Folder::new();
+    folder.write("in.wat", THREADS);
+    let run = |limits| {
+        let line = "exec \"$CWASM\" run --no-cache in.wat --limit stack=1G";
+        let output = shell(&folder, &format!("{limits}; {line}"));
+        assert!(output.stderr.is_empty(), "{}", stderr(&output));
+        output.status.code().unwrap()
+    };
+    // Room for the program and a few threads.
+    let made = run("ulimit -v 9000000");
+    assert!((1..9).contains(&made), "{made} threads");
+    // Not even for the thread that starts them, the only one whose stack has the default size.
+    assert_eq!(run("ulimit -v 9000000; export RUST_MIN_STACK=100000000000"), 0);
+}

@@ -27,13 +27,13 @@ use crate::vm::layout::{EntryTrampoline, VmFuncImport, VmFuncRef, VmHostContext,
 use crate::vm::table::RawRef;
 
 /// What an import is resolved to.
-pub(crate) enum Import<'code> {
+pub(crate) enum Import<'a, 'code> {
     /// Something in the store.
     Extern(Extern<'code>),
     /// A host function that is not in any store.
-    Host(Arc<dyn KeepAlive + 'code>),
+    Host(&'a Arc<dyn KeepAlive + 'code>),
     /// A memory that is not in any store, or in several.
-    Shared(SharedMemory),
+    Shared(&'a SharedMemory),
 }
 
 /// Instantiates an artifact with imports in the order of the module, and runs its
@@ -41,7 +41,7 @@ pub(crate) enum Import<'code> {
 pub(crate) fn instantiate<'code, T>(
     mut store: StoreMut<'_, 'code, T>,
     artifact: &'code Artifact,
-    imports: &[Import<'code>],
+    imports: &[Import<'_, 'code>],
 ) -> Result<Instance<'code>, Error> {
     let core = store.core_mut();
     check_imports(core, artifact, imports)?;
@@ -67,7 +67,7 @@ pub(crate) fn instantiate<'code, T>(
 fn check_imports(
     core: &StoreCore<'_>,
     artifact: &Artifact,
-    imports: &[Import<'_>],
+    imports: &[Import<'_, '_>],
 ) -> Result<(), Error> {
     let view = artifact.view();
     for ((wanted, record), import) in artifact.imports().zip(view.imports()).zip(imports) {
@@ -139,7 +139,7 @@ fn memory_matches(found: &MemoryType, wanted: &MemoryType) -> bool {
 fn build<'code>(
     core: &mut StoreCore<'code>,
     position: usize,
-    imports: &[Import<'code>],
+    imports: &[Import<'_, 'code>],
 ) -> Result<(), Error> {
     let artifact = core.instances[position].artifact;
     let view = artifact.view();

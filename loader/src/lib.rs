@@ -34,6 +34,7 @@ mod func;
 mod global;
 mod instance;
 mod instantiate;
+mod kept;
 mod limits;
 mod linker;
 mod memory;

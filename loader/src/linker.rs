@@ -207,13 +207,13 @@ impl<'code, T: 'static> Linker<'code, T> {
     }
 
     /// What the imports of an artifact are resolved to, in their order.
-    fn imports(&self, artifact: &Artifact) -> Result<Vec<Import<'code>>, Error> {
+    fn imports(&self, artifact: &Artifact) -> Result<Vec<Import<'_, 'code>>, Error> {
         let mut imports = Vec::with_capacity(artifact.imports().len());
         for import in artifact.imports() {
             let found = self.definitions.get(import.module).and_then(|m| m.get(import.name));
             imports.push(match found {
-                Some(Definition::Host(host)) => Import::Host(Arc::clone(host)),
-                Some(Definition::Shared(memory)) => Import::Shared(memory.clone()),
+                Some(Definition::Host(host)) => Import::Host(host),
+                Some(Definition::Shared(memory)) => Import::Shared(memory),
                 Some(Definition::Extern(item)) => Import::Extern(*item),
                 None => {
                     return Err(Error::Link(LinkError::UnknownImport {

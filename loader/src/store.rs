@@ -5,7 +5,6 @@
 //! runs, so no reference to it is held across a call.
 
 use std::any::Any;
-use std::collections::HashSet;
 use std::fmt;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
@@ -23,6 +22,7 @@ use crate::engine::{Config, Engine};
 use crate::error::{CodeLost, Error, Frame, HostError};
 use crate::exception::Exception;
 use crate::func::KeepAlive;
+use crate::kept::KeptFuncs;
 use crate::limits::StoreLimits;
 use crate::shared_memory::SharedMemory;
 use crate::type_registry::Registration;
@@ -111,9 +111,7 @@ pub(crate) struct StoreCore<'code> {
     host_funcs: Vec<Stable<VmHostFunc>>,
     host_types: Vec<Arc<Registration>>,
     /// What host functions need to stay alive.
-    keep_alive: Vec<Arc<dyn KeepAlive + 'code>>,
-    /// The addresses of these.
-    kept: HashSet<usize>,
+    keep_alive: KeptFuncs<'code>,
     /// Values behind external references.
     externs: Vec<Box<dyn Any + Send + Sync>>,
     pub(crate) pending: Option<Pending>,
@@ -162,8 +160,7 @@ impl<'code> StoreCore<'code> {
             activation: ptr::null(),
             host_funcs: Vec::new(),
             host_types: Vec::new(),
-            keep_alive: Vec::new(),
-            kept: HashSet::new(),
+            keep_alive: KeptFuncs::default(),
             externs: Vec::new(),
             pending: None,
             trap_frames: Box::new(Frames::new()),
@@ -327,9 +324,8 @@ impl<'code> StoreCore<'code> {
     /// Keeps a closure alive as long as the store. Takes a share of it the first time only, so that
     /// an instance more costs no count, neither now nor when it is dropped.
     pub(crate) fn keep(&mut self, func: &Arc<dyn KeepAlive + 'code>) {
-        if self.kept.insert(Arc::as_ptr(func).addr()) {
+        if self.keep_alive.insert(func) {
             self.host_types.push(func.registration());
-            self.keep_alive.push(Arc::clone(func));
         }
     }
 

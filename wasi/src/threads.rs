@@ -86,7 +86,8 @@ impl Threads {
     }
 
     /// Limits how many threads the guest may have besides its first. The default
-    /// is 1000; making more fails in the guest.
+    /// is 1000; making more fails in the guest, and so does making one for which
+    /// the system has no room.
     pub fn max_threads(&self, limit: usize) {
         self.shared.max_running.store(limit, Ordering::Relaxed);
     }
@@ -137,7 +138,7 @@ impl Threads {
         scope(|scope| {
             // Also if `main` panics, the thread below comes to its end.
             let _close = CloseOnDrop(self);
-            scope.spawn(move || {
+            let serve = move || {
                 for Request { id, argument, reply } in receiver {
                     let body = move || {
                         let result = start(id, argument);
@@ -153,7 +154,10 @@ impl Threads {
                     // Whoever asked may have been ended meanwhile.
                     let _ = reply.send(thread.is_ok());
                 }
-            });
+            };
+            // If there is no room for this thread, there is none for others either: requests then
+            // fail like those beyond the limit, and a guest that makes no threads runs all the same.
+            let _ = Builder::new().name("wasi-threads".to_owned()).spawn_scoped(scope, serve);
             end(main());
         });
         ending.into_inner().ok().and_then(|(_, outcome)| outcome)
