@@ -266,7 +266,7 @@ impl Settings {
             binary_format: target_lexicon::BinaryFormat::Elf,
             ..self.target.clone()
         };
-        Settings { target, cpu: CpuLevel::Baseline, ..self.clone() }.isa()
+        Settings { target, cpu: CpuLevel::Baseline, ..self.clone() }.isa(Effort::FULL)
     }
 
     /// The features that the code may use.
