@@ -8,7 +8,7 @@ use core::fmt;
 
 use crate::abi::Fingerprint;
 use crate::check::Host;
-use crate::cpu::CpuFeatures;
+use crate::cpu::{Arch, CpuFeatures, CpuLevel};
 use crate::header::{FORMAT_VERSION, Header, MAGIC, padded_text};
 
 /// What an artifact asks of its host.
@@ -55,7 +55,11 @@ impl Needs {
 
 impl fmt::Display for Needs {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.target, self.cpu_level)
+        // The header calls the baseline by its name on x86-64, whatever the target.
+        let other = self.cpu_level == CpuLevel::Baseline.name()
+            && Arch::of_triple(&self.target) != Some(Arch::X86_64);
+        let level = if other { "baseline" } else { &self.cpu_level };
+        write!(f, "{} ({level})", self.target)
     }
 }
 
