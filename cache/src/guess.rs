@@ -8,6 +8,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::thread;
 
 use cwasm_artifact::hex::{Hex, parse_digest};
@@ -20,8 +21,8 @@ use crate::layer::Layer;
 /// The folder of links.
 const GUESSES: &str = "guesses";
 
-/// Smaller modules are hashed in less time than it takes to start a thread.
-const FROM: usize = 48 << 10;
+/// For smaller modules, starting a thread takes as long as it saves.
+const FROM: usize = 192 << 10;
 
 /// How many pieces of a module are sampled, and how long each is.
 const PIECES: usize = 32;
@@ -72,7 +73,10 @@ pub(crate) fn prune(layer: &Layer) {
 }
 
 fn worthwhile(wasm: &Wasm<'_>) -> bool {
-    wasm.bytes().len() >= FROM && thread::available_parallelism().is_ok_and(|cores| cores.get() > 1)
+    // To ask for the number of processors takes longer than to load a small artifact.
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    let several = || thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    wasm.bytes().len() >= FROM && *SEVERAL.get_or_init(several)
 }
 
 /// Where the guess for modules that look like this one is.
