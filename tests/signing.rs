@@ -26,8 +26,13 @@ impl Key {
     /// Its signature of an artifact.
     #[must_use]
     pub fn signature(&self, file: &[u8]) -> Signature {
-        let message = message(file).expect("an artifact has a header");
-        Signature::new(self.public().id(), self.0.sign(&message).to_bytes())
+        self.signature_of(&message(file).expect("an artifact has a header"))
+    }
+
+    /// Its signature of the message of an artifact.
+    #[must_use]
+    pub fn signature_of(&self, message: &[u8]) -> Signature {
+        Signature::new(self.public().id(), self.0.sign(message).to_bytes())
     }
 
     /// The artifact with this key's signature beside those that it has.

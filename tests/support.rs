@@ -2,6 +2,8 @@
 //! the compiler.
 
 pub mod fault;
+#[cfg(feature = "servers")]
+pub mod servers;
 pub mod shapes;
 pub mod signing;
 

@@ -2,14 +2,13 @@
 
 mod command;
 
-use std::net::{TcpListener, TcpStream};
-use std::process::{Child, Command, Stdio};
+use std::process::Command;
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::time::{Duration, Instant};
 
 use command::Folder;
 use cwasm_loader::{Artifact, Caller, Engine, Linker, PublicKey, Trust, Val};
+use cwasm_tests::servers::Server;
 use hot_swap::Modules;
 
 /// An application whose requests may wait in the host.
@@ -19,45 +18,6 @@ fn application(version: i32) -> String {
              (func (export "version") (result i32) i32.const {version})
              (func (export "slow") (result i32) call $wait i32.const {version}))"#
     )
-}
-
-/// A registry that ends with the test.
-struct Registry {
-    child: Child,
-    _folder: tempfile::TempDir,
-}
-
-impl Drop for Registry {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn registry() -> Option<(Registry, u16)> {
-    let folder = tempfile::tempdir().unwrap();
-    let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
-    let config = folder.path().join("config.yml");
-    let root = folder.path().join("storage");
-    let text = format!(
-        "version: 0.1\nstorage:\n  filesystem:\n    rootdirectory: {}\nhttp:\n  addr: 127.0.0.1:{port}\n",
-        root.display()
-    );
-    std::fs::write(&config, text).unwrap();
-    let mut command = Command::new("docker-registry");
-    command.arg("serve").arg(config).stdout(Stdio::null()).stderr(Stdio::null());
-    let Ok(child) = command.spawn() else {
-        use std::io::Write as _;
-        let _ = writeln!(std::io::stderr(), "skipped: docker-registry is not installed");
-        return None;
-    };
-    let registry = Registry { child, _folder: folder };
-    let start = Instant::now();
-    while TcpStream::connect(("127.0.0.1", port)).is_err() {
-        assert!(start.elapsed() < Duration::from_secs(60), "the registry does not start");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-    Some((registry, port))
 }
 
 /// Builds a version in one place, and ships it.
@@ -140,7 +100,8 @@ fn a_deployment_through_a_directory() {
 
 #[test]
 fn a_deployment_through_a_registry() {
-    let Some((_registry, port)) = registry() else { return };
+    let Some(registry) = Server::registry(None) else { return };
+    let port = registry.port;
     deploy(&format!("oci://127.0.0.1:{port}/team/app"));
 }
 

@@ -8,7 +8,7 @@ use cwasm_artifact::digest::Digest;
 use cwasm_compiler::CpuLevel;
 use cwasm_loader::{Artifact, Trust};
 use cwasm_remote::Error;
-use support::{artifact, open, public, secret, signed};
+use support::{artifact, open, trusted};
 
 fn store(folder: &tempfile::TempDir) -> String {
     format!("file://{}/store/app", folder.path().display())
@@ -26,10 +26,10 @@ fn digest(artifact: &[u8]) -> Digest {
 fn what_is_pushed_is_pulled_with_its_signatures() {
     let folder = tempfile::tempdir().unwrap();
     let remote = open(&store(&folder));
-    let artifact = signed(artifact(42, CpuLevel::Baseline, 1000), &secret());
+    let artifact = trusted().sign(&artifact(42, CpuLevel::Baseline, 1000));
     assert!(matches!(remote.pull(&Host::this(), Origin::Any), Err(Error::NotFound { .. })));
     remote.push(&[&artifact]).unwrap();
-    let key = public(&secret());
+    let key = trusted().public();
     let pulled = open(&store(&folder)).pull(&Host::this(), Origin::Keys(&[key])).unwrap();
     assert_eq!(pulled.bytes, artifact);
     Artifact::from_bytes(&pulled.bytes, &Trust::keys([key])).unwrap();
@@ -41,7 +41,7 @@ fn nothing_is_pulled_without_its_reason_to_be_trusted() {
     let remote = open(&store(&folder));
     let plain = artifact(1, CpuLevel::Baseline, 0);
     remote.push(&[&plain]).unwrap();
-    let key = public(&secret());
+    let key = trusted().public();
     let refused = remote.pull(&Host::this(), Origin::Keys(&[key])).unwrap_err();
     assert!(matches!(refused, Error::Refused { .. }), "{refused:?}");
     let other = remote.pull(&Host::this(), Origin::Digest(Digest([1; 32]))).unwrap_err();

@@ -8,6 +8,7 @@ use std::time::Duration;
 use cwasm_artifact::check::{Host, Origin};
 use cwasm_compiler::CpuLevel;
 use cwasm_remote::{Error, Pulled};
+use cwasm_tests::servers::free_port;
 use support::server::{Fault, Misbehaving, Request};
 use support::{artifact, hasty, open, open_with};
 
@@ -161,7 +162,7 @@ fn silence_and_deadlines_end() {
         let late = pull(hasty().deadline(Duration::from_millis(100)));
         assert!(matches!(late, Err(Error::Timeout { .. })), "{late:?}");
     }
-    let nobody = support::free_port();
+    let nobody = free_port();
     for scheme in ["http", "oci"] {
         let reference = format!("{scheme}://127.0.0.1:{nobody}/app");
         let refused = open(&reference).pull(&Host::this(), Origin::Any);

@@ -9,9 +9,10 @@ use cwasm_cache::{Cache, Error, Options as CacheOptions};
 use cwasm_compiler::{CpuLevel, Settings};
 use cwasm_loader::{Artifact, Engine, Linker, Store};
 use cwasm_remote::{Access, RemoteLevel};
-use ed25519_dalek::SigningKey;
+use cwasm_tests::servers::{Server, free_port};
+use cwasm_tests::signing::Key;
 use support::server::{Fault, Misbehaving};
-use support::{artifact, hasty, open, public, secret, sign, signed};
+use support::{artifact, hasty, open, trusted};
 
 /// Machines that share a store, each with a cache of its own.
 struct Fleet {
@@ -29,17 +30,17 @@ impl Fleet {
         format!("file://{}/store", self.folder.path().display())
     }
 
-    fn machine(&self, name: &str, store: &str, signer: Option<SigningKey>) -> Cache {
+    fn machine(&self, name: &str, store: &str, signer: Option<Key>) -> Cache {
         let access = match signer {
             None => Access::ReadOnly,
-            Some(secret) => {
-                Access::ReadWrite(Arc::new(move |message: &[u8]| sign(message, &secret)))
+            Some(key) => {
+                Access::ReadWrite(Arc::new(move |message: &[u8]| key.signature_of(message)))
             }
         };
         let options = hasty().attempts(2).deadline(Duration::from_secs(5));
         let level = RemoteLevel::new(&store.parse().unwrap(), options, access);
         CacheOptions::default()
-            .level(Arc::new(level), [public(&secret())])
+            .level(Arc::new(level), [trusted().public()])
             .open(self.folder.path().join(name))
             .unwrap()
     }
@@ -59,7 +60,7 @@ fn answer(artifact: &Artifact) -> i32 {
 #[test]
 fn what_one_machine_compiles_others_find() {
     let fleet = Fleet::new();
-    let first = fleet.machine("first", &fleet.store(), Some(secret()));
+    let first = fleet.machine("first", &fleet.store(), Some(trusted()));
     fleet.compile(&first);
     let did = first.statistics();
     assert_eq!((did.compiled, did.level_misses, did.level_written), (1, 1, 1));
@@ -74,7 +75,7 @@ fn what_one_machine_compiles_others_find() {
     std::fs::create_dir(fleet.folder.path().join("third")).unwrap();
     let third = CacheOptions::default()
         .read_only(true)
-        .level(Arc::new(level), [public(&secret())])
+        .level(Arc::new(level), [trusted().public()])
         .open(fleet.folder.path().join("third"))
         .unwrap();
     assert_eq!(answer(&third.get(&fleet.wasm, &Settings::default()).unwrap()), 7);
@@ -84,10 +85,10 @@ fn what_one_machine_compiles_others_find() {
 
 #[test]
 fn a_registry_is_a_level_too() {
-    let Some(server) = support::Server::registry(None) else { return };
+    let Some(server) = Server::registry(None) else { return };
     let fleet = Fleet::new();
     let store = format!("oci://127.0.0.1:{}/cache", server.port);
-    fleet.compile(&fleet.machine("first", &store, Some(secret())));
+    fleet.compile(&fleet.machine("first", &store, Some(trusted())));
     let second = fleet.machine("second", &store, None);
     fleet.compile(&second);
     assert_eq!((second.statistics().compiled, second.statistics().level_hits), (0, 1));
@@ -96,7 +97,7 @@ fn a_registry_is_a_level_too() {
 #[test]
 fn a_stranger_s_signature_is_not_enough() {
     let fleet = Fleet::new();
-    let stranger = fleet.machine("first", &fleet.store(), Some(SigningKey::from_bytes(&[9; 32])));
+    let stranger = fleet.machine("first", &fleet.store(), Some(Key::new(9)));
     fleet.compile(&stranger);
     let second = fleet.machine("second", &fleet.store(), None);
     fleet.compile(&second);
@@ -114,7 +115,7 @@ fn a_signed_artifact_under_another_s_name_is_not_taken() {
     let other = artifact(1, CpuLevel::Baseline, 0);
     for wrong in [unlimited, other] {
         let name = format!("{}/{key}", fleet.store());
-        open(&name).push(&[&signed(wrong, &secret())]).unwrap();
+        open(&name).push(&[&trusted().sign(&wrong)]).unwrap();
         let folder = tempfile::tempdir_in(fleet.folder.path()).unwrap();
         let machine = fleet.machine(folder.path().to_str().unwrap(), &fleet.store(), None);
         let artifact = machine.get_or_compile(&fleet.wasm, &fuel).unwrap();
@@ -129,7 +130,7 @@ fn a_store_that_fails_stops_nobody() {
     let fleet = Fleet::new();
     let layout = fleet.folder.path();
     let server = Misbehaving::new(layout, |_, _| Fault::Status(500));
-    let nobody = support::free_port();
+    let nobody = free_port();
     for (number, store) in [
         format!("http://127.0.0.1:{}/cache", server.port),
         format!("oci://127.0.0.1:{nobody}/cache"),
@@ -138,7 +139,7 @@ fn a_store_that_fails_stops_nobody() {
     .iter()
     .enumerate()
     {
-        let machine = fleet.machine(&number.to_string(), store, Some(secret()));
+        let machine = fleet.machine(&number.to_string(), store, Some(trusted()));
         fleet.compile(&machine);
         let did = machine.statistics();
         assert_eq!((did.compiled, did.level_written), (1, 0), "{store}");

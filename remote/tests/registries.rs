@@ -10,7 +10,9 @@ use cwasm_artifact::cpu::Arch;
 use cwasm_artifact::digest::Digest;
 use cwasm_compiler::CpuLevel;
 use cwasm_remote::Error;
-use support::{Server, artifact, open, public, secret, signed};
+use cwasm_tests::fault::child;
+use cwasm_tests::servers::Server;
+use support::{artifact, open, trusted};
 
 #[test]
 fn a_registry_keeps_artifacts_for_several_cpus() {
@@ -19,9 +21,9 @@ fn a_registry_keeps_artifacts_for_several_cpus() {
     let remote = open(&reference);
     let missing = remote.pull(&Host::this(), Origin::Any);
     assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
-    let key = public(&secret());
+    let key = trusted().public();
     let levels = [CpuLevel::X86_64V3, CpuLevel::Baseline];
-    let artifacts = levels.map(|level| signed(artifact(1, level, 300_000), &secret()));
+    let artifacts = levels.map(|level| trusted().sign(&artifact(1, level, 300_000)));
     remote.push(&[&artifacts[0]]).unwrap();
     let pushed = remote.push(&[&artifacts[1]]).unwrap();
     assert_eq!(pushed.there.len(), 2);
@@ -58,9 +60,6 @@ impl Write for Lines {
     }
 }
 
-/// In a process of its own, since it is about variables: the test below starts it.
-#[test]
-#[ignore = "started by another test"]
 fn push_and_pull_as_the_environment_says() {
     let lines = Lines::default();
     let writer = lines.clone();
@@ -90,6 +89,9 @@ fn push_and_pull_as_the_environment_says() {
 
 #[test]
 fn credentials_come_from_the_docker_config_and_are_told_to_nobody() {
+    const TEST: &str = "credentials_come_from_the_docker_config_and_are_told_to_nobody";
+    // In a process of its own, since it is about variables.
+    child::here(TEST, push_and_pull_as_the_environment_says);
     let Some(server) = Server::registry(Some(HTPASSWD)) else { return };
     let host = format!("127.0.0.1:{}", server.port);
     let config = |auth: &str| format!(r#"{{"auths":{{"{host}":{{"auth":"{auth}"}}}}}}"#);
@@ -99,15 +101,14 @@ fn credentials_come_from_the_docker_config_and_are_told_to_nobody() {
     std::fs::write(folder.path().join("config.json"), config(right)).unwrap();
     let empty = tempfile::tempdir().unwrap();
     let run = |directory: &tempfile::TempDir, variable: &str| {
-        let output = std::process::Command::new(std::env::current_exe().unwrap())
-            .args(["--ignored", "--exact", "--nocapture", "push_and_pull_as_the_environment_says"])
-            .env("TEST_REFERENCE", format!("oci://{host}/app"))
-            .env("DOCKER_CONFIG", directory.path())
-            .env("DOCKER_AUTH_CONFIG", variable)
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).unwrap()
+        let ended = child::start(TEST, |command| {
+            command
+                .env("TEST_REFERENCE", format!("oci://{host}/app"))
+                .env("DOCKER_CONFIG", directory.path())
+                .env("DOCKER_AUTH_CONFIG", variable);
+        });
+        ended.well();
+        ended.output
     };
     assert!(run(&folder, "").contains("TOLD it worked"));
     assert!(run(&empty, &config(right)).contains("TOLD it worked"));

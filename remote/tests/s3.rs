@@ -2,22 +2,19 @@
 
 mod support;
 
-use std::process::Command;
-
 use cwasm_artifact::check::{Host, Origin};
 use cwasm_compiler::CpuLevel;
 use cwasm_remote::Error;
-use support::{Server, artifact, open, public, request, secret, signed};
+use cwasm_tests::fault::child;
+use cwasm_tests::servers::Server;
+use support::{artifact, open, request, trusted};
 
-/// In a process of its own, since S3 is told by variables where it is: the test below starts it.
-#[test]
-#[ignore = "started by another test"]
 fn push_and_pull_as_the_environment_says() {
     let remote = open("s3://bucket/team/app:1.2");
     let missing = remote.pull(&Host::this(), Origin::Any);
     assert!(matches!(missing, Err(Error::NotFound { .. })), "{missing:?}");
-    let key = public(&secret());
-    let plain = signed(artifact(1, CpuLevel::Baseline, 300_000), &secret());
+    let key = trusted().public();
+    let plain = trusted().sign(&artifact(1, CpuLevel::Baseline, 300_000));
     remote.push(&[&plain]).unwrap();
     let other = open("s3://bucket/team/app:1.3");
     other.push(&[&artifact(3, CpuLevel::Baseline, 0)]).unwrap();
@@ -36,6 +33,9 @@ fn push_and_pull_as_the_environment_says() {
 
 #[test]
 fn a_bucket_keeps_artifacts() {
+    const TEST: &str = "a_bucket_keeps_artifacts";
+    // In a process of its own, since S3 is told by variables where it is.
+    child::here(TEST, push_and_pull_as_the_environment_says);
     let Some(server) = Server::s3() else { return };
     let answer = request(
         server.port,
@@ -45,13 +45,12 @@ fn a_bucket_keeps_artifacts() {
         ),
     );
     assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
-    let output = Command::new(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "push_and_pull_as_the_environment_says"])
-        .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", server.port))
-        .env("AWS_ACCESS_KEY_ID", "test")
-        .env("AWS_SECRET_ACCESS_KEY", "test")
-        .env("AWS_REGION", "us-east-1")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    let ended = child::start(TEST, |command| {
+        command
+            .env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", server.port))
+            .env("AWS_ACCESS_KEY_ID", "test")
+            .env("AWS_SECRET_ACCESS_KEY", "test")
+            .env("AWS_REGION", "us-east-1");
+    });
+    ended.well();
 }

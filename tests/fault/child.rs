@@ -56,20 +56,34 @@ impl Ended {
 /// # Panics
 /// If the child cannot be run, or hangs.
 pub fn run(test: &str, body: impl FnOnce()) -> Ended {
+    here(test, body);
+    start(test, |_| {})
+}
+
+/// Runs `body` and ends the process, if it is the child of this test.
+pub fn here(test: &str, body: impl FnOnce()) {
     if std::env::var(VARIABLE).is_ok_and(|running| running == test) {
         body();
         println!("the child is done");
         std::process::exit(0);
     }
+}
+
+/// Starts the child of a test that calls [`here`], after `prepare` has changed how, and waits for its end.
+///
+/// # Panics
+/// If the child cannot be run, or hangs.
+pub fn start(test: &str, prepare: impl FnOnce(&mut Command)) -> Ended {
     let binary = std::env::current_exe().expect("a test knows its own file");
-    let mut child = Command::new(binary)
+    let mut command = Command::new(binary);
+    command
         .args([test, "--exact", "--nocapture", "--test-threads=1"])
         .env(VARIABLE, test)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("a test can run its own file");
+        .stderr(Stdio::piped());
+    prepare(&mut command);
+    let mut child = command.spawn().expect("a test can run its own file");
     let stdout = reader(child.stdout.take());
     let stderr = reader(child.stderr.take());
     let deadline = Instant::now() + PATIENCE;
