@@ -6,7 +6,7 @@
 //! * [`spectest`]: the host module that scripts import from.
 #![forbid(unsafe_code)]
 
-mod expect;
+pub mod expect;
 mod script;
 mod spectest;
 

@@ -8,10 +8,11 @@ use std::fmt::Write as _;
 
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_compiler::{Settings, compile};
-use wast::core::{NanPattern, V128Pattern, WastArgCore, WastRetCore};
+use cwasm_wast::expect;
+use wast::core::{WastArgCore, WastRetCore};
 use wast::lexer::Lexer;
 use wast::parser::{ParseBuffer, parse};
-use wast::token::{F32, F64, Id};
+use wast::token::Id;
 use wast::{QuoteWat, Wast, WastArg, WastDirective, WastExecute, WastInvoke, WastRet};
 
 use crate::machine::Workshop;
@@ -247,73 +248,21 @@ impl Wanted<'_> {
             }
             (Self::Trap(wanted), Some("trap")) => {
                 let trap = words.next().and_then(|code| Trap::from_code(code.parse().ok()?));
-                trap.is_some_and(|trap| {
-                    let found = trap.message();
-                    wanted.starts_with(found) || found.starts_with(wanted)
-                })
+                trap.is_some_and(|trap| expect::trap_matches(trap, wanted))
             }
             _ => false,
         }
     }
 }
 
-/// The low bits of a slot. What is above them has no meaning.
-fn low<const BYTES: usize>(found: u128) -> [u8; BYTES] {
-    let bytes = found.to_le_bytes();
-    std::array::from_fn(|at| bytes[at])
-}
-
 fn matches(found: u128, wanted: &WastRetCore<'_>) -> bool {
-    let low32 = u32::from_le_bytes(low(found));
-    let low64 = u64::from_le_bytes(low(found));
+    // A reference is a pointer.
+    let reference = u64::from_le_bytes(std::array::from_fn(|at| found.to_le_bytes()[at]));
     match wanted {
-        WastRetCore::I32(wanted) => low32 == wanted.cast_unsigned(),
-        WastRetCore::I64(wanted) => low64 == wanted.cast_unsigned(),
-        WastRetCore::F32(wanted) => matches_f32(low32, wanted),
-        WastRetCore::F64(wanted) => matches_f64(low64, wanted),
-        WastRetCore::V128(wanted) => matches_v128(found.to_le_bytes(), wanted),
-        WastRetCore::RefNull(_) => low64 == 0,
-        WastRetCore::RefFunc(_) | WastRetCore::RefExtern(None) => low64 != 0,
-        WastRetCore::RefExtern(Some(number)) => low64 == u64::from(*number) + 1,
+        WastRetCore::RefNull(_) => reference == 0,
+        WastRetCore::RefFunc(_) | WastRetCore::RefExtern(None) => reference != 0,
+        WastRetCore::RefExtern(Some(number)) => reference == u64::from(*number) + 1,
         WastRetCore::Either(any) => any.iter().any(|wanted| matches(found, wanted)),
-        _ => false,
-    }
-}
-
-fn matches_f32(found: u32, wanted: &NanPattern<F32>) -> bool {
-    match wanted {
-        NanPattern::CanonicalNan => found & 0x7fff_ffff == 0x7fc0_0000,
-        NanPattern::ArithmeticNan => found & 0x7fc0_0000 == 0x7fc0_0000,
-        NanPattern::Value(wanted) => found == wanted.bits,
-    }
-}
-
-fn matches_f64(found: u64, wanted: &NanPattern<F64>) -> bool {
-    match wanted {
-        NanPattern::CanonicalNan => found & 0x7fff_ffff_ffff_ffff == 0x7ff8_0000_0000_0000,
-        NanPattern::ArithmeticNan => found & 0x7ff8_0000_0000_0000 == 0x7ff8_0000_0000_0000,
-        NanPattern::Value(wanted) => found == wanted.bits,
-    }
-}
-
-fn matches_v128(found: [u8; 16], wanted: &V128Pattern) -> bool {
-    let halves: [u16; 8] =
-        std::array::from_fn(|lane| u16::from_le_bytes([found[2 * lane], found[2 * lane + 1]]));
-    let number = u128::from_le_bytes(found);
-    let words: [u32; 4] =
-        std::array::from_fn(|lane| u32::from_le_bytes(low(number >> (32 * lane))));
-    let longs: [u64; 2] =
-        std::array::from_fn(|lane| u64::from_le_bytes(low(number >> (64 * lane))));
-    match wanted {
-        V128Pattern::I8x16(wanted) => found == wanted.map(i8::cast_unsigned),
-        V128Pattern::I16x8(wanted) => halves == wanted.map(i16::cast_unsigned),
-        V128Pattern::I32x4(wanted) => words == wanted.map(i32::cast_unsigned),
-        V128Pattern::I64x2(wanted) => longs == wanted.map(i64::cast_unsigned),
-        V128Pattern::F32x4(wanted) => {
-            words.into_iter().zip(wanted).all(|(found, wanted)| matches_f32(found, wanted))
-        }
-        V128Pattern::F64x2(wanted) => {
-            longs.into_iter().zip(wanted).all(|(found, wanted)| matches_f64(found, wanted))
-        }
+        number => expect::bits_match(found, number),
     }
 }
