@@ -84,12 +84,8 @@ impl Cache {
             return Err(Error::OtherTarget { target, host });
         }
         let profile = Profile::from(settings);
-        if let Some(artifact) = self.guess(wasm, &profile) {
-            count(&self.counters.hits);
-            return Ok(artifact);
-        }
-        let key = Key::new(wasm, &profile);
-        if let Some(artifact) = self.find(&key, wasm, &profile)? {
+        let (key, found) = self.find(wasm, &profile)?;
+        if let Some(artifact) = found {
             count(&self.counters.hits);
             return Ok(artifact);
         }

@@ -29,8 +29,8 @@ const PIECES: usize = 32;
 const PIECE: usize = 64;
 
 /// The entry of a module, loaded while the module is hashed; `None` if there is no guess, or a wrong one.
-pub(crate) fn load(layer: &Layer, wasm: &Wasm<'_>, profile: &Profile) -> Option<Artifact> {
-    if !worthwhile(wasm) || wasm.is_hashed() {
+pub(crate) fn load(layer: &Layer, wasm: &Wasm<'_>, profile: &Profile) -> Option<(Key, Artifact)> {
+    if !worthwhile(wasm) {
         return None;
     }
     let guess = key_of(&fs::read_link(link(layer, wasm, profile)).ok()?)?;
@@ -42,7 +42,7 @@ pub(crate) fn load(layer: &Layer, wasm: &Wasm<'_>, profile: &Profile) -> Option<
         let artifact = hashing.is_ok().then(|| layer.open(&guess).ok()).flatten();
         artifact.filter(|artifact| artifact.source_sha256() == wasm.sha256())
     })?;
-    (Key::new(wasm, profile) == guess).then_some(artifact)
+    (Key::new(wasm, profile) == guess).then_some((guess, artifact))
 }
 
 /// Remembers which entry a module has.

@@ -230,39 +230,32 @@ impl Cache {
         profile: impl Into<Profile>,
     ) -> Result<Artifact, Error> {
         let (wasm, profile) = (wasm.into(), profile.into());
-        if let Some(artifact) = self.guess(&wasm, &profile) {
-            count(&self.counters.hits);
-            return Ok(artifact);
-        }
-        let key = Key::new(&wasm, &profile);
-        let found = match self.find(&key, &wasm, &profile)? {
-            Some(artifact) => Some(artifact),
-            None => self.find_behind(&key, &wasm),
-        };
+        let (key, found) = self.find(&wasm, &profile)?;
+        let found = found.or_else(|| self.find_behind(&key, &wasm));
         count(if found.is_some() { &self.counters.hits } else { &self.counters.misses });
         found.ok_or(Error::Miss { key })
     }
 
-    /// Loads the entry of a large module while it is hashed.
-    fn guess(&self, wasm: &Wasm<'_>, profile: &Profile) -> Option<Artifact> {
-        let artifact = guess::load(&self.layer, wasm, profile)?;
-        self.used(&Key::new(wasm, profile));
-        Some(artifact)
+    /// The key of a module, and its artifact if it is in one of the directories.
+    fn find(&self, wasm: &Wasm<'_>, profile: &Profile) -> Result<(Key, Option<Artifact>), Error> {
+        // Who has the hash already has nothing to gain.
+        let hashing = !wasm.is_hashed();
+        if hashing && let Some((key, artifact)) = guess::load(&self.layer, wasm, profile) {
+            self.used(&key);
+            return Ok((key, Some(artifact)));
+        }
+        let key = Key::new(wasm, profile);
+        if let Some(artifact) = self.find_own(&key, wasm)? {
+            if hashing && !self.options.read_only {
+                guess::remember(&self.layer, wasm, profile, &key);
+            }
+            return Ok((key, Some(artifact)));
+        }
+        Ok((key, self.find_shared(&key, wasm)?))
     }
 
-    /// Looks into both layers.
-    fn find(
-        &self,
-        key: &Key,
-        wasm: &Wasm<'_>,
-        profile: &Profile,
-    ) -> Result<Option<Artifact>, Error> {
-        if let Some(artifact) = self.find_own(key, wasm)? {
-            if !self.options.read_only {
-                guess::remember(&self.layer, wasm, profile, key);
-            }
-            return Ok(Some(artifact));
-        }
+    /// Looks into the layer that is never written to.
+    fn find_shared(&self, key: &Key, wasm: &Wasm<'_>) -> Result<Option<Artifact>, Error> {
         let Some(shared) = &self.shared else { return Ok(None) };
         match shared.load(key, &wasm.sha256())? {
             Found::Artifact(artifact) => Ok(Some(*artifact)),
