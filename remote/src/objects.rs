@@ -76,52 +76,31 @@ impl Objects {
         let url = format!("{}://{}", reference.scheme.name(), reference.host);
         let base = Path::parse(&reference.name).map_err(|error| chain(&error))?;
         let said = |error: object_store::Error| chain(&error);
+        // Their builders have no trait in common.
+        macro_rules! connected {
+            ($builder:expr) => {{
+                let builder = $builder.with_url(url).with_retry(once).with_client_options(client);
+                Arc::new(builder.build().map_err(said)?)
+            }};
+        }
         let (store, compare, looked): (Arc<dyn ObjectStore>, _, _) = match reference.scheme {
             Scheme::S3 => (
-                Arc::new(
-                    AmazonS3Builder::from_env()
-                        .with_url(url)
-                        .with_retry(once)
-                        .with_client_options(client)
-                        .build()
-                        .map_err(said)?,
-                ),
+                connected!(AmazonS3Builder::from_env()),
                 Compare::Store,
                 "credentials were looked for in the variables AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, and at the services that AWS gives its machines",
             ),
             Scheme::Gs => (
-                Arc::new(
-                    GoogleCloudStorageBuilder::from_env()
-                        .with_url(url)
-                        .with_retry(once)
-                        .with_client_options(client)
-                        .build()
-                        .map_err(said)?,
-                ),
+                connected!(GoogleCloudStorageBuilder::from_env()),
                 Compare::Store,
                 "credentials were looked for in the variables GOOGLE_SERVICE_ACCOUNT and GOOGLE_APPLICATION_CREDENTIALS, and in what `gcloud auth` keeps",
             ),
             Scheme::Az => (
-                Arc::new(
-                    MicrosoftAzureBuilder::from_env()
-                        .with_url(url)
-                        .with_retry(once)
-                        .with_client_options(client)
-                        .build()
-                        .map_err(said)?,
-                ),
+                connected!(MicrosoftAzureBuilder::from_env()),
                 Compare::Store,
                 "credentials were looked for in the variables AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY and the others that begin so",
             ),
             Scheme::Http | Scheme::Https => (
-                Arc::new(
-                    HttpBuilder::new()
-                        .with_url(url)
-                        .with_retry(once)
-                        .with_client_options(client)
-                        .build()
-                        .map_err(said)?,
-                ),
+                connected!(HttpBuilder::new()),
                 Compare::Never,
                 "credentials are not sent to web servers",
             ),
