@@ -1,7 +1,6 @@
 //! Artifacts: checked, mapped, and ready to be instantiated.
 
 use std::ops::Range;
-use std::path::Path;
 use std::sync::OnceLock;
 
 use cwasm_artifact::check::{Checked, Host, Origin, check_deferring, check_from, check_unhashed};
@@ -124,7 +123,7 @@ impl Artifact {
             check_deferring(file, Some(&Host::this()), trust.origin())
         })?;
         // Trampolines are there from the beginning, so that code that is lost can be reported to their callers.
-        artifact.load_trampolines(name)?;
+        artifact.load_trampolines()?;
         Ok(artifact)
     }
 
@@ -133,10 +132,7 @@ impl Artifact {
     /// # Errors
     /// If the file was changed, or cannot be read.
     pub fn load_rest(&self) -> Result<(), LoadError> {
-        match &self.lazy {
-            Some(lazy) => self.load_chunks(lazy.range(), Path::new("the artifact")),
-            None => Ok(()),
-        }
+        self.lazy.as_ref().map_or(Ok(()), |lazy| self.load_chunks(lazy, lazy.range()))
     }
 
     /// How many of the parts of its code that are loaded when they are needed have been loaded, and how many there are.
@@ -145,23 +141,24 @@ impl Artifact {
         self.lazy.as_ref().map_or((0, 0), LazyCode::loaded)
     }
 
-    fn load_trampolines(&self, name: &Path) -> Result<(), LoadError> {
+    fn load_trampolines(&self) -> Result<(), LoadError> {
+        let Some(lazy) = &self.lazy else { return Ok(()) };
         let view = self.view();
         let text = self.module.range(Section::Text);
         let places = view.types().iter().flat_map(|ty| [ty.entry.get(), ty.exit.get()]);
         // They lie behind the functions.
         match places.filter(|place| *place != NONE).min() {
-            Some(first) => self.load_chunks(text.start + first as usize..text.end, name),
+            Some(first) => self.load_chunks(lazy, text.start + first as usize..text.end),
             None => Ok(()),
         }
     }
 
     /// Loads the chunks with these bytes of the file.
-    fn load_chunks(&self, bytes: Range<usize>, name: &Path) -> Result<(), LoadError> {
+    fn load_chunks(&self, lazy: &LazyCode, bytes: Range<usize>) -> Result<(), LoadError> {
         let start = self.snapshot.bytes().as_ptr().addr();
         for offset in (bytes.start / CHUNK_SIZE * CHUNK_SIZE..bytes.end).step_by(CHUNK_SIZE) {
             if let Some(Err(lost)) = self.load_code_at(start + offset) {
-                let path = name.to_owned();
+                let path = lazy.name().to_owned();
                 return Err(match lost.system() {
                     Some(error) => LoadError::Read { path, source: (*error).into() },
                     None => LoadError::Changed { path },

@@ -76,7 +76,7 @@ impl Snapshot {
             _ => Deferred::NOTHING,
         };
         let end = deferred.unused.saturating_mul(CHUNK_SIZE).clamp(front.len(), bytes);
-        let lazy = LazyCode::new(file.try_clone().map_err(read)?, deferred.code);
+        let lazy = LazyCode::new(file.try_clone().map_err(read)?, name.to_owned(), deferred.code);
         // Pages that nobody touches take no memory.
         let mut map = MmapOptions::new().len(bytes).map_anon().map_err(failed)?;
         let later = lazy.range();

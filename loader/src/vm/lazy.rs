@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cwasm_artifact::check::leaf_in;
@@ -23,6 +24,8 @@ use crate::sys;
 #[derive(Debug)]
 pub(crate) struct LazyCode {
     file: File,
+    /// What errors call it.
+    name: PathBuf,
     /// Their numbers in the file.
     chunks: Range<usize>,
     /// Which of them are there.
@@ -67,9 +70,14 @@ impl Lost {
 }
 
 impl LazyCode {
-    pub(crate) fn new(file: File, chunks: Range<usize>) -> Self {
+    pub(crate) fn new(file: File, name: PathBuf, chunks: Range<usize>) -> Self {
         let present = chunks.clone().map(|_| AtomicBool::new(false)).collect();
-        Self { file, chunks, present }
+        Self { file, name, chunks, present }
+    }
+
+    /// What errors call the file.
+    pub(crate) fn name(&self) -> &Path {
+        &self.name
     }
 
     /// The bytes of the file that are loaded when they are needed.
