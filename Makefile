@@ -78,11 +78,11 @@ soak: ## Run the tests that try to break loading for as long as SOAK_SECONDS say
 	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release -p cwasm-tests \
 	  --test corruption --test concurrency --test control
 
-fuzz: ## Fuzz for FUZZ_SECONDS (3600): the compiler against another engine, then the loader; needs nightly Rust and cargo-fuzz
+fuzz: ## Fuzz the loader with each target for FUZZ_SECONDS (3600), and the compiler against another engine for half as long; needs nightly Rust and cargo-fuzz
 	CWASM_FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 2)) cargo test --locked --release -p cwasm-differential
 	mkdir -p fuzz/corpus/raw_bytes && cp fuzz/seed.cwasm fuzz/corpus/raw_bytes/
-	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$$(($(FUZZ_SECONDS) / 4))
-	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$$(($(FUZZ_SECONDS) / 4))
+	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$(FUZZ_SECONDS)
+	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$(FUZZ_SECONDS)
 
 # One selection of packages for all that need the compiler, so that it is built once per sanitizer, optimised as for tests.
 # Tests that measure the memory of the process are left out. Without the source of the standard library,

@@ -189,7 +189,9 @@ impl Deferred {
         let chunk = CHUNK_SIZE as u64;
         let number = |chunks: u64| usize::try_from(chunks).unwrap_or(usize::MAX);
         let (first, last) = (number(start.div_ceil(chunk)), number(end / chunk));
-        Self { code: first..last.max(first), unused: number(used.div_ceil(chunk)) }
+        // A text may be smaller than a chunk, and a header that was not checked may say anything: what lies within no file is nothing.
+        let code = if first < last { first..last } else { 0..0 };
+        Self { code, unused: number(used.div_ceil(chunk)) }
     }
 }
 

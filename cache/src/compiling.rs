@@ -12,7 +12,7 @@ use cwasm_loader::{Artifact, Trust};
 use crate::Cache;
 use crate::error::Error;
 use crate::functions::Functions;
-use crate::guess;
+use crate::hashes;
 use crate::key::{Key, Profile, Wasm};
 use crate::lock::{self, Waited};
 use crate::statistics::count;
@@ -107,7 +107,7 @@ impl Cache {
         let bytes = self.compile(wasm.bytes(), settings, progress)?;
         count(&self.counters.compiled);
         if self.keep(&key, &bytes) {
-            guess::remember(&self.layer, wasm, &profile, &key);
+            hashes::remember(&self.layer, wasm, &profile);
         }
         drop(held);
         // Nobody here waits for that: they have the entry.

@@ -21,13 +21,14 @@ pub const COMPILER: &str = env!("CWASM_COMPILER_IDENTITY");
 pub struct Wasm<'a> {
     bytes: &'a [u8],
     sha256: OnceLock<[u8; 32]>,
+    blake3: OnceLock<[u8; 32]>,
 }
 
 impl<'a> Wasm<'a> {
     /// A wasm binary.
     #[must_use]
     pub fn new(wasm: &'a [u8]) -> Self {
-        Self { bytes: wasm, sha256: OnceLock::new() }
+        Self { bytes: wasm, sha256: OnceLock::new(), blake3: OnceLock::new() }
     }
 
     /// The wasm binary.
@@ -39,6 +40,16 @@ impl<'a> Wasm<'a> {
     /// Whether its SHA-256 has been computed.
     pub(crate) fn is_hashed(&self) -> bool {
         self.sha256.get().is_some()
+    }
+
+    /// The same, with this SHA-256.
+    pub(crate) fn hashed_as(&self, sha256: [u8; 32]) -> Self {
+        Self { sha256: sha256.into(), ..self.clone() }
+    }
+
+    /// Its BLAKE3 hash.
+    pub(crate) fn blake3(&self) -> [u8; 32] {
+        *self.blake3.get_or_init(|| blake3::hash(self.bytes).into())
     }
 
     /// Its SHA-256.

@@ -8,7 +8,7 @@
 //!                  /locks/NN     held by who compiles an entry whose key begins with NN
 //!                  /NN/REST.cwasm
 //!                  /NN/.REST.PID.N.tmp
-//!                  /guesses/SAMPLE             links to entries, see `guess`
+//!                  /hashes/HASH               see `hashes`
 //!                  /functions/LINEAGE.functions   see `functions`
 //! ```
 //!
@@ -59,6 +59,8 @@ pub(crate) struct Layer {
     pub(crate) root: PathBuf,
     /// The folder in it of what this version and machine can read.
     pub(crate) entries: PathBuf,
+    /// The directory, for reading what only this user can have written.
+    pub(crate) directory: CacheDir,
     /// The reason to run what is in it.
     trust: Trust,
 }
@@ -67,7 +69,8 @@ impl Layer {
     /// The layer in a directory.
     pub(crate) fn new(directory: &CacheDir) -> Self {
         let root = directory.path().to_owned();
-        Self { entries: root.join(compatibility_id()), root, trust: Trust::cache(directory) }
+        let entries = root.join(compatibility_id());
+        Self { entries, root, directory: directory.clone(), trust: Trust::cache(directory) }
     }
 
     /// Makes what a layer has besides entries. That some of it cannot be made shows

@@ -27,8 +27,8 @@
 //!
 //! Without the feature `compiler`, which is on by default, a cache can only be read: for
 //! hosts that must not compile. The modules, in the order in which data flows:
-//! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries, `guess` finds those of
-//! large modules before they are hashed, `level` asks another place,
+//! `key` names an entry, `directory` finds and makes the directory, `layer` reads and writes entries, `hashes` knows modules
+//! that were seen before, `level` asks another place,
 //! `compiling` gets an artifact that may have to be compiled, `lock` lets one do that, `functions` keeps code for the next compilation, `statistics` counts, and `upkeep` looks through it all.
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -42,7 +42,7 @@ mod directory;
 mod error;
 #[cfg(feature = "compiler")]
 mod functions;
-mod guess;
+mod hashes;
 mod key;
 mod layer;
 mod level;
@@ -238,20 +238,24 @@ impl Cache {
 
     /// The key of a module, and its artifact if it is in one of the directories.
     fn find(&self, wasm: &Wasm<'_>, profile: &Profile) -> Result<(Key, Option<Artifact>), Error> {
-        // Who has the hash already has nothing to gain.
-        let hashing = !wasm.is_hashed();
-        if hashing && let Some((key, artifact)) = guess::load(&self.layer, wasm, profile) {
-            self.used(&key);
-            return Ok((key, Some(artifact)));
-        }
-        let key = Key::new(wasm, profile);
-        if let Some(artifact) = self.find_own(&key, wasm)? {
-            if hashing && !self.options.read_only {
-                guess::remember(&self.layer, wasm, profile, &key);
+        let seen = hashes::recall(&self.layer, wasm);
+        let hashing = seen.is_none() && !wasm.is_hashed();
+        // What was remembered is only a way to find something.
+        for wasm in seen.iter().chain([wasm]) {
+            let key = Key::new(wasm, profile);
+            let own = self.find_own(&key, wasm)?;
+            let found = match own {
+                None => self.find_shared(&key, wasm)?,
+                own => own,
+            };
+            if found.is_some() {
+                if hashing && !self.options.read_only {
+                    hashes::remember(&self.layer, wasm, profile);
+                }
+                return Ok((key, found));
             }
-            return Ok((key, Some(artifact)));
         }
-        Ok((key, self.find_shared(&key, wasm)?))
+        Ok((Key::new(wasm, profile), None))
     }
 
     /// Looks into the layer that is never written to.

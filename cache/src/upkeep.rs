@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 use cwasm_artifact::check::check;
 
 use crate::error::Error;
-use crate::guess;
+use crate::hashes;
 use crate::layer::{ABOUT, CORRUPT, FUNCTIONS, Layer, SUFFIX};
 
 /// Folders of other versions go when nothing in them was used for this long.
@@ -183,7 +183,7 @@ pub(crate) fn prune(layer: &Layer, limit: u64, others: Others) -> Result<Pruned,
             kept_bytes += entry.bytes;
         }
     }
-    guess::prune(layer);
+    hashes::prune(layer);
     let kept_paths = entries.iter().filter_map(folder).collect();
     remove_empty_folders(layer, &kept_paths, others);
     Ok(Pruned { kept, kept_bytes, ..pruned })

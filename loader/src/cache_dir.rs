@@ -7,7 +7,7 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fmt;
-use std::io;
+use std::io::{self, Read as _};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
@@ -21,6 +21,9 @@ const MAX_LINKS: usize = 40;
 
 /// Permission of a group or of others to write.
 const WRITABLE: u32 = 0o022;
+
+/// How many bytes are made room for before it is known that a file has them.
+const READ_AT_ONCE: usize = 4096;
 
 /// In a sticky directory, only its owner may rename or remove what is in it.
 const STICKY: u32 = 0o1000;
@@ -139,6 +142,30 @@ impl CacheDir {
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.inner.path
+    }
+
+    /// The contents of a small file in it that only this user, or root, can have written.
+    ///
+    /// For what belongs to a cache besides its artifacts. The path is that of the file, or relative to the directory.
+    ///
+    /// # Errors
+    /// If the file cannot be read, has more than `limit` bytes, or is not in the directory; and if others can write to it or to a
+    /// directory on the way.
+    pub fn read(&self, path: impl AsRef<Path>, limit: usize) -> Result<Vec<u8>, LoadError> {
+        let source = Source::from(path.as_ref());
+        let Opened::File { file, name } = self.open_entry(source)? else {
+            return Err(LoadError::NotInCache { directory: self.inner.path.clone() });
+        };
+        let bound = u64::try_from(limit).unwrap_or(u64::MAX);
+        let mut bytes = Vec::with_capacity(limit.min(READ_AT_ONCE));
+        file.get()
+            .take(bound.saturating_add(1))
+            .read_to_end(&mut bytes)
+            .and_then(|length| match length <= limit {
+                true => Ok(bytes),
+                false => Err(io::ErrorKind::FileTooLarge.into()),
+            })
+            .map_err(|source| LoadError::Read { path: name, source })
     }
 
     /// Opens a file in it that only this user, or root, can write to.

@@ -5,6 +5,8 @@
 //! run them too. Code is never changed and never run: nothing checks
 //! machine code, which is what trust is for.
 
+use std::fs::File;
+use std::io::Write as _;
 use std::ops::Range;
 use std::sync::LazyLock;
 
@@ -69,10 +71,7 @@ pub static ARTIFACT: LazyLock<Vec<u8>> =
 /// # Errors
 /// Why they were refused.
 pub fn raw_bytes(bytes: &[u8]) -> Result<(), LoadError> {
-    let digest = Digest::stated_in(bytes).unwrap_or(Digest([0; 32]));
-    let artifact = Artifact::from_bytes(bytes, &Trust::digest(digest))?;
-    read_artifact(&artifact);
-    Ok(())
+    load_and_read(bytes, Digest::stated_in(bytes).unwrap_or(Digest([0; 32])))
 }
 
 /// Changes an artifact as `script` says, seals it again, loads it, and reads
@@ -96,9 +95,36 @@ pub fn resealed_after(change: impl FnOnce(&mut [u8])) -> Result<(), LoadError> {
     file[text.clone()].copy_from_slice(&ARTIFACT[text]);
     let Ok(digest) = reseal(&mut file) else { return raw_bytes(&file) };
     read_checked(&file);
-    let artifact = Artifact::from_bytes(&file, &Trust::digest(digest))?;
+    load_and_read(&file, digest)
+}
+
+/// Loads a file of the bytes lazily, and then the bytes at once. Whatever loads is read.
+///
+/// # Errors
+/// Why they were refused.
+///
+/// # Panics
+/// If only what loads at once loads. The other way round it may be: what is only for
+/// debuggers is not checked then.
+fn load_and_read(bytes: &[u8], digest: Digest) -> Result<(), LoadError> {
+    let trust = Trust::digest(digest);
+    let file = file_of(bytes);
+    let lazy = Artifact::load_lazily(&file, &trust);
+    let rest = lazy.as_ref().map(|lazy| {
+        read_artifact(lazy);
+        lazy.load_rest()
+    });
+    let artifact = Artifact::from_bytes(bytes, &trust)?;
+    assert!(matches!(rest, Ok(Ok(()))), "loads at once, but not lazily: {lazy:?}");
     read_artifact(&artifact);
     Ok(())
+}
+
+/// A file without a name.
+fn file_of(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().expect("a temporary directory");
+    file.write_all(bytes).expect("room for a small file");
+    file
 }
 
 /// Where a section of [`ARTIFACT`] is.
