@@ -28,6 +28,7 @@ use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
 use crate::instructions;
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
+use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
@@ -52,13 +53,13 @@ impl Progress for Silent {
 /// wasm, but parts of the code generator recurse with that of expressions.
 const THREAD_STACK: usize = 16 << 20;
 
-/// A call whose displacement depends on where functions are placed.
+/// A reference whose displacement depends on where functions are placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct CallRelocation {
-    /// Where in the caller.
+pub(crate) struct Relocation {
+    /// Where in the function that refers to it.
     pub(crate) offset: u32,
     pub(crate) kind: Reloc,
-    pub(crate) target: FuncIndex,
+    pub(crate) target: Reference,
     pub(crate) addend: i64,
 }
 
@@ -104,7 +105,7 @@ pub struct Handler {
 pub(crate) struct Code {
     pub(crate) bytes: Vec<u8>,
     pub(crate) alignment: u32,
-    pub(crate) relocations: Vec<CallRelocation>,
+    pub(crate) relocations: Vec<Relocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
     /// The CPU features that its instructions need.
@@ -123,28 +124,29 @@ pub(crate) struct Generated {
     pub(crate) trampolines: Vec<(TypeIndex, Direction, Code)>,
 }
 
-/// Compiles all bodies of a module, and the trampolines that it needs.
-pub(crate) fn generate(
-    env: &Environment<'_>,
-    wasm: &[u8],
-    bodies: Vec<Body<'_>>,
-    jobs: usize,
-    progress: &dyn Progress,
-) -> Result<Generated, CompileError> {
-    let pool = rayon::ThreadPoolBuilder::new()
+/// Threads for [`generate`].
+pub(crate) fn pool(jobs: usize) -> Result<rayon::ThreadPool, CompileError> {
+    rayon::ThreadPoolBuilder::new()
         .num_threads(jobs)
         .stack_size(THREAD_STACK)
         .thread_name(|number| format!("cwasm-compile-{number}"))
         .build()
         .map_err(|error| CompileError::Settings {
             message: format!("cannot start the threads that compile: {error}; use fewer (`-j`)"),
-        })?;
-    pool.install(|| {
-        let workers = Workers::default();
-        let functions = functions(env, wasm, bodies, &workers, progress)?;
-        let trampolines = trampolines(env, &workers)?;
-        Ok(Generated { functions, trampolines })
-    })
+        })
+}
+
+/// Compiles all bodies of a module, and the trampolines that it needs, on the threads of the current pool.
+pub(crate) fn generate(
+    env: &Environment<'_>,
+    wasm: &[u8],
+    bodies: Vec<Body<'_>>,
+    progress: &dyn Progress,
+) -> Result<Generated, CompileError> {
+    let workers = Workers::default();
+    let functions = functions(env, wasm, bodies, &workers, progress)?;
+    let trampolines = trampolines(env, &workers)?;
+    Ok(Generated { functions, trampolines })
 }
 
 /// Why a function has no code.
@@ -358,7 +360,7 @@ impl Workers {
         // Sites without an operator, such as the stack check, are at the start.
         let start = u32::try_from(body.body.range().start).unwrap_or(u32::MAX);
         let quick = env.reuse.map(|reuse| {
-            let copied = inlinable.called_by(&body);
+            let copied = inlinable.called_by(env, &body);
             let bytes = body.body.as_bytes();
             (reuse, reuse.quick_name(env.module, function, bytes, &copied, inlinable))
         });
@@ -506,11 +508,11 @@ impl Worker {
             let target = match &relocation.target {
                 FinalizedRelocTarget::ExternalName(ExternalName::User(name)) => {
                     let name = &self.context.func.params.user_named_funcs()[*name];
-                    FuncIndex::from_u32(name.index)
+                    Reference::of(name).ok_or_else(|| Problem::Symbol(name.to_string()))?
                 }
                 other => return Err(Problem::Symbol(other.display(None))),
             };
-            relocations.push(CallRelocation {
+            relocations.push(Relocation {
                 offset: relocation.offset,
                 kind: relocation.kind,
                 target,

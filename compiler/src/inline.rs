@@ -17,7 +17,9 @@ use cranelift_codegen::{CodegenResult, Context};
 use wasmparser::Operator;
 
 use crate::codegen::Inlined;
-use crate::module::{Body, FuncIndex};
+use crate::module::{Body, FuncIndex, TableIndex, TypeIndex};
+use crate::reference::Reference;
+use crate::translate::Environment;
 
 /// A larger body is not copied: in bytes of wasm.
 const MAX_BODY: u64 = 80;
@@ -94,7 +96,7 @@ impl<'wasm> Inlinable<'wasm> {
     }
 
     /// The functions that a body calls and may get copies of, in the order of the first calls.
-    pub(crate) fn called_by(&self, body: &Body<'_>) -> Vec<FuncIndex> {
+    pub(crate) fn called_by(&self, env: &Environment<'_>, body: &Body<'_>) -> Vec<FuncIndex> {
         let mut found = Vec::new();
         if self.functions.is_empty() {
             return found;
@@ -102,11 +104,19 @@ impl<'wasm> Inlinable<'wasm> {
         // What cannot be read is not valid, which is found elsewhere.
         let operators = body.body.get_operators_reader().into_iter().flatten();
         for operator in operators.map_while(Result::ok) {
-            if let Operator::Call { function_index } = operator {
-                let index = FuncIndex::from_u32(function_index);
-                if self.functions.contains_key(&index) && !found.contains(&index) {
-                    found.push(index);
-                }
+            let index = match operator {
+                Operator::Call { function_index } => Some(FuncIndex::from_u32(function_index)),
+                Operator::CallIndirect { type_index, table_index } => env.only_target(
+                    TypeIndex::from_u32(type_index),
+                    TableIndex::from_u32(table_index),
+                ),
+                _ => None,
+            };
+            if let Some(index) = index
+                && self.functions.contains_key(&index)
+                && !found.contains(&index)
+            {
+                found.push(index);
             }
         }
         found
@@ -222,7 +232,10 @@ impl Inline for Expansion<'_, '_> {
         if opcode != ir::Opcode::Call || self.copies.len() == MAX_COPIES {
             return InlineCommand::KeepCall;
         }
-        let function = FuncIndex::from_u32(caller.params.user_named_funcs()[name].index);
+        let name = &caller.params.user_named_funcs()[name];
+        let Some(Reference::Function(function)) = Reference::of(name) else {
+            return InlineCommand::KeepCall;
+        };
         let Some(Small { function: body, .. }) = self.inlinable.functions.get(&function) else {
             return InlineCommand::KeepCall;
         };

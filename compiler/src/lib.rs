@@ -6,6 +6,7 @@
 //! * [`settings`]: what the caller decides; [`error`]: why nothing came of it;
 //! * [`input`]: text to binary; [`locate`]: from an error in the binary back to the text;
 //! * [`module`]: the declarations of a module, validated;
+//! * `reference`: what code refers to until it is linked;
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * `inline`: small functions to the places where they are called;
 //! * [`codegen`]: that to machine code, on several threads;
@@ -30,6 +31,7 @@ pub mod link;
 pub mod locate;
 pub mod module;
 mod object;
+mod reference;
 mod reuse;
 pub mod settings;
 mod tables;
@@ -49,7 +51,7 @@ pub use target_lexicon::Triple;
 
 use cranelift_codegen::isa::TargetIsa;
 use link::Text;
-use module::{Images, Module};
+use module::{Dispatch, Images, Module};
 use target_lexicon::Architecture;
 
 /// A compiled module, before it is written down as an artifact.
@@ -123,12 +125,18 @@ fn compile_module<'wasm>(
     functions: Option<&dyn FunctionCache>,
 ) -> Result<CompiledModule<'wasm>, CompileError> {
     let (module, bodies) = module::parse(wasm)?;
+    let pool = codegen::pool(settings.jobs)?;
     if matches!(settings.target.architecture, Architecture::Riscv64(_)) {
         // Those of its extension V are for machines that are still rare.
         module::refuse_vectors(wasm)?;
     }
+    let dispatch = match link::reaches_tables(&settings.target) {
+        true => pool.install(|| Dispatch::of(&module, &bodies)),
+        false => Dispatch::default(),
+    };
     let mut env = translate::Environment {
         module: &module,
+        dispatch: &dispatch,
         isa,
         settings,
         memory_bounds: settings.memory_bounds,
@@ -140,8 +148,8 @@ fn compile_module<'wasm>(
     };
     let reuse = functions.map(|functions| reuse::Reuse::new(functions, &env, settings));
     env.reuse = reuse.as_ref();
-    let generated = codegen::generate(&env, wasm, bodies, settings.jobs, progress)?;
-    let text = link::link(&module, &settings.target, generated)?;
+    let generated = pool.install(|| codegen::generate(&env, wasm, bodies, progress))?;
+    let text = link::link(&module, &dispatch, &settings.target, generated)?;
     let images = Images::of(&module, settings.page_size());
     Ok(CompiledModule { module, text, images })
 }

@@ -8,7 +8,8 @@ use target_lexicon::{Architecture, Triple};
 
 use crate::codegen::{Code, Generated, Handler, Site};
 use crate::error::CompileError;
-use crate::module::{Module, TypeIndex};
+use crate::module::{ConstantTable, Dispatch, FuncIndex, Module, TableIndex, TypeIndex};
+use crate::reference::Reference;
 use crate::trampoline::Direction;
 
 /// Where a piece of code is in the text.
@@ -38,6 +39,8 @@ pub struct Text {
     pub functions: Vec<TextRange>,
     /// Trampolines, by the first type that is equal to theirs; ordered.
     pub trampolines: Vec<(TypeIndex, Trampolines)>,
+    /// The tables whose elements never change, of those that code refers to; ordered.
+    pub tables: Vec<(TableIndex, TextRange)>,
     /// All sites, ordered by offset in the text.
     pub sites: Vec<Site>,
     /// The CPU features that the instructions need.
@@ -53,6 +56,24 @@ pub struct Text {
 /// The alignment of functions, unless the code generator asks for more.
 const ALIGNMENT: usize = 32;
 
+/// An element of a table that never changes, in the text.
+pub(crate) mod constant_element {
+    /// `i32`: the distance from the start of the table to the function.
+    pub(crate) const DISTANCE: i32 = 0;
+    /// `u32`: the first type of the module that is equal to the function's, or [`super::NO_TYPE`].
+    pub(crate) const TYPE: i32 = 4;
+    /// The size of an element.
+    pub(crate) const SIZE: usize = 8;
+}
+
+/// The type of an element that is null. No module has so many types.
+pub(crate) const NO_TYPE: u32 = u32::MAX;
+
+/// Whether code for a target can refer to tables in the text.
+pub(crate) fn reaches_tables(target: &Triple) -> bool {
+    matches!(target.architecture, Architecture::X86_64 | Architecture::Aarch64(_))
+}
+
 /// The most text that a call can reach across.
 fn text_limit(target: &Triple) -> usize {
     match target.architecture {
@@ -66,6 +87,7 @@ fn text_limit(target: &Triple) -> usize {
 /// Places all code and resolves the calls in it.
 pub(crate) fn link(
     module: &Module<'_>,
+    dispatch: &Dispatch,
     target: &Triple,
     generated: Generated,
 ) -> Result<Text, CompileError> {
@@ -82,10 +104,35 @@ pub(crate) fn link(
     linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + ALIGNMENT).sum());
 
     let mut ranges = Vec::with_capacity(functions.len());
-    let mut calls = Vec::with_capacity(functions.len());
+    let mut references = Vec::with_capacity(functions.len());
     for mut code in functions {
-        calls.push(std::mem::take(&mut code.relocations));
+        references.push(std::mem::take(&mut code.relocations));
         ranges.push(linker.place(code)?);
+    }
+    let place_of = |reference: Reference| match reference {
+        Reference::Function(function) => {
+            let number = module.defined_func(function)?.as_u32();
+            ranges.get(number as usize).copied()
+        }
+        Reference::Table(_) => None,
+    };
+    let mut referred: Vec<_> = references
+        .iter()
+        .flatten()
+        .filter_map(|relocation| match relocation.target {
+            Reference::Table(table) => Some(table),
+            Reference::Function(_) => None,
+        })
+        .collect();
+    referred.sort_unstable();
+    referred.dedup();
+    let mut tables = Vec::with_capacity(referred.len());
+    for table in referred {
+        let missing =
+            || assembly(format!("the elements of table {} are not known", table.as_u32()));
+        let elements = dispatch.table(table).ok_or_else(missing)?;
+        let place = |function| place_of(Reference::Function(function));
+        tables.push((table, linker.place_table(module, elements, place)?));
     }
     let mut placed: Vec<(TypeIndex, Trampolines)> = Vec::new();
     for (ty, direction, code) in trampolines {
@@ -102,19 +149,22 @@ pub(crate) fn link(
             Direction::Exit => placed[position].1.exit = range,
         }
     }
-    for (caller, calls) in ranges.iter().zip(calls) {
-        for call in calls {
-            let callee =
-                module.defined_func(call.target).map(|callee| ranges[callee.as_u32() as usize]);
-            let Some(callee) = callee else {
-                return Err(assembly(format!(
-                    "a call to function {} was not resolved",
-                    call.target
-                )));
+    for (caller, relocations) in ranges.iter().zip(references) {
+        for relocation in relocations {
+            let target = match relocation.target {
+                Reference::Table(table) => tables
+                    .binary_search_by_key(&table, |(table, _)| *table)
+                    .ok()
+                    .map(|position| tables[position].1),
+                function @ Reference::Function(_) => place_of(function),
             };
-            let place = caller.offset + call.offset;
-            let distance = i64::from(callee.offset) + call.addend - i64::from(place);
-            linker.patch(call.kind, place as usize, distance)?;
+            let Some(target) = target else {
+                let what = relocation.target;
+                return Err(assembly(format!("a reference to {what:?} was not resolved")));
+            };
+            let place = caller.offset + relocation.offset;
+            let target = i64::from(target.offset) + relocation.addend;
+            linker.patch(relocation.kind, place, target)?;
         }
     }
     Ok(Text {
@@ -122,6 +172,7 @@ pub(crate) fn link(
         bytes: linker.bytes,
         functions: ranges,
         trampolines: placed,
+        tables,
         sites: linker.sites,
         features: linker.features,
         handlers: linker.handlers,
@@ -147,21 +198,10 @@ impl Linker {
     /// Appends a piece of code, and says where it is.
     fn place(&mut self, code: Code) -> Result<TextRange, CompileError> {
         let start = self.bytes.len().next_multiple_of(ALIGNMENT.max(code.alignment as usize));
-        let end = start + code.bytes.len();
-        if end > self.limit {
-            return Err(CompileError::limit(
-                "bytes of machine code",
-                self.limit as u64,
-                end as u64,
-            ));
-        }
+        let (offset, end) = self.room(start, code.bytes.len())?;
         self.bytes.resize(start, self.filler);
         self.bytes.extend_from_slice(&code.bytes);
-        let narrow = |number: usize| {
-            // The limit is below 2^31.
-            u32::try_from(number).map_err(|_| assembly(format!("{number} is beyond the text")))
-        };
-        let range = TextRange { offset: narrow(start)?, len: narrow(code.bytes.len())? };
+        let range = TextRange { offset, len: end - offset };
         self.sites
             .extend(code.sites.iter().map(|site| Site { text: site.text + range.offset, ..*site }));
         self.features = self.features.union(code.features);
@@ -174,16 +214,66 @@ impl Linker {
         Ok(range)
     }
 
-    /// Writes the distance to a callee into a call.
-    fn patch(&mut self, kind: Reloc, place: usize, distance: i64) -> Result<(), CompileError> {
-        let outside = || assembly(format!("a call at {place:#x} is outside the text"));
+    /// Appends the elements of a table. `place` tells where a function is.
+    fn place_table(
+        &mut self,
+        module: &Module<'_>,
+        table: &ConstantTable,
+        place: impl Fn(FuncIndex) -> Option<TextRange>,
+    ) -> Result<TextRange, CompileError> {
+        let start = self.bytes.len().next_multiple_of(ALIGNMENT);
+        // What is null leads to what is behind the table, which traps. That is also read where the index
+        // is wrong and there is no first element.
+        let length = table.elements.len() * constant_element::SIZE;
+        let (start, end) = self.room(start, length + constant_element::SIZE)?;
+        self.bytes.resize(start as usize, self.filler);
+        for function in &table.elements {
+            let (distance, ty) = match *function {
+                None => (length as i64, NO_TYPE),
+                Some(function) => {
+                    let missing = || assembly(format!("function {function} has no place"));
+                    let place = place(function).ok_or_else(missing)?;
+                    let ty = module.canonical_types[module.functions[function].ty];
+                    (i64::from(place.offset) - i64::from(start), ty.as_u32())
+                }
+            };
+            let distance = i32::try_from(distance)
+                .map_err(|_| assembly(format!("a function is {distance} bytes from a table")))?;
+            self.bytes.extend_from_slice(&distance.to_le_bytes());
+            self.bytes.extend_from_slice(&ty.to_le_bytes());
+        }
+        self.bytes.resize(end as usize, self.filler);
+        Ok(TextRange { offset: start, len: end - start })
+    }
+
+    /// The offsets in the text of `length` bytes from `start` on, if there is room.
+    fn room(&self, start: usize, length: usize) -> Result<(u32, u32), CompileError> {
+        let end = start.saturating_add(length);
+        if end > self.limit {
+            return Err(CompileError::limit(
+                "bytes of machine code",
+                self.limit as u64,
+                end as u64,
+            ));
+        }
+        let narrow = |number: usize| {
+            // The limit is below 2^31.
+            u32::try_from(number).map_err(|_| assembly(format!("{number} is beyond the text")))
+        };
+        Ok((narrow(start)?, narrow(end)?))
+    }
+
+    /// Writes the place of what is referred to, an offset in the text, into the instruction that refers to it.
+    fn patch(&mut self, kind: Reloc, place: u32, target: i64) -> Result<(), CompileError> {
+        let distance = target - i64::from(place);
+        let outside = || assembly(format!("a reference at {place:#x} is outside the text"));
         let (field, behind) = self
             .bytes
-            .get_mut(place..)
+            .get_mut(place as usize..)
             .and_then(|field| field.split_first_chunk_mut::<4>())
             .ok_or_else(outside)?;
         let unreachable =
-            || assembly(format!("a call at {place:#x} cannot reach across {distance} bytes"));
+            || assembly(format!("a reference at {place:#x} cannot reach across {distance} bytes"));
         match kind {
             Reloc::X86CallPCRel4 => {
                 *field = i32::try_from(distance).map_err(|_| unreachable())?.to_le_bytes();
@@ -195,6 +285,18 @@ impl Linker {
                 *field = (opcode | words & 0x03ff_ffff).to_le_bytes();
             }
             Reloc::Arm64Call => return Err(unreachable()),
+            Reloc::Aarch64AdrPrelPgHi21 => {
+                // Counts pages of 4 KiB, at the first of which the text begins.
+                let pages = (target >> 12) - (i64::from(place) >> 12);
+                let pages = i32::try_from(pages).map_err(|_| unreachable())?.cast_unsigned();
+                let opcode = u32::from_le_bytes(*field) & 0x9f00_001f;
+                *field = (opcode | (pages & 3) << 29 | (pages >> 2 & 0x7_ffff) << 5).to_le_bytes();
+            }
+            Reloc::Aarch64AddAbsLo12Nc => {
+                let low = u32::try_from(target & 0xfff).map_err(|_| unreachable())?;
+                let opcode = u32::from_le_bytes(*field) & 0xffc0_03ff;
+                *field = (opcode | low << 10).to_le_bytes();
+            }
             Reloc::RiscvCallPlt => {
                 // `auipc` adds the upper 20 bits of the distance, and `jalr` the lower 12, which are signed.
                 let next = behind.first_chunk_mut::<4>().ok_or_else(outside)?;
@@ -261,13 +363,13 @@ mod tests {
     #[test]
     fn displacements_are_written_in_the_form_of_the_instruction() {
         let mut linker = linker(&[0xe8, 0, 0, 0, 0, 0, 0, 0]);
-        linker.patch(Reloc::X86CallPCRel4, 1, -5).unwrap();
+        linker.patch(Reloc::X86CallPCRel4, 1, -4).unwrap();
         assert_eq!(linker.bytes[..5], [0xe8, 0xfb, 0xff, 0xff, 0xff]);
         linker.bytes[..4].copy_from_slice(&0x9400_0000_u32.to_le_bytes());
         linker.patch(Reloc::Arm64Call, 0, -8).unwrap();
         assert_eq!(linker.bytes[..4], 0x97ff_fffe_u32.to_le_bytes());
         assert!(linker.patch(Reloc::Arm64Call, 0, 1 << 27).is_err());
-        assert!(linker.patch(Reloc::X86CallPCRel4, 1, 1 << 31).is_err());
+        assert!(linker.patch(Reloc::X86CallPCRel4, 1, (1 << 31) + 1).is_err());
         assert!(linker.patch(Reloc::Abs8, 0, 0).is_err());
         // auipc ra, 0; jalr ra, 0(ra), to what is 0x1800 ahead: the lower part is negative.
         linker.bytes[..4].copy_from_slice(&0x0000_0097_u32.to_le_bytes());
@@ -275,8 +377,15 @@ mod tests {
         linker.patch(Reloc::RiscvCallPlt, 0, 0x1800).unwrap();
         assert_eq!(linker.bytes[..4], 0x0000_2097_u32.to_le_bytes());
         assert_eq!(linker.bytes[4..], 0x8000_80e7_u32.to_le_bytes());
-        linker.patch(Reloc::S390xPLTRel32Dbl, 2, -6).unwrap();
+        linker.patch(Reloc::S390xPLTRel32Dbl, 2, -4).unwrap();
         assert_eq!(linker.bytes[2..6], [0xff, 0xff, 0xff, 0xfd]);
+        // adrp x1, 0; add x1, x1, #0, at 0x0 and 0x4, for something at 0x5678.
+        linker.bytes[..4].copy_from_slice(&0x9000_0001_u32.to_le_bytes());
+        linker.bytes[4..].copy_from_slice(&0x9100_0021_u32.to_le_bytes());
+        linker.patch(Reloc::Aarch64AdrPrelPgHi21, 0, 0x5678).unwrap();
+        linker.patch(Reloc::Aarch64AddAbsLo12Nc, 4, 0x5678).unwrap();
+        assert_eq!(linker.bytes[..4], 0xb000_0021_u32.to_le_bytes());
+        assert_eq!(linker.bytes[4..], 0x9119_e021_u32.to_le_bytes());
         assert!(linker.patch(Reloc::RiscvCallPlt, 4, 0).is_err());
         assert!(linker.patch(Reloc::X86CallPCRel4, 6, 0).is_err());
     }

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 
 use cranelift_codegen::ir::Signature;
 use cranelift_codegen::isa::CallConv;
-use cranelift_module::{DataDescription, Linkage, Module as _, ModuleError};
+use cranelift_module::{DataDescription, FuncId, Linkage, Module as _, ModuleError};
 use cranelift_object::{ObjectBuilder, ObjectModule};
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, seal};
@@ -24,7 +24,7 @@ use object::read::elf::ElfFile64;
 use object::write::{Relocation, SectionId};
 use object::{
     Endianness, Object as _, ObjectSection as _, RelocationEncoding, RelocationFlags,
-    RelocationKind, SectionKind,
+    RelocationKind, SectionKind, SymbolKind,
 };
 
 use crate::CompiledModule;
@@ -78,9 +78,13 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
     ] {
         front_area(&mut object, name, size)?;
     }
-    define_code(&mut object, compiled, &symbols, page)?;
+    let ids = define_code(&mut object, compiled, &symbols, page)?;
 
     let mut product = object.finish();
+    for (id, _) in ids.into_iter().zip(&symbols).filter(|(_, symbol)| symbol.kind == Kind::Table) {
+        let symbol = product.function_symbol(id);
+        product.object.symbol_mut(symbol).kind = SymbolKind::Data;
+    }
     let object = &mut product.object;
     if !compiled.text.bytes.is_empty() {
         let text = object.section_id(object::write::StandardSection::Text);
@@ -140,6 +144,14 @@ fn estimate(
 struct Symbol {
     name: String,
     range: TextRange,
+    kind: Kind,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Code,
+    /// The elements of a table.
+    Table,
 }
 
 /// Names every piece of code, in the order of the text: as the name section
@@ -167,16 +179,21 @@ fn symbols(compiled: &CompiledModule<'_>) -> Vec<Symbol> {
         let name = wanted
             .filter(|name| !name.is_empty())
             .map_or_else(|| format!("function[{number}]"), printable);
-        symbols.push(Symbol { name: unique(name, number), range: *range });
+        symbols.push(Symbol { name: unique(name, number), range: *range, kind: Kind::Code });
     }
     for (ty, trampolines) in &text.trampolines {
         let number = ty.as_u32();
         for (kind, range) in [("entry", trampolines.entry), ("exit", trampolines.exit)] {
             if let Some(range) = range {
                 let name = unique(format!("trampoline.{kind}[{number}]"), number);
-                symbols.push(Symbol { name, range });
+                symbols.push(Symbol { name, range, kind: Kind::Code });
             }
         }
+    }
+    for (table, range) in &text.tables {
+        let number = table.as_u32();
+        let name = unique(format!("table[{number}]"), number);
+        symbols.push(Symbol { name, range: *range, kind: Kind::Table });
     }
     symbols.sort_by_key(|symbol| symbol.range.offset);
     symbols
@@ -201,17 +218,18 @@ fn front_area(object: &mut ObjectModule, name: &str, size: usize) -> Result<(), 
     Ok(object.define_data(id, &data)?)
 }
 
-/// Defines a symbol for each piece of code, at its place in the text.
+/// Defines a symbol for each piece of code, at its place in the text. Returns what they are called by, in the same order.
 fn define_code(
     object: &mut ObjectModule,
     compiled: &CompiledModule<'_>,
     symbols: &[Symbol],
     page: usize,
-) -> Result<(), CompileError> {
+) -> Result<Vec<FuncId>, CompileError> {
     // Nobody calls through these declarations, so that any signature will do.
     let signature = Signature::new(CallConv::SystemV);
     let mut end = 0;
-    for Symbol { name, range } in symbols {
+    let mut ids = Vec::with_capacity(symbols.len());
+    for Symbol { name, range, kind: _ } in symbols {
         let id = object.declare_function(name, Linkage::Local, &signature)?;
         let start = range.offset as usize;
         let bytes = start
@@ -223,8 +241,9 @@ fn define_code(
         let alignment = if end == 0 { page } else { alignment_between(end, start) };
         object.define_function_bytes(id, alignment as u64, bytes, &[])?;
         end = start + bytes.len();
+        ids.push(id);
     }
-    Ok(())
+    Ok(ids)
 }
 
 /// The least alignment that moves something from `end` to `start`.

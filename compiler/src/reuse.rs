@@ -27,9 +27,10 @@ use cwasm_artifact::cpu::CpuFeatures;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::codegen::{CallRelocation, Code, Handler, Inlined, Site};
+use crate::codegen::{Code, Handler, Inlined, Relocation, Site};
 use crate::inline::{Inlinable, Locations};
 use crate::module::{FuncIndex, Module, TagIndex};
+use crate::reference::Reference;
 use crate::settings::Settings;
 use crate::translate::Environment;
 
@@ -84,6 +85,7 @@ impl<'a> Reuse<'a> {
         cache.begin(&lineage(&exact, env.module));
         let mut quick = exact.clone();
         declarations(&mut Digest(&mut quick), env.module);
+        let _ = writeln!(Digest(&mut quick), "{:?}", env.dispatch.in_order());
         Self { cache, exact, quick }
     }
 
@@ -122,7 +124,8 @@ impl<'a> Reuse<'a> {
         let others = kept.others();
         for (wasm, inlined) in kept.locations.iter() {
             let of_copied = kept.inlinable.start(inlined.function).unwrap_or_default();
-            let number = others.iter().position(|other| *other == inlined.function);
+            let function = Reference::Function(inlined.function);
+            let number = others.iter().position(|other| *other == function);
             let call = inlined.call.wrapping_sub(kept.start);
             (number, wasm.wrapping_sub(of_copied), call).hash(&mut hasher);
         }
@@ -140,9 +143,9 @@ impl<'a> Reuse<'a> {
     ) -> Option<Code> {
         let record = self.cache.get(name)?;
         let (exact, others) = record.split_first_chunk::<32>()?;
-        let (others, []) = others.as_chunks::<4>() else { return None };
+        let (others, []) = others.as_chunks::<8>() else { return None };
         let others: Vec<_> =
-            others.iter().map(|it| FuncIndex::from_u32(u32::from_le_bytes(*it))).collect();
+            others.iter().map(|it| Reference::from_bytes(*it)).collect::<Option<_>>()?;
         self.find(exact, &Place { start, others: &others, inlinable })
     }
 
@@ -169,7 +172,7 @@ impl<'a> Reuse<'a> {
     pub(crate) fn alias(&self, quick: &Name, exact: &Name, kept: &Kept<'_>) {
         let mut record = exact.to_vec();
         for other in kept.others() {
-            record.extend_from_slice(&other.as_u32().to_le_bytes());
+            record.extend_from_slice(&other.to_bytes());
         }
         self.cache.put(quick, record);
     }
@@ -213,7 +216,7 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
         imported_memories,
         globals,
         imported_globals,
-        elements: _, // matter by the function references that they need
+        elements: _, // matter by the function references that they need, and by what is known of tables
         data: _,     // matters when an instance is made
         start: _,    // as the elements
         names: _,    // for people
@@ -240,33 +243,33 @@ pub(crate) struct Kept<'a> {
 }
 
 impl Kept<'_> {
-    /// The functions that it calls or has copies of. What is kept has their numbers in this list.
-    fn others(&self) -> Vec<FuncIndex> {
+    /// What it refers to or has copies of. What is kept has their numbers in this list.
+    fn others(&self) -> Vec<Reference> {
         let names = self.function.params.user_named_funcs();
-        let mut others: Vec<_> =
-            names.values().map(|name| FuncIndex::from_u32(name.index)).collect();
+        let mut others: Vec<_> = names.values().filter_map(Reference::of).collect();
         for (_, inlined) in self.locations.iter() {
-            if !others.contains(&inlined.function) {
-                others.push(inlined.function);
+            let function = Reference::Function(inlined.function);
+            if !others.contains(&function) {
+                others.push(function);
             }
         }
         others
     }
 }
 
-/// Where a function is, and the functions that it calls or has copies of.
+/// Where a function is, and what it refers to or has copies of.
 struct Place<'a> {
     start: u32,
-    others: &'a [FuncIndex],
+    others: &'a [Reference],
     inlinable: &'a Inlinable<'a>,
 }
 
 impl Place<'_> {
-    fn number(&self, function: FuncIndex) -> Option<u32> {
-        u32::try_from(self.others.iter().position(|other| *other == function)?).ok()
+    fn number(&self, reference: Reference) -> Option<u32> {
+        u32::try_from(self.others.iter().position(|other| *other == reference)?).ok()
     }
 
-    fn function(&self, number: u32) -> Option<FuncIndex> {
+    fn reference(&self, number: u32) -> Option<Reference> {
         self.others.get(number as usize).copied()
     }
 }
@@ -316,7 +319,7 @@ impl Hasher for Buffered {
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     alignment: u32,
-    /// Offset, kind, number of the callee, addend.
+    /// Offset, kind, number of what is referred to, addend.
     relocations: Vec<(u32, Reloc, u32, i64)>,
     sites: Vec<StoredSite>,
     /// Bits of the CPU features that it needs.
@@ -349,7 +352,10 @@ impl StoredSite {
                 text,
                 wasm: wasm.checked_sub(place.inlinable.start(function)?)?,
                 trap,
-                copied: Some((place.number(function)?, call.checked_sub(place.start)?)),
+                copied: Some((
+                    place.number(Reference::Function(function))?,
+                    call.checked_sub(place.start)?,
+                )),
             },
         })
     }
@@ -363,7 +369,7 @@ impl StoredSite {
         Some(match copied {
             None => Site { text, wasm: place.start.checked_add(wasm)?, trap, inlined: None },
             Some((number, call)) => {
-                let function = place.function(number)?;
+                let Reference::Function(function) = place.reference(number)? else { return None };
                 let wasm = place.inlinable.start(function)?.checked_add(wasm)?;
                 let call = place.start.checked_add(call)?;
                 Site { text, wasm, trap, inlined: Some(Inlined { function, call }) }
@@ -419,7 +425,7 @@ impl Stored {
     fn into_code(self, place: &Place<'_>) -> Option<Code> {
         let Self { alignment, relocations, sites, features, handlers, unwind, bytes } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
-            Some(CallRelocation { offset, kind, target: place.function(number)?, addend })
+            Some(Relocation { offset, kind, target: place.reference(number)?, addend })
         });
         let sites = sites.into_iter().map(|site| site.into_site(place));
         Some(Code {

@@ -236,7 +236,9 @@ impl Settings {
         set("preserve_frame_pointers", "true")?;
         set("unwind_info", "true")?;
         set("enable_verifier", if cfg!(debug_assertions) { "true" } else { "false" })?;
-        set("is_pic", "true")?;
+        // What the text refers to is in the text, at a distance that the linker knows, and so is independent of its position.
+        // With this setting, the code would look for it in a table that only a dynamic linker fills.
+        set("is_pic", "false")?;
         set("use_colocated_libcalls", "true")?;
         set("enable_multi_ret_implicit_sret", "true")?;
         // Every frame is compared with the store's stack limit before it is

@@ -93,6 +93,11 @@ fn module() -> Parts {
     functions.push(
         "(func $twin_b (param i64) (result i64) (i64.rotl (local.get 0) (i64.const 7)))".into(),
     );
+    functions.push(
+        "(func $only (param i32) (result i64)
+           (call_indirect (param i64) (result i64) (i64.const 9) (local.get 0)))"
+            .into(),
+    );
     functions.push("(func $refer (result funcref) (ref.func $f3))".into());
     functions.push(
         "(func $catch (result i32)
@@ -115,7 +120,7 @@ fn module() -> Parts {
         functions,
         tail: vec![
             "(export \"f0\" (func $f0))",
-            "(elem (i32.const 0) func $f1 $f2 $f3)",
+            "(elem (i32.const 0) func $f1 $twin_a $f3)",
             "(data (i32.const 16) \"some data\")",
         ],
     }
@@ -136,7 +141,7 @@ fn changes() -> Vec<Change> {
         change("a longer body", 1, |parts| {
             parts.functions[0] = parts.functions[0].replacen("(if ", "(nop) (nop) (if ", 1);
         }),
-        change("nothing that is compiled", 2, |parts| {
+        change("nothing that is compiled", 3, |parts| {
             parts.functions[5] = parts.functions[5].replacen("(if ", "(nop) (if ", 1);
             parts.functions[13] = parts.functions[13].replacen("(i64.rotl ", "(nop) (i64.rotl ", 1);
         }),
@@ -150,7 +155,7 @@ fn changes() -> Vec<Change> {
             parts.functions.push("(func $new (result i32) (i32.const 98))".into());
         }),
         change("one function less", 0, |parts| {
-            parts.functions.retain(|function| !function.contains("$twin_a"));
+            parts.functions.retain(|function| !function.contains("$refer"));
         }),
         // Function references are numbered in the order of the functions.
         change("another order", 1, |parts| parts.functions[..12].reverse()),
@@ -190,7 +195,20 @@ fn changes() -> Vec<Change> {
         }),
         change("an export more", u32::MAX, |parts| parts.tail.push("(export \"f9\" (func $f9))")),
         change("other elements", u32::MAX, |parts| {
-            parts.tail[1] = "(elem (i32.const 0) func $f7 $f2 $f3)";
+            parts.tail[1] = "(elem (i32.const 0) func $f7 $twin_a $f3)";
+        }),
+        change("a write to the table", u32::MAX, |parts| {
+            parts.functions.push("(func (table.set $t (i32.const 1) (ref.func $f3)))".into());
+        }),
+        // The same functions.
+        change("other places in the table", 1, |parts| {
+            parts.tail[1] = "(elem (i32.const 0) func $f1 $f3 $twin_a)";
+        }),
+        change("another function of a type in the table", u32::MAX, |parts| {
+            parts.tail[1] = "(elem (i32.const 0) func $f1 $twin_b $f3)";
+        }),
+        change("two of them", u32::MAX, |parts| {
+            parts.tail[1] = "(elem (i32.const 0) func $f1 $twin_a $f3 $twin_a)";
         }),
         change("other data", 0, |parts| parts.tail[2] = "(data (i32.const 32) \"other data\")"),
         change("a start function", u32::MAX, |parts| {
@@ -201,7 +219,7 @@ fn changes() -> Vec<Change> {
             for function in &mut parts.functions {
                 *function = function.replace("$f3", "$renamed");
             }
-            parts.tail[1] = "(elem (i32.const 0) func $f1 $f2 $renamed)";
+            parts.tail[1] = "(elem (i32.const 0) func $f1 $twin_a $renamed)";
         }),
     ]
 }

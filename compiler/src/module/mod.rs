@@ -3,6 +3,7 @@
 //! threads to validate and translate.
 
 mod constant;
+mod dispatch;
 mod features;
 mod hints;
 mod images;
@@ -19,6 +20,7 @@ use wasmparser::{
 };
 
 pub use constant::{Arithmetic, ConstExpr, ConstOp};
+pub use dispatch::{ConstantTable, Dispatch, Targets};
 pub(crate) use features::{GC, refuse_vectors};
 pub use hints::BranchHints;
 pub use images::{Image, Images};

@@ -3,8 +3,7 @@
 //! also as a tail call.
 
 use cranelift_codegen::ir::{
-    ExtFuncData, ExternalName, FuncRef, InstBuilder as _, SigRef, UserExternalName, Value,
-    condcodes::IntCC, types,
+    ExtFuncData, ExternalName, FuncRef, InstBuilder as _, SigRef, Value, condcodes::IntCC, types,
 };
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{func_import, func_ref};
@@ -13,7 +12,8 @@ use wasmparser::Operator;
 use super::exception::is_exception;
 use super::runtime::{field, offset32};
 use super::{Translator, trap_code, wasm_signature};
-use crate::module::{FuncIndex, TypeIndex};
+use crate::module::{FuncIndex, TableIndex, TypeIndex};
+use crate::reference::Reference;
 
 /// What is called.
 #[derive(Clone, Copy)]
@@ -69,6 +69,12 @@ impl Translator<'_, '_> {
     /// have, or the callee would misread the registers and the stack.
     fn call_indirect(&mut self, ty: TypeIndex, table: u32, tail: bool) {
         let index = self.stack.pop();
+        if self.env.dispatch.table(TableIndex::from_u32(table)).is_some() {
+            let callee = self.constant_element(TableIndex::from_u32(table), index, ty);
+            // All of its functions are of this module, and so of this instance.
+            self.emit_call(ty, callee, self.vmctx, tail);
+            return;
+        }
         let callee = self.table_element(table, index, Trap::UndefinedElement);
         // Null faults in the lowest page, which is never mapped.
         let flags =
@@ -143,15 +149,13 @@ impl Translator<'_, '_> {
     }
 
     /// A defined function as a callee, declared once in each function.
-    fn callee(&mut self, function: FuncIndex) -> FuncRef {
+    pub(super) fn callee(&mut self, function: FuncIndex) -> FuncRef {
         if let Some(callee) = self.callees.get(&function) {
             return *callee;
         }
         let signature = self.signature(self.env.module.functions[function].ty);
-        let name = self
-            .builder
-            .func
-            .declare_imported_user_function(UserExternalName::new(0, function.as_u32()));
+        let name =
+            self.builder.func.declare_imported_user_function(Reference::Function(function).name());
         let callee = self.builder.import_function(ExtFuncData {
             name: ExternalName::user(name),
             signature,

@@ -130,7 +130,7 @@ impl Translator<'_, '_> {
 
     /// Branches to a cold block if the condition holds, and continues there.
     /// Returns the block for when it does not hold, which is not sealed.
-    fn rarely(&mut self, condition: Value) -> cranelift_codegen::ir::Block {
+    pub(super) fn rarely(&mut self, condition: Value) -> cranelift_codegen::ir::Block {
         let cold = self.builder.create_block();
         let go_on = self.builder.create_block();
         self.builder.set_cold_block(cold);

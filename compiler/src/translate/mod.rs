@@ -9,7 +9,7 @@
 //! * [`memory`]: loads, stores and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
 //! * [`atomic`]: atomic accesses, fences and waiting;
-//! * [`global`], [`table`], [`reference`], [`call`];
+//! * [`global`], [`table`], [`reference`], [`call`], of which [`dispatch`] is a part;
 //! * [`exception`]: throwing, catching, and which handlers a call has;
 //! * [`simd`]: 128-bit vectors; [`wide`]: 128-bit integers.
 //!
@@ -21,6 +21,7 @@ mod atomic;
 mod bounds;
 mod call;
 mod control;
+mod dispatch;
 mod exception;
 mod global;
 mod interrupt;
@@ -38,14 +39,18 @@ mod wide;
 
 use std::collections::HashMap;
 
-use cranelift_codegen::ir::{self, FuncRef, InstBuilder as _, SigRef, SourceLoc, Value, types};
+use cranelift_codegen::ir::{
+    self, FuncRef, GlobalValue, InstBuilder as _, SigRef, SourceLoc, Value, types,
+};
 use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::types::{FuncType, ValType};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
-use crate::module::{DefinedFuncIndex, FuncIndex, GC, Module, TypeIndex, val_type};
+use crate::module::{
+    DefinedFuncIndex, Dispatch, FuncIndex, GC, Module, TableIndex, TypeIndex, val_type,
+};
 use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
 use runtime::Regions;
 pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
@@ -55,6 +60,8 @@ use stack::Stack;
 pub(crate) struct Environment<'a> {
     /// The module that owns the functions.
     pub(crate) module: &'a Module<'a>,
+    /// Its tables whose elements never change.
+    pub(crate) dispatch: &'a Dispatch,
     /// The target.
     pub(crate) isa: &'a dyn TargetIsa,
     /// What the target comes from.
@@ -169,6 +176,7 @@ struct Translator<'a, 'f> {
     regions: Regions,
     fuel: interrupt::Fuel,
     callees: HashMap<FuncIndex, FuncRef>,
+    constant_tables: HashMap<TableIndex, GlobalValue>,
     signatures: HashMap<TypeIndex, SigRef>,
     builtins: HashMap<Builtin, SigRef>,
     /// How many edges lead from calls to handlers of exceptions.
@@ -215,6 +223,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             regions,
             fuel: interrupt::Fuel::default(),
             callees: HashMap::new(),
+            constant_tables: HashMap::new(),
             signatures: HashMap::new(),
             builtins: HashMap::new(),
             handler_edges: 0,
