@@ -27,6 +27,7 @@ use crate::effort::Effort;
 use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
 use crate::instructions;
+use crate::layout;
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
 use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
@@ -105,6 +106,8 @@ pub struct Handler {
 pub(crate) struct Code {
     pub(crate) bytes: Vec<u8>,
     pub(crate) alignment: u32,
+    /// Where in a cache line it should begin, if that matters.
+    pub(crate) phase: Option<u32>,
     pub(crate) relocations: Vec<Relocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
@@ -503,6 +506,11 @@ impl Worker {
             _ => CpuFeatures::NONE,
         };
         let buffer = &code.buffer;
+        let phase = layout::phase(layout::Blocks {
+            starts: &code.bb_starts,
+            edges: &code.bb_edges,
+            length: buffer.total_size(),
+        });
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {
             let target = match &relocation.target {
@@ -522,6 +530,7 @@ impl Worker {
         Ok(Code {
             bytes: buffer.data().to_vec(),
             alignment: buffer.alignment,
+            phase,
             relocations,
             sites: sites(buffer, start, &self.locations)?,
             features,

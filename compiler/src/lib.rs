@@ -12,7 +12,8 @@
 //! * [`codegen`]: that to machine code, on several threads;
 //! * `reuse`: the code of functions that did not change, from an earlier compilation;
 //! * [`link`]: the code of functions to a text section without open references;
-//! * `instructions` and `unwind`: what that code needs of a CPU, and how to unwind it;
+//! * `layout`: where in a cache line a function begins;
+//! * `instructions` and `unwind`: what code needs of a CPU, and how to unwind it;
 //! * `tables` and `object`: all of it to the sections of an artifact;
 //! * `embed`: an artifact as data in an object file, for the ordinary linker.
 //!
@@ -27,6 +28,7 @@ mod error;
 mod inline;
 pub mod input;
 mod instructions;
+mod layout;
 pub mod link;
 pub mod locate;
 pub mod module;

@@ -56,6 +56,9 @@ pub struct Text {
 /// The alignment of functions, unless the code generator asks for more.
 const ALIGNMENT: usize = 32;
 
+/// The size of the lines that the phases of functions are in.
+const LINE: usize = 64;
+
 /// An element of a table that never changes, in the text.
 pub(crate) mod constant_element {
     /// `i32`: the distance from the start of the table to the function.
@@ -184,6 +187,19 @@ fn assembly(message: String) -> CompileError {
     CompileError::Assembly { message }
 }
 
+/// Where code may begin, from `end` on.
+fn start(end: usize, code: &Code) -> usize {
+    let alignment = code.alignment as usize;
+    match code.phase.map(|phase| phase as usize) {
+        // A function with constants that need it has its own alignment, and loops as they come.
+        Some(phase) if phase.is_multiple_of(alignment.max(1)) => {
+            let line = end.saturating_sub(phase).next_multiple_of(LINE);
+            line + phase
+        }
+        _ => end.next_multiple_of(ALIGNMENT.max(alignment)),
+    }
+}
+
 struct Linker {
     limit: usize,
     filler: u8,
@@ -197,7 +213,7 @@ struct Linker {
 impl Linker {
     /// Appends a piece of code, and says where it is.
     fn place(&mut self, code: Code) -> Result<TextRange, CompileError> {
-        let start = self.bytes.len().next_multiple_of(ALIGNMENT.max(code.alignment as usize));
+        let start = start(self.bytes.len(), &code);
         let (offset, end) = self.room(start, code.bytes.len())?;
         self.bytes.resize(start, self.filler);
         self.bytes.extend_from_slice(&code.bytes);
@@ -339,6 +355,7 @@ mod tests {
         Code {
             bytes: vec![0x90; len],
             alignment,
+            phase: None,
             relocations: Vec::new(),
             sites: vec![Site { text: 1, wasm: 7, trap: None, inlined: None }],
             features: CpuFeatures::NONE,
@@ -358,6 +375,23 @@ mod tests {
             linker.place(code(17, 1)),
             Err(CompileError::Limit { limit: 64, found: 81, .. })
         ));
+    }
+
+    #[test]
+    fn functions_with_loops_begin_where_they_should_in_a_line() {
+        for (end, phase, alignment, expected) in [
+            (0, 48, 1, 48),
+            (48, 48, 16, 48),
+            (49, 48, 16, 112),
+            (65, 0, 32, 128),
+            (64, 0, 1, 64),
+            (10, 32, 1, 32),
+            (10, 16, 32, 32),
+            (10, 16, 64, 64),
+        ] {
+            let code = Code { phase: Some(phase), ..code(5, alignment) };
+            assert_eq!(start(end, &code), expected, "{end} {phase} {alignment}");
+        }
     }
 
     #[test]

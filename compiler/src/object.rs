@@ -10,7 +10,7 @@ use std::collections::HashSet;
 use cranelift_codegen::ir::Signature;
 use cranelift_codegen::isa::CallConv;
 use cranelift_module::{DataDescription, FuncId, Linkage, Module as _, ModuleError};
-use cranelift_object::{ObjectBuilder, ObjectModule};
+use cranelift_object::{ObjectBuilder, ObjectModule, ObjectProduct};
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, seal};
 use cwasm_artifact::check::check;
@@ -81,10 +81,7 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
     let ids = define_code(&mut object, compiled, &symbols, page)?;
 
     let mut product = object.finish();
-    for (id, _) in ids.into_iter().zip(&symbols).filter(|(_, symbol)| symbol.kind == Kind::Table) {
-        let symbol = product.function_symbol(id);
-        product.object.symbol_mut(symbol).kind = SymbolKind::Data;
-    }
+    correct_symbols(&mut product, &symbols, &ids);
     let object = &mut product.object;
     if !compiled.text.bytes.is_empty() {
         let text = object.section_id(object::write::StandardSection::Text);
@@ -218,7 +215,8 @@ fn front_area(object: &mut ObjectModule, name: &str, size: usize) -> Result<(), 
     Ok(object.define_data(id, &data)?)
 }
 
-/// Defines a symbol for each piece of code, at its place in the text. Returns what they are called by, in the same order.
+/// Defines a symbol for each piece of code, whose bytes go on until the next begins, and the first of which
+/// begins with the text. Returns what they are called by, in the same order.
 fn define_code(
     object: &mut ObjectModule,
     compiled: &CompiledModule<'_>,
@@ -227,31 +225,33 @@ fn define_code(
 ) -> Result<Vec<FuncId>, CompileError> {
     // Nobody calls through these declarations, so that any signature will do.
     let signature = Signature::new(CallConv::SystemV);
-    let mut end = 0;
+    let text = &compiled.text.bytes;
     let mut ids = Vec::with_capacity(symbols.len());
-    for Symbol { name, range, kind: _ } in symbols {
+    let mut start = 0;
+    let ends = symbols.iter().skip(1).map(|next| next.range.offset as usize).chain([text.len()]);
+    for (Symbol { name, .. }, end) in symbols.iter().zip(ends) {
         let id = object.declare_function(name, Linkage::Local, &signature)?;
-        let start = range.offset as usize;
-        let bytes = start
-            .checked_add(range.len as usize)
-            .and_then(|end| compiled.text.bytes.get(start..end))
+        let bytes = text
+            .get(start..end)
             .ok_or_else(|| assembly("define a function", format!("{name} is not in the text")))?;
-        // The first function aligns the section. Others are aligned such that
-        // they come to be where the linker placed them.
-        let alignment = if end == 0 { page } else { alignment_between(end, start) };
+        let alignment = if start == 0 { page } else { 1 };
         object.define_function_bytes(id, alignment as u64, bytes, &[])?;
-        end = start + bytes.len();
+        start = end;
         ids.push(id);
     }
     Ok(ids)
 }
 
-/// The least alignment that moves something from `end` to `start`.
-fn alignment_between(end: usize, start: usize) -> usize {
-    (0..usize::BITS - 1)
-        .map(|shift| 1 << shift)
-        .find(|alignment| end.next_multiple_of(*alignment) >= start)
-        .unwrap_or(1)
+/// Makes symbols say where what they name really begins, how long it is, and what it is.
+fn correct_symbols(product: &mut ObjectProduct, symbols: &[Symbol], ids: &[FuncId]) {
+    for (Symbol { range, kind, .. }, id) in symbols.iter().zip(ids) {
+        let symbol = product.function_symbol(*id);
+        let symbol = product.object.symbol_mut(symbol);
+        (symbol.value, symbol.size) = (range.offset.into(), range.len.into());
+        if *kind == Kind::Table {
+            symbol.kind = SymbolKind::Data;
+        }
+    }
 }
 
 /// Puts the linked text, whose gaps trap, in the place of the functions, and
@@ -330,13 +330,6 @@ fn reread(file: &[u8]) -> Result<(), CompileError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn alignments_lead_from_the_end_of_one_function_to_the_next() {
-        for (end, start) in [(3_usize, 16_usize), (16, 16), (17, 32), (33, 64), (60, 64), (1, 64)] {
-            assert_eq!(end.next_multiple_of(alignment_between(end, start)), start);
-        }
-    }
 
     #[test]
     fn names_are_fit_for_a_symbol_table() {
