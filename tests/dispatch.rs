@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use cwasm_loader::{Artifact, Engine, Extern, Instance, Linker, Store, TrapKind};
-use cwasm_tests::{artifact, compile_with};
+use cwasm_tests::{artifact, compile_with, load};
 
 /// What a call gave: the result, or why it trapped.
 type Outcome = Result<i64, TrapKind>;
@@ -116,12 +116,29 @@ fn what_is_known_is_called_directly() {
         assert!(!has_table(&code(&format!("{} {changed}", TABLES[0]), call)), "{changed}");
     }
     // A constant index leaves nothing to look up.
-    let call = "(call_indirect $t (type $wanted) (local.get 0) (i32.const 0))";
-    let code = artifact(&format!(
-        "(module {FUNCTIONS} {} (func (export \"call\") (param i64) (result i64) {call}))",
-        TABLES[2]
-    ));
-    assert_eq!(outcomes(&code, &[21]), [Ok(42)]);
+    let call = "(call_indirect $t (type $wanted) (local.get 0) (i32.const 1))";
+    let constant = code(TABLES[0], call);
+    assert!(!has_table(&constant));
+    assert_eq!(outcomes(&load(&constant), &[21]), [Ok(42)]);
+}
+
+#[test]
+fn a_constant_index_is_checked_like_any_other() {
+    for tables in TABLES {
+        for index in [0, 1, 2, 3, 4, 5, 6, -1] {
+            let ty = if tables.contains("i64 6") { "i64" } else { "i32" };
+            let code = |more: &str| {
+                artifact(&format!(
+                    "(module {FUNCTIONS} {tables} {more}
+                        (func (export \"call\") (param i64) (result i64)
+                            (call_indirect $t (type $same) (local.get 0) ({ty}.const {index}))))"
+                ))
+            };
+            let [known, unknown] =
+                ["", "(export \"t\" (table $t))"].map(|more| outcomes(&code(more), &[6]));
+            assert_eq!(known, unknown, "{tables} {index}");
+        }
+    }
 }
 
 /// An instance whose last segment does not fit is not made. What it put into the table of another

@@ -27,7 +27,7 @@ use crate::effort::Effort;
 use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
 use crate::instructions;
-use crate::layout;
+use crate::layout::{self, Blocks, Phases};
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
 use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
@@ -106,8 +106,8 @@ pub struct Handler {
 pub(crate) struct Code {
     pub(crate) bytes: Vec<u8>,
     pub(crate) alignment: u32,
-    /// Where in a cache line it should begin, if that matters.
-    pub(crate) phase: Option<u32>,
+    /// Where in a cache line it should begin.
+    pub(crate) phases: Phases,
     pub(crate) relocations: Vec<Relocation>,
     /// Ordered by offset.
     pub(crate) sites: Vec<Site>,
@@ -506,7 +506,7 @@ impl Worker {
             _ => CpuFeatures::NONE,
         };
         let buffer = &code.buffer;
-        let phase = layout::phase(layout::Blocks {
+        let phases = layout::phases(Blocks {
             starts: &code.bb_starts,
             edges: &code.bb_edges,
             length: buffer.total_size(),
@@ -530,7 +530,7 @@ impl Worker {
         Ok(Code {
             bytes: buffer.data().to_vec(),
             alignment: buffer.alignment,
-            phase,
+            phases,
             relocations,
             sites: sites(buffer, start, &self.locations)?,
             features,

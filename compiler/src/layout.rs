@@ -1,20 +1,43 @@
-//! Where in a line of the instruction cache a function begins, so that its loops lie in few lines.
+//! Where functions begin, so that their loops lie in few cache lines.
 //!
-//! A processor takes instructions from its caches in lines of 64 bytes, and longer for a loop that
-//! lies in two lines than for the same loop in one. The code generator places no loop; but where a function begins decides
-//! for all of them.
+//! A processor takes instructions from its caches in aligned lines of 64 bytes, and decodes them in halves of these. It takes longer for
+//! a loop that lies in two where one would do: up to half as long again has been measured. The code generator places no loop, but where a
+//! function begins decides for all of them. So for each function there is a set of places in a line where it may begin.
 
 /// The size of a line in bytes.
-const LINE: u32 = 64;
+pub(crate) const LINE: u32 = 64;
 
-/// Where in a line functions may begin, best first where it makes no difference.
-const PHASES: [u32; 4] = [0, 32, 16, 48];
+/// The size of what is decoded at once.
+const HALF: u32 = LINE / 2;
 
-/// How often an inner loop turns for each turn of the loop around it, as a guess.
+/// Functions begin at multiples of this. Instructions of some targets must.
+const STEP: u32 = 4;
+
+/// What a loop around a loop turns it by, as a guess.
 const TURNS: u64 = 8;
 
 /// Deeper loops count like those of this depth.
 const MAX_DEPTH: u32 = 4;
+
+/// Where in a line a function may begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Phases(u16);
+
+impl Phases {
+    /// At the beginning, or in the middle: for functions of which nothing else is known.
+    pub(crate) const HALVES: Self = Self(1 | 1 << (HALF / STEP));
+
+    /// The first place from `end` on that is also a multiple of `alignment`, a power of two; if there is none in
+    /// a line, the first multiple of both.
+    pub(crate) fn place(self, end: usize, alignment: usize) -> usize {
+        let first = end.next_multiple_of(alignment.max(STEP as usize));
+        let places = (first..first + LINE as usize).step_by(alignment.max(STEP as usize));
+        places
+            .into_iter()
+            .find(|place| self.0 >> (place % LINE as usize / STEP as usize) & 1 == 1)
+            .unwrap_or_else(|| end.next_multiple_of(alignment.max(LINE as usize)))
+    }
+}
 
 /// The blocks of a function's machine code, and the edges between them, by the offsets of their beginnings.
 #[derive(Clone, Copy, Debug)]
@@ -26,14 +49,21 @@ pub(crate) struct Blocks<'a> {
     pub(crate) length: u32,
 }
 
-/// Where in a line a function should begin, in bytes from the line's beginning; `None` if that is of no consequence.
-pub(crate) fn phase(blocks: Blocks<'_>) -> Option<u32> {
+/// Where a function should begin.
+pub(crate) fn phases(blocks: Blocks<'_>) -> Phases {
     let loops = innermost_loops(blocks);
-    let cost = |phase| loops.iter().map(|it| it.cost(phase)).sum::<u64>();
-    let costs = PHASES.map(cost);
-    let best = (0..PHASES.len()).min_by_key(|number| costs[*number])?;
-    // The alignment that all functions have gives one of the first two.
-    (costs[best] < costs[0].max(costs[1])).then_some(PHASES[best])
+    if loops.is_empty() {
+        return Phases::HALVES;
+    }
+    let entry = Loop { start: 0, end: blocks.length.clamp(1, HALF), depth: 0 };
+    let cost = |phase| {
+        // Loops turn, and a function is entered once for all that it does.
+        entry.cost(phase) + loops.iter().map(|it| TURNS * it.cost(phase)).sum::<u64>()
+    };
+    let costs: Vec<u64> = (0..LINE / STEP).map(|step| cost(step * STEP)).collect();
+    let least = costs.iter().min();
+    let best = (0..).zip(&costs).filter(|(_, cost)| Some(*cost) == least);
+    Phases(best.fold(0, |set, (step, _)| set | 1 << step))
 }
 
 /// A loop that contains no other.
@@ -46,13 +76,15 @@ struct Loop {
 }
 
 impl Loop {
-    /// What it costs where the function begins at `phase`: how many more lines it lies in than it must, in relation to its length.
+    /// What it costs where the function begins at `phase`: in how many more lines, and halves of them, it lies
+    /// than it must, in relation to how many those are.
     fn cost(&self, phase: u32) -> u64 {
-        let length = self.end - self.start;
-        let lines = (phase + self.end - 1) / LINE - (phase + self.start) / LINE + 1;
-        let least = length.div_ceil(LINE);
-        let often = TURNS.pow(self.depth.min(MAX_DEPTH));
-        often * 1024 * u64::from(lines - least) / u64::from(least)
+        let more = |size: u32| {
+            let lies_in = (phase + self.end - 1) / size - (phase + self.start) / size + 1;
+            let least = (self.end - self.start).div_ceil(size);
+            1024 * u64::from(lies_in - least) / u64::from(least)
+        };
+        TURNS.pow(self.depth.min(MAX_DEPTH)) * (more(LINE) + more(HALF))
     }
 }
 
@@ -69,7 +101,7 @@ fn innermost_loops(blocks: Blocks<'_>) -> Vec<Loop> {
         })
         .filter(|(start, end)| start < end)
         .collect();
-    // Of loops that begin at one place, the longest comes first.
+    // Of loops that begin at one place, the longest comes first, and stands for them.
     ranges.sort_unstable_by_key(|(start, end)| (*start, std::cmp::Reverse(*end)));
     ranges.dedup_by_key(|(start, _)| *start);
     let mut found: Vec<Loop> = Vec::new();
@@ -78,9 +110,7 @@ fn innermost_loops(blocks: Blocks<'_>) -> Vec<Loop> {
         while around.last().is_some_and(|outer| *outer <= start) {
             around.pop();
         }
-        if let Some(last) = found.last()
-            && start < last.end
-        {
+        if found.last().is_some_and(|last| start < last.end) {
             found.pop();
         }
         let depth = u32::try_from(around.len()).unwrap_or(u32::MAX);
@@ -98,21 +128,48 @@ mod tests {
         Blocks { starts, edges, length: 200 }
     }
 
-    #[test]
-    fn a_function_without_loops_may_begin_anywhere() {
-        assert_eq!(phase(blocks(&[0, 10, 20], &[(0, 10), (0, 20), (10, 20)])), None);
-        // So may one whose loop is in one line anyway, or in as many.
-        assert_eq!(phase(blocks(&[0, 2, 20], &[(2, 2)])), None);
+    fn places(phases: Phases) -> Vec<usize> {
+        let mut places: Vec<_> = (0..64).map(|end| phases.place(end, 1) % 64).collect();
+        places.sort_unstable();
+        places.dedup();
+        places
     }
 
     #[test]
-    fn a_loop_is_moved_into_one_line() {
-        // From 42 to 78.
-        assert_eq!(phase(blocks(&[0, 42, 78], &[(0, 42), (42, 42), (42, 78)])), Some(32));
-        // From 10 to 60: only the beginning of a line will do.
-        assert_eq!(phase(blocks(&[0, 10, 60], &[(10, 10)])), Some(0));
-        // From 20 to 84, as long as a line: 44 would be right, and 48 is not.
-        assert_eq!(phase(blocks(&[0, 20, 84], &[(20, 20)])), None);
+    fn a_function_without_loops_begins_with_a_line_or_its_half() {
+        let straight = blocks(&[0, 10, 20], &[(0, 10), (0, 20), (10, 20)]);
+        assert_eq!(phases(straight), Phases::HALVES);
+        assert_eq!(places(Phases::HALVES), [0, 32]);
+        // So does one whose loop lies well there.
+        assert_eq!(places(phases(blocks(&[0, 2, 20], &[(2, 2)]))), [0, 32]);
+    }
+
+    #[test]
+    fn a_loop_is_moved_into_one_line_and_if_possible_into_one_half() {
+        // From 62 to 89: it fits from 66 or 98 on. With the first, the entry is in one line, too.
+        assert_eq!(places(phases(blocks(&[0, 62, 89], &[(62, 62), (62, 89)]))), [4]);
+        // From 42 to 82: it fits into a line where the function begins at 24 to 44, and the entry into a half at 32.
+        assert_eq!(places(phases(blocks(&[0, 42, 82], &[(42, 42)]))), [32]);
+        // From 20 to 84, as long as a line.
+        assert_eq!(places(phases(blocks(&[0, 20, 84], &[(20, 20)]))), [44]);
+    }
+
+    #[test]
+    fn places_are_aligned_and_the_first_there_are() {
+        let phases = Phases(1 << 1 | 1 << 4);
+        for (end, alignment, expected) in [
+            (0, 1, 4),
+            (4, 4, 4),
+            (5, 1, 16),
+            (17, 1, 68),
+            (5, 8, 16),
+            (17, 16, 80),
+            (1, 32, 64),
+            (65, 64, 128),
+        ] {
+            assert_eq!(phases.place(end, alignment), expected, "{end} {alignment}");
+        }
+        assert_eq!(Phases::HALVES.place(33, 1), 64);
     }
 
     #[test]
@@ -133,6 +190,7 @@ mod tests {
 
     #[test]
     fn offsets_that_make_no_sense_do_no_harm() {
-        assert_eq!(phase(blocks(&[], &[(0, 0), (500, 3), (300, 300)])), None);
+        let phases = phases(blocks(&[], &[(0, 0), (500, 3), (300, 300)]));
+        assert!(!places(phases).is_empty());
     }
 }

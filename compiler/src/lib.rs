@@ -12,7 +12,7 @@
 //! * [`codegen`]: that to machine code, on several threads;
 //! * `reuse`: the code of functions that did not change, from an earlier compilation;
 //! * [`link`]: the code of functions to a text section without open references;
-//! * `layout`: where in a cache line a function begins;
+//! * `layout`: where functions should begin, for their loops;
 //! * `instructions` and `unwind`: what code needs of a CPU, and how to unwind it;
 //! * `tables` and `object`: all of it to the sections of an artifact;
 //! * `embed`: an artifact as data in an object file, for the ordinary linker.

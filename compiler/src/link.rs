@@ -53,11 +53,8 @@ pub struct Text {
     pub(crate) unwind: Vec<(TextRange, UnwindInfo)>,
 }
 
-/// The alignment of functions, unless the code generator asks for more.
-const ALIGNMENT: usize = 32;
-
-/// The size of the lines that the phases of functions are in.
-const LINE: usize = 64;
+/// About how much room there is before a function so that it begins where it should.
+const GAP: usize = 32;
 
 /// An element of a table that never changes, in the text.
 pub(crate) mod constant_element {
@@ -104,7 +101,7 @@ pub(crate) fn link(
         handlers: Vec::new(),
         unwind: Vec::new(),
     };
-    linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + ALIGNMENT).sum());
+    linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + GAP).sum());
 
     let mut ranges = Vec::with_capacity(functions.len());
     let mut references = Vec::with_capacity(functions.len());
@@ -187,19 +184,6 @@ fn assembly(message: String) -> CompileError {
     CompileError::Assembly { message }
 }
 
-/// Where code may begin, from `end` on.
-fn start(end: usize, code: &Code) -> usize {
-    let alignment = code.alignment as usize;
-    match code.phase.map(|phase| phase as usize) {
-        // A function with constants that need it has its own alignment, and loops as they come.
-        Some(phase) if phase.is_multiple_of(alignment.max(1)) => {
-            let line = end.saturating_sub(phase).next_multiple_of(LINE);
-            line + phase
-        }
-        _ => end.next_multiple_of(ALIGNMENT.max(alignment)),
-    }
-}
-
 struct Linker {
     limit: usize,
     filler: u8,
@@ -213,7 +197,7 @@ struct Linker {
 impl Linker {
     /// Appends a piece of code, and says where it is.
     fn place(&mut self, code: Code) -> Result<TextRange, CompileError> {
-        let start = start(self.bytes.len(), &code);
+        let start = code.phases.place(self.bytes.len(), code.alignment as usize);
         let (offset, end) = self.room(start, code.bytes.len())?;
         self.bytes.resize(start, self.filler);
         self.bytes.extend_from_slice(&code.bytes);
@@ -237,7 +221,7 @@ impl Linker {
         table: &ConstantTable,
         place: impl Fn(FuncIndex) -> Option<TextRange>,
     ) -> Result<TextRange, CompileError> {
-        let start = self.bytes.len().next_multiple_of(ALIGNMENT);
+        let start = self.bytes.len().next_multiple_of(constant_element::SIZE);
         // What is null leads to what is behind the table, which traps. That is also read where the index
         // is wrong and there is no first element.
         let length = table.elements.len() * constant_element::SIZE;
@@ -338,6 +322,7 @@ impl Linker {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::layout::Phases;
 
     fn linker(bytes: &[u8]) -> Linker {
         Linker {
@@ -355,7 +340,7 @@ mod tests {
         Code {
             bytes: vec![0x90; len],
             alignment,
-            phase: None,
+            phases: Phases::HALVES,
             relocations: Vec::new(),
             sites: vec![Site { text: 1, wasm: 7, trap: None, inlined: None }],
             features: CpuFeatures::NONE,
@@ -375,23 +360,6 @@ mod tests {
             linker.place(code(17, 1)),
             Err(CompileError::Limit { limit: 64, found: 81, .. })
         ));
-    }
-
-    #[test]
-    fn functions_with_loops_begin_where_they_should_in_a_line() {
-        for (end, phase, alignment, expected) in [
-            (0, 48, 1, 48),
-            (48, 48, 16, 48),
-            (49, 48, 16, 112),
-            (65, 0, 32, 128),
-            (64, 0, 1, 64),
-            (10, 32, 1, 32),
-            (10, 16, 32, 32),
-            (10, 16, 64, 64),
-        ] {
-            let code = Code { phase: Some(phase), ..code(5, alignment) };
-            assert_eq!(start(end, &code), expected, "{end} {phase} {alignment}");
-        }
     }
 
     #[test]

@@ -29,6 +29,7 @@ use sha2::{Digest as _, Sha256};
 
 use crate::codegen::{Code, Handler, Inlined, Relocation, Site};
 use crate::inline::{Inlinable, Locations};
+use crate::layout::Phases;
 use crate::module::{FuncIndex, Module, TagIndex};
 use crate::reference::Reference;
 use crate::settings::Settings;
@@ -319,7 +320,7 @@ impl Hasher for Buffered {
 #[derive(Debug, Serialize, Deserialize)]
 struct Stored {
     alignment: u32,
-    phase: Option<u32>,
+    phases: Phases,
     /// Offset, kind, number of what is referred to, addend.
     relocations: Vec<(u32, Reloc, u32, i64)>,
     sites: Vec<StoredSite>,
@@ -406,7 +407,8 @@ impl From<StoredHandler> for Handler {
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
     fn of(code: &Code, place: &Place<'_>) -> Option<Self> {
-        let Code { bytes, alignment, phase, relocations, sites, features, handlers, unwind } = code;
+        let Code { bytes, alignment, phases, relocations, sites, features, handlers, unwind } =
+            code;
         let relocations = relocations.iter().map(|relocation| {
             let number = place.number(relocation.target)?;
             Some((relocation.offset, relocation.kind, number, relocation.addend))
@@ -414,7 +416,7 @@ impl Stored {
         let sites = sites.iter().map(|site| StoredSite::of(site, place));
         Some(Self {
             alignment: *alignment,
-            phase: *phase,
+            phases: *phases,
             relocations: relocations.collect::<Option<_>>()?,
             sites: sites.collect::<Option<_>>()?,
             features: features.bits(),
@@ -425,7 +427,8 @@ impl Stored {
     }
 
     fn into_code(self, place: &Place<'_>) -> Option<Code> {
-        let Self { alignment, phase, relocations, sites, features, handlers, unwind, bytes } = self;
+        let Self { alignment, phases, relocations, sites, features, handlers, unwind, bytes } =
+            self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(Relocation { offset, kind, target: place.reference(number)?, addend })
         });
@@ -435,7 +438,7 @@ impl Stored {
             sites: sites.collect::<Option<_>>()?,
             bytes,
             alignment,
-            phase,
+            phases,
             features: CpuFeatures::from_bits(features),
             handlers: handlers.into_iter().map(Handler::from).collect(),
             unwind,

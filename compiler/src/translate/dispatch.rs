@@ -4,9 +4,11 @@
 //! are the distance from the table to the function, and the others the number of its type.
 
 use cranelift_codegen::ir::{
-    ExternalName, GlobalValue, GlobalValueData, InstBuilder as _, Value, condcodes::IntCC, types,
+    ExternalName, GlobalValue, GlobalValueData, InstBuilder as _, InstructionData, Opcode, Value,
+    condcodes::IntCC, types,
 };
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::types::IndexType;
 
 use super::call::Callee;
 use super::runtime::field;
@@ -38,6 +40,9 @@ impl Translator<'_, '_> {
         ty: TypeIndex,
     ) -> Callee {
         let env = self.env;
+        if let Some(function) = self.element_at_constant(table, index, ty) {
+            return Callee::Direct(self.callee(function));
+        }
         let index = self.extend(index, env.module.tables[table].index);
         let ty = env.module.canonical_types[ty];
         let known = env.dispatch.table(table).and_then(|table| table.targets(ty));
@@ -66,6 +71,31 @@ impl Translator<'_, '_> {
         let distance = self.builder.ins().sload32(flags, element, offset);
         let base = self.constant_table(table);
         Callee::Pointer(self.builder.ins().iadd(base, distance))
+    }
+
+    /// The function at an index that is a constant of the wasm, if it has the type.
+    fn element_at_constant(
+        &self,
+        table: TableIndex,
+        index: Value,
+        ty: TypeIndex,
+    ) -> Option<FuncIndex> {
+        let inst = self.builder.func.dfg.value_def(index).inst()?;
+        let InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } =
+            self.builder.func.dfg.insts[inst]
+        else {
+            return None;
+        };
+        let index = match self.env.module.tables[table].index {
+            // The upper half of a constant of 32 bits is of no meaning.
+            IndexType::I32 => imm.bits() & i64::from(u32::MAX),
+            IndexType::I64 => imm.bits(),
+        };
+        let elements = &self.env.dispatch.table(table)?.elements;
+        let function = (*elements.get(usize::try_from(index).ok()?)?)?;
+        let module = self.env.module;
+        let found = module.canonical_types[module.functions[function].ty];
+        (found == module.canonical_types[ty]).then_some(function)
     }
 
     /// Traps as a call with another type does.
