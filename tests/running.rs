@@ -728,7 +728,7 @@ fn a_table_that_is_too_large_compiles_and_fails_to_instantiate() {
 /// Tables that are so large that they are made of several.
 #[test]
 fn large_branch_tables_lead_where_they_say() {
-    for size in [2047_u32, 2048, 2049, 10_000] {
+    for size in [8191_u32, 8192, 8193, 20_000] {
         let entries: Vec<String> = (0..size).map(|n| (n / 3 % 5).to_string()).collect();
         // Each block that a value leaves adds its own power of two to it.
         let code = artifact(&format!(
@@ -741,7 +741,7 @@ fn large_branch_tables_lead_where_they_say() {
         let mut store = store();
         let instance = instantiate(&mut store, &code);
         let f = instance.typed_func::<i32, i32>(&store, "f").unwrap();
-        let last = [u32::MAX, 1 << 31, 1 << 11, 1 << 22];
+        let last = [u32::MAX, 1 << 31, 1 << 13, 1 << 26];
         for n in (0..size + 100).chain(last) {
             let left = if n < size { n / 3 % 5 } else { 4 };
             let added = [15, 14, 12, 8, 0][left as usize];

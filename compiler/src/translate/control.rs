@@ -20,7 +20,7 @@ use super::{Translator, clif_type, trap_code};
 use crate::module::{TypeIndex, val_type};
 
 /// A branch table with more entries is made of several, a power of two.
-const MAX_TABLE: usize = 2048;
+const MAX_TABLE: usize = 8192;
 
 impl Translator<'_, '_> {
     /// Opens the frame of the function itself.
