@@ -7,8 +7,16 @@ pub struct Hex<'a>(pub &'a [u8]);
 
 impl core::fmt::Display for Hex<'_> {
     fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        for byte in self.0 {
-            write!(f, "{byte:02x}")?;
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        // Digests and keys, of at most 32 bytes, are written at once.
+        for part in self.0.chunks(32) {
+            let mut digits = [0; 64];
+            for (pair, byte) in digits.chunks_exact_mut(2).zip(part) {
+                pair[0] = DIGITS[usize::from(byte >> 4)];
+                pair[1] = DIGITS[usize::from(byte & 15)];
+            }
+            let digits = &digits[..2 * part.len()];
+            f.write_str(core::str::from_utf8(digits).map_err(|_| core::fmt::Error)?)?;
         }
         Ok(())
     }

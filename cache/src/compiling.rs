@@ -12,7 +12,6 @@ use cwasm_loader::{Artifact, Trust};
 use crate::Cache;
 use crate::error::Error;
 use crate::functions::Functions;
-use crate::hashes;
 use crate::key::{Key, Profile, Wasm};
 use crate::lock::{self, Waited};
 use crate::statistics::count;
@@ -107,7 +106,7 @@ impl Cache {
         let bytes = self.compile(wasm.bytes(), settings, progress)?;
         count(&self.counters.compiled);
         if self.keep(&key, &bytes) {
-            hashes::remember(&self.layer, wasm, &profile);
+            self.seen.remember(&self.layer, wasm, &profile, true);
         }
         drop(held);
         // Nobody here waits for that: they have the entry.

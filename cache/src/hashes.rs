@@ -1,14 +1,17 @@
 //! The SHA-256 of modules that were seen before, found by a hash that is several times as fast.
 //!
 //! An entry is named by a SHA-256 of the module. For bytes that a caller has in memory, to compute it takes a fifth of the time that
-//! loading the artifact takes. BLAKE3 is as hard to find collisions for, and takes a quarter of that. So a file that is named by the one holds the other.
+//! loading the artifact takes. BLAKE3 is as hard to find collisions for, and takes a third of that. So who knows the one hash finds the
+//! other: in memory if this process has seen the module, and otherwise, if it is large, in a file that is named by the first and holds the second.
 //!
 //! A file says which BLAKE3 hash it is for, and is read only if nobody else could have written it. One that is damaged, or does not lead to an intact entry, costs
 //! the time that it would have saved: the module is hashed then.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Mutex;
 
 use cwasm_artifact::hex::{Hex, parse_digest};
 
@@ -18,31 +21,70 @@ use crate::layer::{Durable, Layer, publish};
 /// The folder of these files.
 const HASHES: &str = "hashes";
 
+/// Smaller modules are hashed as fast by SHA-256.
+const FROM: usize = 4 << 10;
+
 /// For smaller modules, to read a file takes as long as it saves.
-const FROM: usize = 16 << 10;
+const FILE_FROM: usize = 64 << 10;
+
+/// How many modules a process remembers.
+const MAX_SEEN: usize = 4096;
 
 /// Longer files are none of these.
 const MAX_LENGTH: usize = 512;
 
-/// A module, with its SHA-256 if it was seen before; `None` if the hash is known anyway.
-pub(crate) fn recall<'a>(layer: &Layer, wasm: &Wasm<'a>) -> Option<Wasm<'a>> {
-    if wasm.bytes().len() < FROM || wasm.is_hashed() {
+/// Modules that this process has seen.
+#[derive(Debug, Default)]
+pub(crate) struct Seen(Mutex<HashMap<[u8; 32], [u8; 32]>>);
+
+impl Seen {
+    /// A module, with its SHA-256 if it was seen before; `None` if the hash is known anyway.
+    pub(crate) fn recall<'a>(&self, layer: &Layer, wasm: &Wasm<'a>) -> Option<Wasm<'a>> {
+        if wasm.bytes().len() < FROM || wasm.is_hashed() {
+            return None;
+        }
+        let blake3 = wasm.blake3();
+        let here = self.0.lock().ok().and_then(|seen| seen.get(&blake3).copied());
+        let sha256 = here.or_else(|| {
+            let sha256 = read(layer, wasm)?;
+            self.insert(blake3, sha256);
+            Some(sha256)
+        })?;
+        Some(wasm.hashed_as(sha256))
+    }
+
+    /// Remembers the SHA-256 of a module that has an entry; also for others, if the cache may be written to.
+    pub(crate) fn remember(&self, layer: &Layer, wasm: &Wasm<'_>, profile: &Profile, write: bool) {
+        if wasm.bytes().len() < FROM {
+            return;
+        }
+        let (blake3, sha256) = (wasm.blake3(), wasm.sha256());
+        self.insert(blake3, sha256);
+        if write && wasm.bytes().len() >= FILE_FROM {
+            let record = Record { blake3, sha256, entry: Key::new(wasm, profile) };
+            // That it cannot be written costs time, and nothing else.
+            let _ = publish(&path(layer, wasm), record.text().as_bytes(), Durable::No);
+        }
+    }
+
+    fn insert(&self, blake3: [u8; 32], sha256: [u8; 32]) {
+        if let Ok(mut seen) = self.0.lock() {
+            if seen.len() >= MAX_SEEN {
+                seen.clear();
+            }
+            seen.insert(blake3, sha256);
+        }
+    }
+}
+
+/// The SHA-256 that is on file.
+fn read(layer: &Layer, wasm: &Wasm<'_>) -> Option<[u8; 32]> {
+    if wasm.bytes().len() < FILE_FROM {
         return None;
     }
     let text = layer.directory.read(path(layer, wasm), MAX_LENGTH).ok()?;
     let record = Record::parse(str::from_utf8(&text).ok()?)?;
-    (record.blake3 == wasm.blake3()).then(|| wasm.hashed_as(record.sha256))
-}
-
-/// Remembers the SHA-256 of a module that has an entry.
-pub(crate) fn remember(layer: &Layer, wasm: &Wasm<'_>, profile: &Profile) {
-    if wasm.bytes().len() < FROM {
-        return;
-    }
-    let (blake3, sha256) = (wasm.blake3(), wasm.sha256());
-    let record = Record { blake3, sha256, entry: Key::new(wasm, profile) };
-    // That it cannot be remembered costs time, and nothing else.
-    let _ = publish(&path(layer, wasm), record.text().as_bytes(), Durable::No);
+    (record.blake3 == wasm.blake3()).then_some(record.sha256)
 }
 
 /// Removes what leads to entries that are gone.
@@ -96,26 +138,51 @@ mod tests {
     use crate::directory;
 
     #[test]
+    fn what_was_seen_is_known_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let layer = Layer::new(&directory::create(&folder.path().join("cache")).unwrap());
+        let bytes = vec![1; FROM];
+        let seen = Seen::default();
+        assert!(seen.recall(&layer, &Wasm::new(&bytes)).is_none());
+        seen.remember(&layer, &Wasm::new(&bytes), &Profile::default(), true);
+        let known = seen.recall(&layer, &Wasm::new(&bytes)).unwrap();
+        assert!(known.is_hashed());
+        assert_eq!(known.sha256(), Wasm::new(&bytes).sha256());
+        // Others are not, nor are small ones, nor is anything looked for whose hash is known.
+        assert!(seen.recall(&layer, &Wasm::new(&vec![2; FROM])).is_none());
+        seen.remember(&layer, &Wasm::new(&bytes[1..]), &Profile::default(), true);
+        assert!(seen.recall(&layer, &Wasm::new(&bytes[1..])).is_none());
+        assert!(seen.recall(&layer, &known).is_none());
+        // It is bounded.
+        for number in 0..2 * MAX_SEEN {
+            let mut hash = [0; 32];
+            hash[..8].copy_from_slice(&number.to_le_bytes());
+            seen.insert(hash, hash);
+        }
+        assert!(seen.0.lock().unwrap().len() <= MAX_SEEN);
+    }
+
+    #[test]
     fn only_what_this_user_wrote_is_believed() {
         let folder = tempfile::tempdir().unwrap();
         let layer = Layer::new(&directory::create(&folder.path().join("cache")).unwrap());
-        let (bytes, other) = (vec![1; FROM], vec![2; FROM]);
+        let (bytes, other) = (vec![1; FILE_FROM], vec![2; FILE_FROM]);
         let profile = Profile::default();
+        // Each time another process.
         let recalled = |bytes: &[u8]| {
-            let seen = recall(&layer, &Wasm::new(bytes))?;
-            assert!(seen.is_hashed());
-            Some(seen.sha256() == Wasm::new(bytes).sha256())
+            let known = Seen::default().recall(&layer, &Wasm::new(bytes))?;
+            Some(known.sha256() == Wasm::new(bytes).sha256())
         };
+        let remember = |bytes: &[u8], write| {
+            Seen::default().remember(&layer, &Wasm::new(bytes), &profile, write);
+        };
+        remember(&bytes, false);
         assert_eq!(recalled(&bytes), None);
-        remember(&layer, &Wasm::new(&bytes), &profile);
+        remember(&bytes, true);
         assert_eq!(recalled(&bytes), Some(true));
         assert_eq!(recalled(&other), None);
-        // Small ones, and those whose hash is known, are not looked for.
-        remember(&layer, &Wasm::new(&bytes[1..]), &profile);
+        remember(&bytes[1..], true);
         assert_eq!(recalled(&bytes[1..]), None);
-        let known = Wasm::new(&bytes);
-        known.sha256();
-        assert!(recall(&layer, &known).is_none());
 
         let file = path(&layer, &Wasm::new(&bytes));
         fs::copy(&file, path(&layer, &Wasm::new(&other))).unwrap();

@@ -64,6 +64,7 @@ use std::time::{Duration, Instant};
 
 use cwasm_artifact::signature::PublicKey;
 use cwasm_loader::Artifact;
+use hashes::Seen;
 use layer::{Found, Layer};
 use level::Behind;
 use statistics::{Counters, count};
@@ -176,6 +177,7 @@ impl Options {
             options: self,
             counters: Counters::default(),
             loaded: Mutex::default(),
+            seen: Seen::default(),
             noted: Mutex::default(),
         })
     }
@@ -190,6 +192,8 @@ pub struct Cache {
     counters: Counters,
     /// What [`Cache::get_or_compile_shared`] gave out and somebody still has.
     loaded: Mutex<HashMap<Key, Weak<Artifact>>>,
+    /// The modules that were asked for.
+    seen: Seen,
     /// When this process last wrote down that an entry was used.
     noted: Mutex<HashMap<Key, Instant>>,
 }
@@ -238,7 +242,7 @@ impl Cache {
 
     /// The key of a module, and its artifact if it is in one of the directories.
     fn find(&self, wasm: &Wasm<'_>, profile: &Profile) -> Result<(Key, Option<Artifact>), Error> {
-        let seen = hashes::recall(&self.layer, wasm);
+        let seen = self.seen.recall(&self.layer, wasm);
         let hashing = seen.is_none() && !wasm.is_hashed();
         // What was remembered is only a way to find something.
         for wasm in seen.iter().chain([wasm]) {
@@ -249,8 +253,8 @@ impl Cache {
                 own => own,
             };
             if found.is_some() {
-                if hashing && !self.options.read_only {
-                    hashes::remember(&self.layer, wasm, profile);
+                if hashing {
+                    self.seen.remember(&self.layer, wasm, profile, !self.options.read_only);
                 }
                 return Ok((key, found));
             }
