@@ -282,6 +282,9 @@ fn func_index(module: &Module<'_>, number: usize) -> FuncIndex {
     module.func_index(DefinedFuncIndex::from_u32(u32::try_from(number).unwrap_or(u32::MAX)))
 }
 
+/// After a function with more instructions, its memory is not used again.
+const MAX_KEPT: usize = 2000;
+
 /// Memory that a thread uses again for each function.
 struct Worker {
     context: Context,
@@ -343,8 +346,12 @@ impl Workers {
         self.0.lock().ok().and_then(|mut idle| idle.pop()).unwrap_or_else(Worker::new)
     }
 
-    /// Keeps a worker for the next function. After a failure, it is dropped instead.
+    /// Keeps a worker for the next function. After a failure, it is dropped instead; so it is after a function of many
+    /// instructions, since it would keep as much memory as that took, and the next ones are smaller.
     fn give_back(&self, mut worker: Worker) {
+        if worker.context.func.dfg.num_insts() > MAX_KEPT {
+            return;
+        }
         worker.clear();
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
