@@ -92,3 +92,62 @@ fn a_function_with_very_many_calls_of_small_ones_does_not_explode() {
     let expected = (0..20_000).fold(1_i64, |n, _| n.wrapping_mul(3).wrapping_add(1));
     assert_eq!(run.call(&mut store, 1).unwrap(), expected);
 }
+
+/// `__multi3` of two languages: what the compiler knows as a product, and the same with its operators.
+#[test]
+fn products_are_what_their_functions_compute() {
+    let halves = [0, 1, 2, 0xffff_ffff, 0x1_0000_0000, 0x1234_5678_9abc_def0, 1 << 63, u64::MAX];
+    for body in [include_str!("products/llvm.wat"), include_str!("products/rust.wat")] {
+        let text = format!(
+            r#"(module $m (memory (export "memory") 1)
+                (func $multiply (export "multiply") (param i32 i64 i64 i64 i64)
+                    (local i64 i64 i64 i64 i64 i64) {body})
+                (func (export "square") (param i64) (result i64)
+                    (call $multiply (i32.const 16)
+                        (local.get 0) (i64.const 0) (local.get 0) (i64.const 0))
+                    (i64.load (i32.const 24)))
+                (func (export "far") (param i32)
+                    (call $multiply (local.get 0)
+                        (i64.const -1) (i64.const 0) (i64.const -1) (i64.const 0))))"#
+        );
+        // Code that counts fuel is compiled operator by operator.
+        let settings = [Settings::default(), Settings { fuel: true, ..Settings::default() }];
+        let codes = settings.map(|settings| load(&compile_with(&text, &settings)));
+        let engine = Engine::default();
+        let traps = codes.each_ref().map(|code| {
+            let mut store = Store::new(&engine, ());
+            store.set_fuel(1_000_000);
+            let instance = Linker::new(&engine).instantiate(&mut store, code).unwrap();
+            let memory = instance.memory(&store, "memory").unwrap();
+            let multiply =
+                instance.typed_func::<(i32, i64, i64, i64, i64), ()>(&store, "multiply").unwrap();
+            for a in halves.iter().flat_map(|low| halves.iter().map(move |high| (*low, *high))) {
+                for b in [(a.1, a.0), (!a.0, a.1), (7, 0), (u64::MAX, u64::MAX)] {
+                    let [al, ah, bl, bh] = [a.0, a.1, b.0, b.1].map(u64::cast_signed);
+                    multiply.call(&mut store, (8, al, ah, bl, bh)).unwrap();
+                    let wide = |half: (u64, u64)| u128::from(half.1) << 64 | u128::from(half.0);
+                    let mut found = [0; 16];
+                    memory.read(&store, 8, &mut found).unwrap();
+                    assert_eq!(u128::from_le_bytes(found), wide(a).wrapping_mul(wide(b)));
+                }
+            }
+            let square = instance.typed_func::<i64, i64>(&store, "square").unwrap();
+            let high = (u128::from(u64::MAX) * u128::from(u64::MAX)) >> 64;
+            assert_eq!(
+                square.call(&mut store, -1).unwrap().cast_unsigned(),
+                u64::try_from(high).unwrap()
+            );
+            // Where one half is outside of the memory, the same one was stored before as ever.
+            let far = instance.typed_func::<i32, ()>(&store, "far").unwrap();
+            [65536 - 8, 65536 - 4, 65536, -1, -16].map(|address| {
+                memory.write(&mut store, 65536 - 8, &[0; 8]).unwrap();
+                let error = far.call(&mut store, address).unwrap_err();
+                let mut last = [0; 8];
+                memory.read(&store, 65536 - 8, &mut last).unwrap();
+                let trap = error.trap().unwrap();
+                (trap.kind(), trap.frames().to_vec(), last)
+            })
+        });
+        assert_eq!(traps[0], traps[1]);
+    }
+}

@@ -18,6 +18,7 @@ use wasmparser::Operator;
 
 use crate::codegen::Inlined;
 use crate::module::{Body, FuncIndex, TableIndex, TypeIndex};
+use crate::product;
 use crate::reference::Reference;
 use crate::translate::Environment;
 
@@ -53,7 +54,8 @@ impl<'wasm> Inlinable<'wasm> {
     /// Whether a body may be worth a copy, as far as its operators tell.
     pub(crate) fn candidate(body: &Body<'_>) -> bool {
         let range = body.body.range();
-        range.end - range.start <= MAX_BODY && is_straight(body).unwrap_or(false)
+        let small = range.end - range.start <= MAX_BODY && is_straight(body).unwrap_or(false);
+        small || product::recognise(&body.body).is_some()
     }
 
     /// Adds a translated function, if it is small enough and calls nothing.

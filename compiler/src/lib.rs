@@ -6,6 +6,7 @@
 //! * [`settings`]: what the caller decides; [`error`]: why nothing came of it;
 //! * [`input`]: text to binary; [`locate`]: from an error in the binary back to the text;
 //! * [`module`]: the declarations of a module, validated;
+//! * `product`: functions that are one instruction, more or less;
 //! * `reference`: what code refers to until it is linked;
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * `inline`: small functions to the places where they are called;
@@ -33,6 +34,7 @@ pub mod link;
 pub mod locate;
 pub mod module;
 mod object;
+mod product;
 mod reference;
 mod reuse;
 pub mod settings;

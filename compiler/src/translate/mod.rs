@@ -51,6 +51,7 @@ use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 use crate::module::{
     DefinedFuncIndex, Dispatch, FuncIndex, GC, Module, TableIndex, TypeIndex, val_type,
 };
+use crate::product;
 use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
 use runtime::Regions;
 pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
@@ -141,13 +142,20 @@ pub(crate) fn translate(
     }
     translator.enter_function();
 
+    // Code that counts fuel counts that of each operator.
+    let product = if env.fuel { None } else { product::recognise(body) };
     let mut operators = wasmparser::OperatorsReader::new(reader);
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
         validator.op(offset, &operator)?;
-        translator.operator(&operator, offset)?;
+        if product.is_none() {
+            translator.operator(&operator, offset)?;
+        }
     }
     operators.finish()?;
+    if let Some(product) = product {
+        translator.store_product(&product)?;
+    }
     translator.builder.finalize(env.isa.frontend_config());
     if env.canonicalize_nans {
         nans::canonicalize(func);

@@ -5,7 +5,8 @@ use cranelift_codegen::ir::{InstBuilder as _, Value, types};
 use cranelift_frontend::FuncInstBuilder;
 use wasmparser::Operator;
 
-use super::Translator;
+use super::{BodyError, Translator};
+use crate::product::Product;
 
 impl Translator<'_, '_> {
     /// Translates the operator if it belongs to this family.
@@ -34,6 +35,23 @@ impl Translator<'_, '_> {
         // The code generator knows products of extended operands.
         let value = self.builder.ins().imul(a, b);
         self.push_wide(value);
+    }
+
+    /// Translates the body of a function that was recognised as one that stores the product of its parameters.
+    pub(super) fn store_product(&mut self, product: &Product) -> Result<(), BodyError> {
+        let local = |this: &mut Self, number: usize| this.builder.use_var(this.locals[number]);
+        let [address, a, a_high, b, b_high] = [0, 1, 2, 3, 4].map(|number| local(self, number));
+        let [x, y] = [a, b].map(|half| self.builder.ins().uextend(types::I128, half));
+        let whole = self.builder.ins().imul(x, y);
+        let (low, high) = self.builder.ins().isplit(whole);
+        let crosswise = [(a, b_high), (a_high, b)].map(|(a, b)| self.builder.ins().imul(a, b));
+        let high = crosswise.into_iter().fold(high, |sum, it| self.builder.ins().iadd(sum, it));
+        for half in &product.stores {
+            self.stack.push(address);
+            self.stack.push(if half.is_high { high } else { low });
+            self.operator(&Operator::I64Store { memarg: half.memarg }, half.offset)?;
+        }
+        self.operator(&Operator::End, product.end)
     }
 
     fn pop_wide(&mut self) -> Value {
