@@ -15,6 +15,9 @@ use wasm_encoder::{
 /// How many functions a program has. Each calls those before it.
 const FUNCTIONS: u32 = 4;
 
+/// How many elements its table has: those functions, one of another type, and null.
+const ELEMENTS: u32 = FUNCTIONS + 2;
+
 /// Locals of each type; the first `i32` and `i64` are the parameters.
 const LOCALS: u32 = 4;
 
@@ -38,6 +41,7 @@ pub fn program(seed: u64) -> Vec<u8> {
     let mut random = Random::new(seed ^ 0x70_726f_6772_616d);
     let mut types = TypeSection::new();
     types.ty().function([ValType::I32, ValType::I64], [ValType::I64]);
+    types.ty().function([], []);
     let (mut functions, mut code) = (FunctionSection::new(), CodeSection::new());
     let (mut exports, mut globals) = (ExportSection::new(), GlobalSection::new());
     for index in 0..FUNCTIONS {
@@ -45,6 +49,10 @@ pub fn program(seed: u64) -> Vec<u8> {
         code.function(&Writer::function(&mut random, index));
         exports.export(&format!("f{index}"), ExportKind::Func, index);
     }
+    functions.function(1);
+    let mut nothing = Function::new([]);
+    nothing.instruction(&I::End);
+    code.function(&nothing);
     for index in 0..2 {
         let ty = GlobalType { val_type: ValType::I64, mutable: true, shared: false };
         globals.global(ty, &ConstExpr::i64_const(7));
@@ -63,12 +71,16 @@ pub fn program(seed: u64) -> Vec<u8> {
     tables.table(TableType {
         element_type: RefType::FUNCREF,
         table64: false,
-        minimum: FUNCTIONS.into(),
+        minimum: ELEMENTS.into(),
         maximum: None,
         shared: false,
     });
+    // Compilers know more of a table that nobody else can write to.
+    if random.below(3) == 0 {
+        exports.export("table", ExportKind::Table, 0);
+    }
     let mut elements = ElementSection::new();
-    let all: Vec<u32> = (0..FUNCTIONS).collect();
+    let all: Vec<u32> = (0..=FUNCTIONS).collect();
     elements.active(None, &ConstExpr::i32_const(0), Elements::Functions(all.into()));
     let mut module = Module::new();
     module.section(&types).section(&functions).section(&tables).section(&memories);
@@ -104,6 +116,11 @@ impl Writer<'_> {
 
     fn below(&mut self, bound: usize) -> usize {
         self.random.below(bound)
+    }
+
+    /// Zero or one.
+    fn either(&mut self) -> u32 {
+        u32::from(self.below(2) == 0)
     }
 
     fn emit(&mut self, instructions: impl IntoIterator<Item = I<'static>>) {
@@ -162,7 +179,9 @@ impl Writer<'_> {
                     self.emit([I::BrIf(1)]);
                     self.block();
                 } else {
-                    self.emit([I::BrTable([0, 1, 0].as_slice().into(), 1)]);
+                    let ways: Vec<u32> = (0..self.below(9)).map(|_| self.either()).collect();
+                    let default = self.either();
+                    self.emit([I::I32Const(7), I::I32And, I::BrTable(ways.into(), default)]);
                 }
                 self.emit([I::End]);
                 self.block();
@@ -192,8 +211,17 @@ impl Writer<'_> {
             let callee = self.below(self.index as usize);
             self.emit([I::Call(u32::try_from(callee).unwrap_or_default())]);
         } else {
-            self.expression(Type::I32, 1);
-            self.emit([I::I32Const(self.index.cast_signed()), I::I32RemU]);
+            if self.below(40) == 0 {
+                // Another type, null, or nothing.
+                let beyond = FUNCTIONS + u32::try_from(self.below(3)).unwrap_or_default();
+                self.emit([I::I32Const(beyond.cast_signed())]);
+            } else if self.below(4) == 0 {
+                let callee = u32::try_from(self.below(self.index as usize)).unwrap_or_default();
+                self.emit([I::I32Const(callee.cast_signed())]);
+            } else {
+                self.expression(Type::I32, 1);
+                self.emit([I::I32Const(self.index.cast_signed()), I::I32RemU]);
+            }
             self.emit([I::CallIndirect { type_index: 0, table_index: 0 }]);
         }
         let local = self.local(Type::I64);
