@@ -35,6 +35,10 @@ const MAX_GROWTH: usize = 2000;
 /// before, since it grows lists that it searches.
 const MAX_COPIES: usize = 500;
 
+/// How many of these may be products of 128 bits. They go on for long in functions that are made of little else, whose registers
+/// they then fill.
+const MAX_PRODUCTS: usize = 32;
+
 /// The functions of a module that are copied to their calls.
 #[derive(Debug, Default)]
 pub(crate) struct Inlinable<'wasm> {
@@ -48,6 +52,8 @@ struct Small<'wasm> {
     bytes: &'wasm [u8],
     /// Where in the wasm they begin.
     start: u32,
+    /// Whether it was recognised as one that multiplies.
+    is_product: bool,
 }
 
 impl<'wasm> Inlinable<'wasm> {
@@ -72,7 +78,9 @@ impl<'wasm> Inlinable<'wasm> {
         // The caller has compared the stack pointer, and its frame is the only one.
         function.stack_limit = None;
         function.global_values.clear();
-        self.functions.insert(index, Small { function, bytes: body.body.as_bytes(), start });
+        let is_product = product::recognise(&body.body).is_some();
+        let bytes = body.body.as_bytes();
+        self.functions.insert(index, Small { function, bytes, start, is_product });
     }
 
     /// Replaces calls in the function of the context. `locations` gets where what was copied comes from.
@@ -88,7 +96,8 @@ impl<'wasm> Inlinable<'wasm> {
             return Ok(());
         }
         let room = context.func.dfg.num_insts() + MAX_GROWTH;
-        let mut expansion = Expansion { inlinable: self, room, copies: Vec::new() };
+        let mut expansion =
+            Expansion { inlinable: self, room, products: MAX_PRODUCTS, copies: Vec::new() };
         context.inline(&mut expansion)?;
         for copy in expansion.copies {
             let callee = &self.functions[&copy.inlined.function].function;
@@ -216,6 +225,8 @@ struct Expansion<'a, 'wasm> {
     inlinable: &'a Inlinable<'wasm>,
     /// How many more instructions may be copied.
     room: usize,
+    /// How many more products may be.
+    products: usize,
     copies: Vec<Copy>,
 }
 
@@ -238,13 +249,17 @@ impl Inline for Expansion<'_, '_> {
         let Some(Reference::Function(function)) = Reference::of(name) else {
             return InlineCommand::KeepCall;
         };
-        let Some(Small { function: body, .. }) = self.inlinable.functions.get(&function) else {
+        let Some(small) = self.inlinable.functions.get(&function) else {
             return InlineCommand::KeepCall;
         };
+        let Some(products) = self.products.checked_sub(usize::from(small.is_product)) else {
+            return InlineCommand::KeepCall;
+        };
+        let body = &small.function;
         let Some(room) = self.room.checked_sub(body.dfg.num_insts()) else {
             return InlineCommand::KeepCall;
         };
-        self.room = room;
+        (self.room, self.products) = (room, products);
         self.copies.push(Copy {
             inlined: Inlined { function, call: caller.srcloc(call).bits() },
             // The blocks of a copy are appended to those of the function, in their order.
