@@ -170,9 +170,11 @@ fn build<'code>(
         let storage = core.globals[*global as usize].storage;
         core.instances[position].set_imported_global(index, storage);
     }
-    for record in view.memories() {
+    let images = artifact.images();
+    for (index, record) in (view.counts().imported_memories..).zip(view.memories()) {
         if let ExternType::Memory(ty) = view.extern_type(&record.ty) {
-            memories.push(core.add_memory(&ty, artifact.needs_guards())?);
+            let image = images.and_then(|images| images.image(index));
+            memories.push(core.add_memory(&ty, artifact.needs_guards(), image)?);
         }
     }
     for record in view.tables() {
@@ -295,7 +297,10 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
                 let count = segment.items.count.get().into();
                 let done = core.init_table(position, table, index, offset, 0, count);
                 core.instances[position].dropped_elements[index as usize] = true;
-                done.ok_or_else(|| trap(TrapKind::TableOutOfBounds))?;
+                if done.is_none() {
+                    withdraw_images(core, position);
+                    return Err(trap(TrapKind::TableOutOfBounds));
+                }
             }
             segment_mode::DECLARED => {
                 core.instances[position].dropped_elements[index as usize] = true;
@@ -306,12 +311,8 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
     for image in view.images() {
         let memory = core.instances[position].memories[image.memory.get() as usize] as usize;
         let memory = &mut core.memories[memory];
-        let bytes = view.image_bytes(image);
-        let mapped = artifact.images().and_then(|file| {
-            let start = usize::try_from(image.bytes.get()).ok()?;
-            memory.map_image(image.address.get(), file, start..start + bytes.len())
-        });
-        if mapped.is_none() {
+        if !memory.has_image() {
+            let bytes = view.image_bytes(image);
             memory
                 .init(image.address.get(), bytes, 0, bytes.len() as u64)
                 .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
@@ -331,6 +332,20 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
         core.instances[position].dropped_data[index as usize] = true;
     }
     Ok(())
+}
+
+/// Makes memories zero that began as images: data follow elements, and those have failed. Functions of the
+/// instance may be in tables of others by now, and look.
+#[cold]
+fn withdraw_images(core: &mut StoreCore<'_>, position: usize) {
+    let instance = &core.instances[position];
+    for image in instance.artifact.view().images() {
+        let memory = instance.memories[image.memory.get() as usize] as usize;
+        let memory = &mut core.memories[memory];
+        if memory.has_image() {
+            memory.fill(image.address.get(), 0, image.length.get());
+        }
+    }
 }
 
 /// Where a segment goes, by an expression of the index type of its target.
