@@ -371,18 +371,18 @@ impl Drop for Reservation {
             return this.unmap();
         }
         let mut this = Some(this);
-        let oldest = with_idle(|idle| {
-            let oldest = (idle.len() >= MAX_IDLE).then(|| idle.remove(0));
-            idle.extend(this.take());
-            oldest
+        with_idle(|idle| {
+            if idle.len() < MAX_IDLE {
+                idle.extend(this.take());
+            }
         });
-        // Without the lock, it is this one.
-        oldest.flatten().or(this).into_iter().for_each(Self::unmap);
+        this.into_iter().for_each(Self::unmap);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{ImageFile, ImageRun};
     use super::*;
 
     const LENGTH: usize = MIN_IDLE_LENGTH + (1 << 20);
@@ -391,6 +391,25 @@ mod tests {
         let start = reservation.start().as_ptr();
         // SAFETY: the bytes are accessible, and used by this test alone.
         unsafe { std::slice::from_raw_parts_mut(start, reservation.accessible) }
+    }
+
+    /// An image of one page, at the second page of memory 0.
+    fn image_file(byte: u8) -> ImageFile {
+        let page = page_size();
+        ImageFile::new(&vec![byte; page], vec![ImageRun { memory: 0, at: page, bytes: 0..page }])
+            .unwrap()
+    }
+
+    fn waiting_for(file: &ImageFile) -> usize {
+        let key = file.image(0).unwrap().key();
+        loop {
+            let count = |idle: &mut Vec<Reservation>| {
+                idle.iter().filter(|waiting| waiting.contents == Contents::Image(key)).count()
+            };
+            if let Some(count) = with_idle(count) {
+                return count;
+            }
+        }
     }
 
     #[test]
@@ -403,5 +422,51 @@ mod tests {
                 bytes(&mut reservation).fill(7);
             }
         }
+    }
+
+    #[test]
+    fn whatever_was_in_a_reservation_it_begins_as_its_image_or_as_zeros() {
+        let (first, second) = (image_file(1), image_file(2));
+        let page = page_size();
+        for round in 0..30 {
+            for (file, wanted) in [(Some(&first), 1), (None, 0), (Some(&second), 2)] {
+                let image = file.and_then(|file| file.image(0));
+                let mut reservation = Reservation::new(LENGTH, 4 * page, image).unwrap();
+                let wanted = if reservation.has_image() { wanted } else { 0 };
+                let found = bytes(&mut reservation);
+                assert_eq!(found.len(), 4 * page);
+                assert!(found[page..2 * page].iter().all(|byte| *byte == wanted));
+                assert!(found[..page].iter().chain(&found[2 * page..]).all(|byte| *byte == 0));
+                match round % 3 {
+                    0 => reservation.vouch_untouched(),
+                    1 => found.fill(9),
+                    _ => {
+                        reservation.commit(8 * page).unwrap();
+                        bytes(&mut reservation).fill(9);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_closed_while_the_lock_is_held_is_released_later() {
+        let file = image_file(3);
+        let key = Contents::Image(file.image(0).unwrap().key());
+        // Until one waits: others test here, too.
+        while waiting_for(&file) == 0 {
+            drop(Reservation::new(LENGTH, 4 * page_size(), file.image(0)).unwrap());
+        }
+        let held = loop {
+            if let Ok(held) = IDLE.try_lock() {
+                break held;
+            }
+        };
+        drop(file);
+        assert!(held.iter().any(|waiting| waiting.contents == key));
+        drop(held);
+        while with_idle(|idle| assert!(idle.iter().all(|waiting| waiting.contents != key)))
+            .is_none()
+        {}
     }
 }
