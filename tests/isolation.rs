@@ -24,7 +24,8 @@ struct Subject {
 
 /// Bytes that tell where they belong.
 fn pattern(seed: usize, length: usize) -> Vec<u8> {
-    (0..length).map(|at| b'a' + ((seed * 7 + at * 31 + at / 251) % 26) as u8).collect()
+    let letters = b"abcdefghijklmnopqrstuvwxyz";
+    (0..length).map(|at| letters[(seed * 7 + at * 31 + at / 251) % 26]).collect()
 }
 
 fn subject(
@@ -119,7 +120,8 @@ fn is_i64(subject: &Subject) -> bool {
 }
 
 fn number(subject: &Subject, value: usize) -> Val<'static> {
-    if is_i64(subject) { Val::I64(value as i64) } else { Val::I32(value as i32) }
+    let value = i32::try_from(value).unwrap();
+    if is_i64(subject) { Val::I64(value.into()) } else { Val::I32(value) }
 }
 
 /// Makes an instance, checks every byte of its memory, and the bytes behind it.
@@ -148,7 +150,7 @@ fn call<'code>(
     let func: Func<'code> = instance.func(&*store, name).unwrap();
     let arguments: Vec<_> = match argument {
         None => Vec::new(),
-        Some(value) if name == "fill" => vec![Val::I32(value as i32)],
+        Some(value) if name == "fill" => vec![Val::I32(i32::try_from(value).unwrap())],
         Some(value) => vec![number(subject, value)],
     };
     let results = func.call(store, &arguments)?;
@@ -305,6 +307,35 @@ fn more_memories_at_once_than_ever_wait_begin_as_they_should() {
 }
 
 #[test]
+fn where_all_that_waits_has_the_image_of_another_memories_begin_as_they_should() {
+    child::run(
+        "where_all_that_waits_has_the_image_of_another_memories_begin_as_they_should",
+        || {
+            let engine = Engine::default();
+            let subjects = subjects();
+            let small = subjects.iter().find(|subject| subject.name == "small").unwrap();
+            for _ in 0..2 {
+                let stores: Vec<_> = (0..200)
+                    .map(|number| {
+                        let (store, instance) = instance(small, &engine);
+                        dirty(number % WAYS, small, store, instance)
+                    })
+                    .collect();
+                drop(stores);
+            }
+            assert_eq!(mapped_images(), 128);
+            for round in 0..3 * WAYS {
+                for subject in &subjects {
+                    let (store, instance) = instance(subject, &engine);
+                    drop(dirty(round % WAYS, subject, store, instance));
+                }
+            }
+        },
+    )
+    .well();
+}
+
+#[test]
 fn where_address_space_is_short_memories_begin_as_they_should() {
     child::run("where_address_space_is_short_memories_begin_as_they_should", || {
         let subjects = subjects();
@@ -405,6 +436,14 @@ fn what_waits_is_bounded() {
     child::run("what_waits_is_bounded", || {
         let engine = Engine::default();
         let linker = Linker::<()>::new(&engine);
+        // Nothing waits that has more than eight runs.
+        for (runs, waiting) in [(8, 8), (9, 0)] {
+            let small = (1..runs).map(|run| (run * 8192, pattern(run, 9)));
+            let segments: Vec<_> = small.chain([(100_000, pattern(0, 140_000))]).collect();
+            let subject = subject("runs", "4", 4 * PAGE, &segments, &Settings::default());
+            drop(instance(&subject, &engine));
+            assert_eq!(mapped_images(), waiting);
+        }
         let (mappings, descriptors) = (process::mappings(), process::descriptors());
         // Eight runs each, as many as wait, and then one more; and more modules than small images are kept of.
         let codes: Vec<_> = (0..300)

@@ -99,7 +99,7 @@ pub(crate) struct StoreCore<'code> {
     /// The published list of code: `code_owner`, or null. A signal handler of the
     /// thread that uses the store reads it, between any two instructions.
     code: AtomicPtr<Vec<CodeRange>>,
-    code_owner: Stable<Vec<CodeRange>>,
+    code_owner: Option<Stable<Vec<CodeRange>>>,
     pub(crate) instances: Vec<VmInstance<'code>>,
     pub(crate) memories: Vec<StoreMemory>,
     pub(crate) tables: Vec<Stable<VmTable>>,
@@ -153,7 +153,7 @@ impl<'code> StoreCore<'code> {
             limits: StoreLimits::default(),
             artifacts: Vec::new(),
             code: AtomicPtr::new(ptr::null_mut()),
-            code_owner: Stable::new(Vec::new()),
+            code_owner: None,
             instances: Vec::new(),
             memories: Vec::new(),
             tables: Vec::new(),
@@ -287,7 +287,7 @@ impl<'code> StoreCore<'code> {
         // The handler runs on this thread, so it is not in the middle of reading
         // the old list, which is freed only when the new one is published.
         self.code.store(ranges.as_ptr(), Ordering::Release);
-        self.code_owner = ranges;
+        self.code_owner = Some(ranges);
         // Host functions that waited for an exit trampoline may find one here.
         for func in self.host_funcs.iter_mut().filter(|func| func.lacks_code()) {
             for (record, id) in artifact.view().types().iter().zip(artifact.types().ids()) {
