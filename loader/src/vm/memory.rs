@@ -374,6 +374,31 @@ mod tests {
     }
 
     #[test]
+    fn whatever_may_have_written_to_a_memory_is_noted() {
+        type Use = fn(&mut [StoreMemory]);
+        let uses: [(bool, Use); 9] = [
+            (false, |_| ()),
+            (false, |all| assert_eq!(all[0].read(0, &mut [1; 9]), Some(()))),
+            (false, |all| assert_eq!(all[0].bytes().unwrap()[0], 0)),
+            (false, |all| assert_eq!(all[0].grow(0, u64::MAX), Some(1))),
+            (true, |all| assert_eq!(all[0].grow(1, u64::MAX), Some(1))),
+            (true, |all| all[0].bytes_mut().unwrap()[9] = 1),
+            (true, |all| assert_eq!(all[0].fill(0, 1, 9), Some(()))),
+            (true, |all| assert_eq!(all[0].init(0, b"bytes", 0, 5), Some(()))),
+            (true, |all| assert_eq!(copy(all, (0, 0), (1, 5), 9), Some(()))),
+        ];
+        let ty = MemoryType::new(Limits { min: 1, max: None });
+        for (number, (wanted, used)) in uses.into_iter().enumerate() {
+            let mut all = [(); 2].map(|()| StoreMemory::new(&ty, true, None).unwrap());
+            used(&mut all);
+            let [StoreMemory::Own(target), StoreMemory::Own(source)] = &all else {
+                panic!("they are not shared");
+            };
+            assert_eq!((target.written, source.written), (wanted, false), "{number}");
+        }
+    }
+
+    #[test]
     fn impossible_sizes_are_refused() {
         let ty = MemoryType {
             index: IndexType::I64,
