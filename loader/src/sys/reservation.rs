@@ -183,18 +183,27 @@ impl Reservation {
             return None;
         }
         let taken = with_idle(|idle| {
-            let last = |is_good: &dyn Fn(&Self) -> bool| {
-                // The last that came is the most likely to be in the caches.
-                idle.iter().rposition(|kept| kept.length == length && is_good(kept))
-            };
-            let position = last(&|kept| kept.contents == wanted && kept.accessible == accessible)
-                .or_else(|| last(&|kept| kept.contents == wanted))
-                .or_else(|| last(&|kept| kept.contents == Contents::Zeros))
-                .or_else(|| {
-                    let first = || idle.iter().position(|kept| kept.length == length);
-                    (idle.len() >= MAX_IDLE).then(first).flatten()
-                })?;
-            Some(idle.remove(position))
+            // The best so far: how good it is, and where.
+            let mut best = None;
+            let is_full = idle.len() >= MAX_IDLE;
+            // The last that came is the most likely to be in the caches.
+            for (position, kept) in idle.iter().enumerate().rev() {
+                let good = match kept.contents {
+                    _ if kept.length != length => continue,
+                    contents if contents == wanted => 2 + u8::from(kept.accessible == accessible),
+                    Contents::Zeros => 1,
+                    _ if is_full => 0,
+                    _ => continue,
+                };
+                // Of those that are of no use, the one that came first.
+                if best.is_none_or(|(other, _)| good > other || good == 0 && other == 0) {
+                    best = Some((good, position));
+                }
+                if good == 3 {
+                    break;
+                }
+            }
+            best.map(|(_, position)| idle.remove(position))
         });
         let mut taken = taken.flatten()?;
         taken.untouched = false;
