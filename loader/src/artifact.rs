@@ -2,19 +2,20 @@
 
 use std::ops::Range;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cwasm_artifact::check::{Checked, Host, Origin, check_deferring, check_from, check_unhashed};
 use cwasm_artifact::digest::Digest;
 use cwasm_artifact::header::{CHUNK_SIZE, Section, settings};
 use cwasm_artifact::module::{Module, View};
-use cwasm_artifact::records::{ExternRecord, NONE};
+use cwasm_artifact::records::{ExternRecord, ImageRecord, NONE};
 use cwasm_artifact::report::{Problem, Report};
 use cwasm_artifact::types::{ExternType, ValType};
 
 use crate::error::LoadError;
 use crate::snapshot::Snapshot;
 use crate::source::{Opened, Source};
-use crate::sys::ImageFile;
+use crate::sys::{ImageFile, ImageRun};
 use crate::trust::Trust;
 use crate::type_registry::Registration;
 use crate::vm::lazy::{LazyCode, Lost};
@@ -46,14 +47,12 @@ pub struct Artifact {
     source_sha256: [u8; 32],
     settings: u64,
     types: Registration,
-    /// The images of memories, made when they are first needed. `None` if the
-    /// system has no such files, or there are too few bytes to make one.
+    /// The images of memories, made when they are first worth it. `None` if there is nothing to map, or if the
+    /// system has no such files, or has no more.
     images: OnceLock<Option<ImageFile>>,
+    /// Whether it was instantiated before.
+    instantiated: AtomicBool,
 }
-
-/// Images with fewer bytes are copied: that is faster than mapping them and taking the
-/// faults.
-const MIN_MAPPED_IMAGES: usize = 128 << 10;
 
 /// The report about a file that goes on behind its end.
 fn trailing(report: Option<Report>, length: u64, wanted: u64) -> Report {
@@ -305,6 +304,7 @@ impl Artifact {
             settings,
             types: Registration::of_module(&types),
             images: OnceLock::new(),
+            instantiated: AtomicBool::new(false),
             lazy,
             snapshot,
         })
@@ -373,14 +373,34 @@ impl Artifact {
         self.view().bytes(Section::Text)
     }
 
-    /// A file of the bytes of the image section, for mapping.
+    /// The images of memories, for mapping. To be asked for once per instance: small images are copied for the first,
+    /// which is quicker if there is only one.
     pub(crate) fn images(&self) -> Option<&ImageFile> {
-        self.images
-            .get_or_init(|| {
+        let images = match self.images.get() {
+            Some(images) => images,
+            None => {
                 let bytes = self.view().bytes(Section::ImageBytes);
-                (bytes.len() >= MIN_MAPPED_IMAGES).then(|| ImageFile::new(bytes).ok()).flatten()
-            })
-            .as_ref()
+                let runs = self.view().images().len();
+                if !self.instantiated.load(Ordering::Relaxed) && !ImageFile::is_large(bytes.len()) {
+                    self.instantiated.store(true, Ordering::Relaxed);
+                    return None;
+                }
+                let is_possible = ImageFile::is_possible(bytes.len(), runs);
+                self.images.get_or_init(|| is_possible.then(|| self.make_images(bytes)).flatten())
+            }
+        };
+        images.as_ref()
+    }
+
+    fn make_images(&self, bytes: &[u8]) -> Option<ImageFile> {
+        let run = |image: &ImageRecord| {
+            let start = usize::try_from(image.bytes.get()).ok()?;
+            let end = start.checked_add(usize::try_from(image.length.get()).ok()?)?;
+            let at = usize::try_from(image.address.get()).ok()?;
+            Some(ImageRun { memory: image.memory.get(), at, bytes: start..end })
+        };
+        let runs = self.view().images().iter().map(run).collect::<Option<Vec<_>>>()?;
+        ImageFile::new(bytes, runs).ok()
     }
 
     /// A type of the module as the process knows it.

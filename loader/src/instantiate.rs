@@ -70,35 +70,21 @@ fn check_imports(
     imports: &[Import<'_, '_>],
 ) -> Result<(), Error> {
     let view = artifact.view();
-    for ((wanted, record), import) in artifact.imports().zip(view.imports()).zip(imports) {
+    for (record, import) in view.imports().iter().zip(imports) {
         // Equal function types have equal numbers.
         let type_id = || artifact.types().ids().get(record.ty.ty.get() as usize).copied();
-        let matches = match (&wanted.ty, import) {
-            (ExternType::Func(_), Import::Host(host)) => {
+        let matches = match (record.ty.kind.get(), import) {
+            (extern_kind::FUNC, Import::Host(host)) => {
                 Some(host.registration().ids()[0]) == type_id()
             }
-            (ExternType::Func(_), Import::Extern(Extern::Func(func))) => {
+            (extern_kind::FUNC, Import::Extern(Extern::Func(func))) => {
                 Some(func.type_id_in(core)?) == type_id()
             }
-            (ExternType::Tag(_), Import::Extern(Extern::Tag(tag))) => {
+            (extern_kind::TAG, Import::Extern(Extern::Tag(tag))) => {
                 Some(core.tags[tag.index(core)? as usize].type_id) == type_id()
             }
-            (ExternType::Table(ty), Import::Extern(Extern::Table(table))) => {
-                let found = table.ty_in(core)?;
-                found.element == ty.element
-                    && found.index == ty.index
-                    && found.limits.matches(found.limits.min, &ty.limits)
-            }
-            (ExternType::Memory(ty), Import::Extern(Extern::Memory(memory))) => {
-                memory_matches(&memory.ty_in(core)?, ty)
-            }
-            (ExternType::Memory(ty), Import::Shared(memory)) => memory_matches(&memory.ty(), ty),
-            (ExternType::Global(ty), Import::Extern(Extern::Global(global))) => {
-                let found = global.ty_in(core)?;
-                // What can change must be able to hold all of the type, and nothing else.
-                found == *ty || !found.mutable && !ty.mutable && found.value.matches(ty.value)
-            }
-            _ => false,
+            (extern_kind::FUNC | extern_kind::TAG, _) => false,
+            _ => import_matches(core, &artifact.extern_type(&record.ty), import)?,
         };
         if !matches {
             let found = match import {
@@ -107,9 +93,9 @@ fn check_imports(
                 Import::Extern(item) => item.ty_in(core)?.to_string(),
             };
             return Err(Error::Link(LinkError::IncompatibleImport {
-                module: wanted.module.to_owned(),
-                name: wanted.name.to_owned(),
-                wanted: Box::new(wanted.ty),
+                module: view.text(record.module).to_owned(),
+                name: view.text(record.name).to_owned(),
+                wanted: Box::new(artifact.extern_type(&record.ty)),
                 found,
             }));
         }
@@ -122,12 +108,38 @@ fn check_imports(
         };
         if artifact.needs_guards() && !guarded {
             return Err(Error::Link(LinkError::UnguardedMemory {
-                module: wanted.module.to_owned(),
-                name: wanted.name.to_owned(),
+                module: view.text(record.module).to_owned(),
+                name: view.text(record.name).to_owned(),
             }));
         }
     }
     Ok(())
+}
+
+/// Whether an import that is no function and no tag has a type that is wanted.
+fn import_matches(
+    core: &StoreCore<'_>,
+    wanted: &ExternType,
+    import: &Import<'_, '_>,
+) -> Result<bool, Error> {
+    Ok(match (wanted, import) {
+        (ExternType::Table(ty), Import::Extern(Extern::Table(table))) => {
+            let found = table.ty_in(core)?;
+            found.element == ty.element
+                && found.index == ty.index
+                && found.limits.matches(found.limits.min, &ty.limits)
+        }
+        (ExternType::Memory(ty), Import::Extern(Extern::Memory(memory))) => {
+            memory_matches(&memory.ty_in(core)?, ty)
+        }
+        (ExternType::Memory(ty), Import::Shared(memory)) => memory_matches(&memory.ty(), ty),
+        (ExternType::Global(ty), Import::Extern(Extern::Global(global))) => {
+            let found = global.ty_in(core)?;
+            // What can change must be able to hold all of the type, and nothing else.
+            found == *ty || !found.mutable && !ty.mutable && found.value.matches(ty.value)
+        }
+        _ => false,
+    })
 }
 
 /// Whether a memory, whose type has its current size for a minimum, may be imported as `wanted`.
@@ -145,8 +157,10 @@ fn build<'code>(
     let view = artifact.view();
     core.instances[position].set_type_ids(artifact.types().ids());
 
-    let (mut memories, mut tables, mut globals) = (Vec::new(), Vec::new(), Vec::new());
-    let mut tags = Vec::new();
+    let counts = view.counts();
+    let indices = |count: u32| Vec::with_capacity(count as usize);
+    let (mut memories, mut tables) = (indices(counts.memories), indices(counts.tables));
+    let (mut globals, mut tags) = (indices(counts.globals), indices(counts.tags));
     let mut functions = 0;
     for (import, record) in imports.iter().zip(view.imports()) {
         match import {
@@ -170,9 +184,11 @@ fn build<'code>(
         let storage = core.globals[*global as usize].storage;
         core.instances[position].set_imported_global(index, storage);
     }
-    for record in view.memories() {
+    let images = artifact.images();
+    for (index, record) in (counts.imported_memories..).zip(view.memories()) {
         if let ExternType::Memory(ty) = view.extern_type(&record.ty) {
-            memories.push(core.add_memory(&ty, artifact.needs_guards())?);
+            let image = images.and_then(|images| images.image(index));
+            memories.push(core.add_memory(&ty, artifact.needs_guards(), image)?);
         }
     }
     for record in view.tables() {
@@ -295,7 +311,10 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
                 let count = segment.items.count.get().into();
                 let done = core.init_table(position, table, index, offset, 0, count);
                 core.instances[position].dropped_elements[index as usize] = true;
-                done.ok_or_else(|| trap(TrapKind::TableOutOfBounds))?;
+                if done.is_none() {
+                    withdraw_images(core, position);
+                    return Err(trap(TrapKind::TableOutOfBounds));
+                }
             }
             segment_mode::DECLARED => {
                 core.instances[position].dropped_elements[index as usize] = true;
@@ -306,12 +325,8 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
     for image in view.images() {
         let memory = core.instances[position].memories[image.memory.get() as usize] as usize;
         let memory = &mut core.memories[memory];
-        let bytes = view.image_bytes(image);
-        let mapped = artifact.images().and_then(|file| {
-            let start = usize::try_from(image.bytes.get()).ok()?;
-            memory.map_image(image.address.get(), file, start..start + bytes.len())
-        });
-        if mapped.is_none() {
+        if !memory.has_image() {
+            let bytes = view.image_bytes(image);
             memory
                 .init(image.address.get(), bytes, 0, bytes.len() as u64)
                 .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
@@ -331,6 +346,20 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
         core.instances[position].dropped_data[index as usize] = true;
     }
     Ok(())
+}
+
+/// Makes memories zero that began as images: data follow elements, and those have failed. Functions of the
+/// instance may be in tables of others by now, and look.
+#[cold]
+fn withdraw_images(core: &mut StoreCore<'_>, position: usize) {
+    let instance = &core.instances[position];
+    for image in instance.artifact.view().images() {
+        let memory = instance.memories[image.memory.get() as usize] as usize;
+        let memory = &mut core.memories[memory];
+        if memory.has_image() {
+            memory.fill(image.address.get(), 0, image.length.get());
+        }
+    }
 }
 
 /// Where a segment goes, by an expression of the index type of its target.

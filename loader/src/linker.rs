@@ -208,18 +208,21 @@ impl<'code, T: 'static> Linker<'code, T> {
 
     /// What the imports of an artifact are resolved to, in their order.
     fn imports(&self, artifact: &Artifact) -> Result<Vec<Import<'_, 'code>>, Error> {
-        let mut imports = Vec::with_capacity(artifact.imports().len());
-        for import in artifact.imports() {
-            let found = self.definitions.get(import.module).and_then(|m| m.get(import.name));
+        // Types are looked at when all are found, and not made of all.
+        let view = artifact.view();
+        let mut imports = Vec::with_capacity(view.imports().len());
+        for import in view.imports() {
+            let (module, name) = (view.text(import.module), view.text(import.name));
+            let found = self.definitions.get(module).and_then(|names| names.get(name));
             imports.push(match found {
                 Some(Definition::Host(host)) => Import::Host(host),
                 Some(Definition::Shared(memory)) => Import::Shared(memory),
                 Some(Definition::Extern(item)) => Import::Extern(*item),
                 None => {
                     return Err(Error::Link(LinkError::UnknownImport {
-                        module: import.module.to_owned(),
-                        name: import.name.to_owned(),
-                        ty: Box::new(import.ty),
+                        module: module.to_owned(),
+                        name: name.to_owned(),
+                        ty: Box::new(artifact.extern_type(&import.ty)),
                     }));
                 }
             });

@@ -30,7 +30,7 @@ impl<'code> Memory<'code> {
     pub fn new(store: &mut impl AsStoreMut<'code>, ty: MemoryType) -> Result<Self, Error> {
         let mut store = store.as_store_mut();
         let core = store.core_mut();
-        let index = core.add_memory(&ty, true)?;
+        let index = core.add_memory(&ty, true, None)?;
         Ok(Self::from_index(index, core))
     }
 

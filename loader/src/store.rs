@@ -25,6 +25,7 @@ use crate::func::KeepAlive;
 use crate::kept::KeptFuncs;
 use crate::limits::StoreLimits;
 use crate::shared_memory::SharedMemory;
+use crate::sys::Image;
 use crate::type_registry::Registration;
 use crate::vm::activation::{self, Activation, Unwound};
 use crate::vm::backtrace::Frames;
@@ -71,6 +72,10 @@ struct CodeRange {
     artifact: *const Artifact,
 }
 
+/// The stack limit of a store whose code never ran: whoever enters it sets another, which is an address. If somebody forgot,
+/// there would be no stack.
+const NEVER_ENTERED: usize = usize::MAX;
+
 /// What a host function left behind when it failed.
 #[derive(Debug)]
 pub(crate) enum Pending {
@@ -94,7 +99,7 @@ pub(crate) struct StoreCore<'code> {
     /// The published list of code: `code_owner`, or null. A signal handler of the
     /// thread that uses the store reads it, between any two instructions.
     code: AtomicPtr<Vec<CodeRange>>,
-    code_owner: Stable<Vec<CodeRange>>,
+    code_owner: Option<Stable<Vec<CodeRange>>>,
     pub(crate) instances: Vec<VmInstance<'code>>,
     pub(crate) memories: Vec<StoreMemory>,
     pub(crate) tables: Vec<Stable<VmTable>>,
@@ -132,7 +137,7 @@ impl<'code> StoreCore<'code> {
     fn new(engine: &Engine) -> Self {
         Self {
             context: VmStoreContext {
-                stack_limit: 0,
+                stack_limit: NEVER_ENTERED,
                 epoch_deadline: u64::MAX,
                 epoch_counter: engine.epoch(),
                 fuel: 0,
@@ -148,7 +153,7 @@ impl<'code> StoreCore<'code> {
             limits: StoreLimits::default(),
             artifacts: Vec::new(),
             code: AtomicPtr::new(ptr::null_mut()),
-            code_owner: Stable::new(Vec::new()),
+            code_owner: None,
             instances: Vec::new(),
             memories: Vec::new(),
             tables: Vec::new(),
@@ -282,7 +287,7 @@ impl<'code> StoreCore<'code> {
         // The handler runs on this thread, so it is not in the middle of reading
         // the old list, which is freed only when the new one is published.
         self.code.store(ranges.as_ptr(), Ordering::Release);
-        self.code_owner = ranges;
+        self.code_owner = Some(ranges);
         // Host functions that waited for an exit trampoline may find one here.
         for func in self.host_funcs.iter_mut().filter(|func| func.lacks_code()) {
             for (record, id) in artifact.view().types().iter().zip(artifact.types().ids()) {
@@ -357,12 +362,18 @@ impl<'code> StoreCore<'code> {
         unsafe { NonNull::new_unchecked(func_ref) }
     }
 
-    pub(crate) fn add_memory(&mut self, ty: &MemoryType, guarded: bool) -> Result<u32, Error> {
+    /// Adds a memory: zeroed, or as the image if that can be mapped.
+    pub(crate) fn add_memory(
+        &mut self,
+        ty: &MemoryType,
+        guarded: bool,
+        image: Option<Image<'_>>,
+    ) -> Result<u32, Error> {
         self.limits.check_count("memories", self.memories.len(), self.limits.memories)?;
         if ty.bytes(ty.limits.min).is_none_or(|bytes| bytes > self.limits.memory_bytes()) {
             return Err(too_large(ty, ty.limits.min));
         }
-        let memory = StoreMemory::new(ty, guarded)?;
+        let memory = StoreMemory::new(ty, guarded, image)?;
         Ok(push(&mut self.memories, memory))
     }
 
@@ -546,6 +557,14 @@ impl<'code> StoreCore<'code> {
             frames.push(frame(func_index, wasm_offset));
         }
         frames
+    }
+}
+
+impl Drop for StoreCore<'_> {
+    fn drop(&mut self) {
+        if self.context.stack_limit == NEVER_ENTERED {
+            self.memories.iter_mut().for_each(StoreMemory::vouch_no_code_ran);
+        }
     }
 }
 

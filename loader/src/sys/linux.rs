@@ -8,8 +8,6 @@ use std::ops::Range;
 use std::ptr;
 use std::sync::{Once, OnceLock};
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::mm::MprotectFlags;
 
 use super::Reservation;
@@ -19,43 +17,8 @@ pub(crate) fn page_size() -> usize {
     rustix::param::page_size()
 }
 
-/// Bytes that memories can begin as, without a copy: an anonymous file that
-/// nobody can change any more.
-#[derive(Debug)]
-pub(crate) struct ImageFile {
-    pub(super) file: OwnedFd,
-    /// In bytes; whole pages.
-    pub(super) length: usize,
-}
-
-impl ImageFile {
-    /// A file with these bytes, filled up with zeros to whole pages.
-    pub(crate) fn new(bytes: &[u8]) -> io::Result<Self> {
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(c"cwasm-images", flags)?;
-        let length = bytes.len().next_multiple_of(page_size());
-        // To exceed the limit is a signal that ends the process, and no error.
-        if length as u64 > file_size_limit() {
-            return Err(io::ErrorKind::FileTooLarge.into());
-        }
-        rustix::fs::ftruncate(&file, length as u64)?;
-        let mut written = 0;
-        while written < bytes.len() {
-            match rustix::io::pwrite(&file, &bytes[written..], written as u64) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => written += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
-        rustix::fs::fcntl_add_seals(&file, seals)?;
-        Ok(Self { file, length })
-    }
-}
-
 /// How large this process may make a file, in bytes.
-fn file_size_limit() -> u64 {
+pub(super) fn file_size_limit() -> u64 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
     // SAFETY: the structure is valid during the call.
     if unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) } != 0 {

@@ -2,11 +2,13 @@
 //! platform: address space, page protection, faults as signals, the bounds
 //! of a thread's stack, and directories by descriptor.
 //!
-//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`], [`protect_absent`], [`install_code`],
+//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install_code`],
 //! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
 mod dir;
+#[cfg(target_os = "linux")]
+mod image;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
@@ -14,9 +16,13 @@ mod reservation;
 #[cfg(target_os = "linux")]
 pub(crate) use dir::{Dir, Facts, Kind, effective_user};
 #[cfg(target_os = "linux")]
+pub(crate) use image::{Image, ImageFile, ImageRun};
+#[cfg(target_os = "linux")]
+use linux::file_size_limit;
+#[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Fault, ImageFile, ensure_signal_stack, install_code, install_fault_handler, page_size,
-    protect_absent, protect_code, thread_stack,
+    Fault, ensure_signal_stack, install_code, install_fault_handler, page_size, protect_absent,
+    protect_code, thread_stack,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use reservation::Reservation;

@@ -2,18 +2,24 @@
 //!
 //! To map and unmap gigabytes of address space costs several microseconds, most of what it takes
 //! to make a small instance. So reservations of the one size that almost every memory has are kept
-//! when they are dropped: their contents are given back to the system, and what was
-//! accessible stays accessible. The next memory of the same size finds zeros, and needs no system
-//! call. They are kept per process, not per engine, since that is whose address space it is.
+//! when they are dropped. What was accessible stays accessible, and what was written is given back to the system. So what
+//! waits is as it was when it was made: zeros, or the image of a memory over zeros, since pages of a private
+//! mapping of a file become those of the file again. The next memory of the same size and with the same image needs no
+//! system call. They are kept per process, not per engine, since that is whose address space it is.
+//!
+//! An image is known by a number that no other image ever has, so what waits can never be taken for
+//! another's. When the artifact of an image is dropped, what waits for it is unmapped.
 
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use super::{ImageFile, page_size};
+use super::image::{Image, ImageKey, ImageRun};
+use super::page_size;
 
 /// How many reservations wait at most.
 const MAX_IDLE: usize = 128;
@@ -24,17 +30,63 @@ const MIN_IDLE_LENGTH: usize = 1 << 32;
 /// A memory that was larger is not kept, as few others will be.
 const MAX_IDLE_ACCESSIBLE: usize = 64 << 20;
 
-/// The reservations that wait: all bytes that are accessible are zero.
+/// The reservations that wait, the one that came last at the end. What is accessible of each is
+/// exactly what its `contents` say.
 static IDLE: Mutex<Vec<Reservation>> = Mutex::new(Vec::new());
 
-/// What waits, unless another thread is looking: nobody waits for that, since to do
-/// without is only slower.
-fn idle() -> Option<MutexGuard<'static, Vec<Reservation>>> {
-    match IDLE.try_lock() {
-        Ok(idle) => Some(idle),
-        Err(TryLockError::Poisoned(idle)) => Some(idle.into_inner()),
-        Err(TryLockError::WouldBlock) => None,
+/// An image file that was closed while another thread had the lock, so that what waits for it must still be
+/// unmapped: its number, or 0 for none, or [`ALL_IMAGES`] for several.
+static CLOSED: AtomicU64 = AtomicU64::new(0);
+
+const ALL_IMAGES: u64 = u64::MAX;
+
+/// How often a thread that closes an image file looks whether it can have the lock.
+const ATTEMPTS: usize = 16;
+
+/// Lets `body` look at what waits, unless another thread is looking: nobody waits for that, since to do
+/// without is only slower. Nothing is mapped or unmapped while the lock is held.
+fn with_idle<R>(body: impl FnOnce(&mut Vec<Reservation>) -> R) -> Option<R> {
+    let mut idle = match IDLE.try_lock() {
+        Ok(idle) => idle,
+        Err(TryLockError::Poisoned(idle)) => idle.into_inner(),
+        Err(TryLockError::WouldBlock) => return None,
+    };
+    if CLOSED.load(Ordering::Relaxed) != 0 {
+        idle = release_closed(idle)?;
     }
+    Some(body(&mut idle))
+}
+
+/// Unmaps what waits for files that were closed while the lock was taken. Gives up the lock meanwhile, and may
+/// not get it again.
+#[cold]
+fn release_closed(
+    mut idle: MutexGuard<'static, Vec<Reservation>>,
+) -> Option<MutexGuard<'static, Vec<Reservation>>> {
+    let closed = CLOSED.swap(0, Ordering::Relaxed);
+    let gone = extract(&mut idle, closed);
+    drop(idle);
+    gone.into_iter().for_each(Reservation::unmap);
+    IDLE.try_lock().ok()
+}
+
+/// Takes out what waits for images of a file, or of all.
+fn extract(idle: &mut Vec<Reservation>, file: u64) -> Vec<Reservation> {
+    let is_of = |contents| match contents {
+        Contents::Image(key) => file == ALL_IMAGES || key.file == file,
+        _ => false,
+    };
+    idle.extract_if(.., |waiting| is_of(waiting.contents)).collect()
+}
+
+/// What the accessible bytes of a reservation are before anybody writes to them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Contents {
+    Zeros,
+    /// An image where that has bytes, zeros elsewhere.
+    Image(ImageKey),
+    /// Something else: not to be used again.
+    Other,
 }
 
 /// Address space that is reserved, inaccessible until it is committed, and
@@ -45,8 +97,9 @@ pub(crate) struct Reservation {
     length: usize,
     /// How many bytes at the start are accessible; whole pages.
     accessible: usize,
-    /// Whether a part of it is an image, and so not zero when it is forgotten.
-    has_image: bool,
+    contents: Contents,
+    /// Whether it is certain that nobody wrote to it.
+    untouched: bool,
 }
 
 // SAFETY: a reservation is plain memory; nothing about it belongs to a thread.
@@ -57,22 +110,46 @@ unsafe impl Sync for Reservation {}
 impl Reservation {
     /// Reserves `length` bytes, of which the first `accessible` can be read and
     /// written, and are zero. Both are rounded up to pages.
-    pub(crate) fn new(length: usize, accessible: usize) -> io::Result<Self> {
+    ///
+    /// Or they are an image over zeros, if [`Reservation::has_image`]: it is mapped copy-on-write if that is possible and
+    /// quicker than to copy it.
+    pub(crate) fn new(
+        length: usize,
+        accessible: usize,
+        image: Option<Image<'_>>,
+    ) -> io::Result<Self> {
         let pages = |bytes: usize| bytes.checked_next_multiple_of(page_size());
         let (length, accessible) =
             pages(length.max(1)).zip(pages(accessible)).ok_or(io::ErrorKind::OutOfMemory)?;
-        let mut reservation = match Self::take_idle(length, accessible) {
-            Some(idle) => idle,
-            None => Self::map(length).or_else(|error| {
-                // What waits may be what is lacking.
-                if Self::release_idle() { Self::map(length) } else { Err(error) }
-            })?,
+        let wanted = image.map_or(Contents::Zeros, |image| Contents::Image(image.key()));
+        let (mut reservation, has_waited) = match Self::take_idle(length, accessible, wanted) {
+            Some(idle) => (idle, true),
+            None => (Self::map_anew(length)?, false),
         };
+        if reservation.contents != wanted && reservation.contents != Contents::Zeros {
+            reservation.clear()?;
+        }
         if reservation.accessible > accessible {
             reservation.close(accessible)?;
         }
         reservation.commit(accessible)?;
+        if let Some(image) = image
+            && reservation.contents != wanted
+            // To map a small image is slower than to copy it, the first time.
+            && (has_waited || image.is_large())
+            && reservation.map_image(image).is_err()
+        {
+            reservation.clear()?;
+            reservation.commit(accessible)?;
+        }
         Ok(reservation)
+    }
+
+    fn map_anew(length: usize) -> io::Result<Self> {
+        Self::map(length).or_else(|error| {
+            // What waits may be what is lacking.
+            if Self::release_idle() { Self::map(length) } else { Err(error) }
+        })
     }
 
     /// Reserves memory for a stack: `length` bytes that can be read and written, above
@@ -96,29 +173,64 @@ impl Reservation {
             )
         }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, length, accessible: 0, has_image: false })
+        Ok(Self { start, length, accessible: 0, contents: Contents::Zeros, untouched: false })
     }
 
-    /// One that waits and has the right length; rather one that is as it is wanted.
-    fn take_idle(length: usize, accessible: usize) -> Option<Self> {
+    /// One that waits and has the right length: rather one that is as it is wanted, or one that has the right
+    /// contents, or zeros. Any other, only if no more could wait.
+    fn take_idle(length: usize, accessible: usize, wanted: Contents) -> Option<Self> {
         if length < MIN_IDLE_LENGTH {
             return None;
         }
-        let mut idle = idle()?;
-        // The last that came is the most likely to be in the caches.
-        let same = |kept: &Self| kept.length == length && kept.accessible == accessible;
-        let position = idle
-            .iter()
-            .rposition(same)
-            .or_else(|| idle.iter().rposition(|kept| kept.length == length))?;
-        Some(idle.swap_remove(position))
+        let taken = with_idle(|idle| {
+            // The best so far: how good it is, and where.
+            let mut best = None;
+            let is_full = idle.len() >= MAX_IDLE;
+            // The last that came is the most likely to be in the caches.
+            for (position, kept) in idle.iter().enumerate().rev() {
+                let good = match kept.contents {
+                    _ if kept.length != length => continue,
+                    contents if contents == wanted => 2 + u8::from(kept.accessible == accessible),
+                    Contents::Zeros => 1,
+                    _ if is_full => 0,
+                    _ => continue,
+                };
+                // Of those that are of no use, the one that came first.
+                if best.is_none_or(|(other, _)| good > other || good == 0 && other == 0) {
+                    best = Some((good, position));
+                }
+                if good == 3 {
+                    break;
+                }
+            }
+            best.map(|(_, position)| idle.remove(position))
+        });
+        let mut taken = taken.flatten()?;
+        taken.untouched = false;
+        Some(taken)
     }
 
     /// Unmaps what waits. Returns whether there was anything.
     fn release_idle() -> bool {
-        let waiting = idle().map(|mut idle| std::mem::take(&mut *idle)).unwrap_or_default();
+        let waiting = with_idle(std::mem::take).unwrap_or_default();
         // Not dropped, which would keep them.
         waiting.into_iter().map(Self::unmap).count() > 0
+    }
+
+    /// Unmaps what waits for images of a file: at once, unless other threads make and drop memories meanwhile, of
+    /// which the next does it then.
+    pub(super) fn release_image(file: u64) {
+        for _ in 0..ATTEMPTS {
+            if let Some(gone) = with_idle(|idle| extract(idle, file)) {
+                return gone.into_iter().for_each(Self::unmap);
+            }
+            std::hint::spin_loop();
+        }
+        if CLOSED.compare_exchange(0, file, Ordering::Relaxed, Ordering::Relaxed).is_err() {
+            CLOSED.store(ALL_IMAGES, Ordering::Relaxed);
+        }
+        // It may be free by now.
+        with_idle(|_| ());
     }
 
     /// The first byte.
@@ -158,21 +270,29 @@ impl Reservation {
         Ok(())
     }
 
-    /// Makes a part of an image appear at `at`, readable and writable. Pages
-    /// are shared with the image until they are written to. All
-    /// numbers are multiples of the page size.
-    pub(crate) fn map_image(
-        &mut self,
-        at: usize,
-        image: &ImageFile,
-        range: Range<usize>,
-    ) -> io::Result<()> {
-        let pages = at | range.start | range.end;
-        let end = at.checked_add(range.len());
-        if range.is_empty()
-            || !pages.is_multiple_of(page_size())
-            || range.end > image.length
-            || end.is_none_or(|end| end > self.accessible)
+    /// Makes an image appear, readable and writable. Nothing was written before.
+    fn map_image(&mut self, image: Image<'_>) -> io::Result<()> {
+        // Until all of it is there, and for good if it has too many parts to wait.
+        self.contents = Contents::Other;
+        for run in image.runs {
+            self.map_run(image, run)?;
+        }
+        if image.may_wait() {
+            self.contents = Contents::Image(image.key());
+        }
+        Ok(())
+    }
+
+    fn map_run(&mut self, image: Image<'_>, run: &ImageRun) -> io::Result<()> {
+        let file = image.file;
+        let pages = |bytes: usize| bytes.checked_next_multiple_of(page_size());
+        let length = pages(run.bytes.len()).unwrap_or(usize::MAX);
+        let is_within =
+            |start: usize, size| start.checked_add(length).is_some_and(|end| end <= size);
+        if length == 0
+            || !(run.at | run.bytes.start).is_multiple_of(page_size())
+            || !is_within(run.bytes.start, file.length)
+            || !is_within(run.at, self.accessible)
         {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -181,25 +301,56 @@ impl Reservation {
         // affects nobody else. The file cannot shrink (it is sealed).
         unsafe {
             rustix::mm::mmap(
-                self.start.as_ptr().add(at).cast(),
-                range.len(),
+                self.start.as_ptr().add(run.at).cast(),
+                length,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::FIXED,
-                &image.file,
-                range.start as u64,
+                &file.file,
+                run.bytes.start as u64,
             )
         }?;
-        self.has_image = true;
         Ok(())
     }
 
-    /// Gives the contents back to the system, such that all bytes are zero again.
+    /// Makes all of it inaccessible, and zero, whatever it was.
+    fn clear(&mut self) -> io::Result<()> {
+        if self.accessible > 0 {
+            // For good, if the system refuses.
+            self.contents = Contents::Other;
+            // SAFETY: the range lies in this reservation, which is exclusively borrowed, so replacing what
+            // is mapped there affects nobody else.
+            unsafe {
+                rustix::mm::mmap_anonymous(
+                    self.start.as_ptr().cast(),
+                    self.accessible,
+                    ProtFlags::empty(),
+                    MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
+                )
+            }?;
+        }
+        self.accessible = 0;
+        self.contents = Contents::Zeros;
+        Ok(())
+    }
+
+    /// Whether it is, or was until somebody wrote to it, an image.
+    pub(crate) fn has_image(&self) -> bool {
+        self.contents != Contents::Zeros
+    }
+
+    /// Says that nobody wrote to it, by whatever way, since it was made: only then it is not given back to the
+    /// system before it waits, and the next memory finds it as it is.
+    pub(crate) fn vouch_untouched(&mut self) {
+        self.untouched = true;
+    }
+
+    /// Gives what was written back to the system, such that all bytes are again what `contents` says.
     fn forget_contents(&mut self) -> io::Result<()> {
-        if self.accessible == 0 {
+        if self.accessible == 0 || self.untouched {
             return Ok(());
         }
         // SAFETY: the range lies in this reservation, which is exclusively borrowed
-        // and private: its pages are dropped, and read as zero from then on.
+        // and private: its pages are dropped, and read as zero, or as the file that is mapped, from then on.
         unsafe {
             let start = self.start.as_ptr().cast();
             rustix::mm::madvise(start, self.accessible, Advice::LinuxDontNeed)
@@ -208,7 +359,9 @@ impl Reservation {
     }
 
     fn is_worth_keeping(&self) -> bool {
-        self.length >= MIN_IDLE_LENGTH && self.accessible <= MAX_IDLE_ACCESSIBLE && !self.has_image
+        self.length >= MIN_IDLE_LENGTH
+            && self.accessible <= MAX_IDLE_ACCESSIBLE
+            && self.contents != Contents::Other
     }
 
     fn unmap(self) {
@@ -223,20 +376,22 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let mut this = Self { ..*self };
-        if this.is_worth_keeping()
-            && this.forget_contents().is_ok()
-            && let Some(mut idle) = idle()
-            && idle.len() < MAX_IDLE
-        {
-            idle.push(this);
-            return;
+        if !this.is_worth_keeping() || this.forget_contents().is_err() {
+            return this.unmap();
         }
-        this.unmap();
+        let mut this = Some(this);
+        with_idle(|idle| {
+            if idle.len() < MAX_IDLE {
+                idle.extend(this.take());
+            }
+        });
+        this.into_iter().for_each(Self::unmap);
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{ImageFile, ImageRun};
     use super::*;
 
     const LENGTH: usize = MIN_IDLE_LENGTH + (1 << 20);
@@ -247,15 +402,80 @@ mod tests {
         unsafe { std::slice::from_raw_parts_mut(start, reservation.accessible) }
     }
 
+    /// An image of one page, at the second page of memory 0.
+    fn image_file(byte: u8) -> ImageFile {
+        let page = page_size();
+        ImageFile::new(&vec![byte; page], vec![ImageRun { memory: 0, at: page, bytes: 0..page }])
+            .unwrap()
+    }
+
+    fn waiting_for(file: &ImageFile) -> usize {
+        let key = file.image(0).unwrap().key();
+        loop {
+            let count = |idle: &mut Vec<Reservation>| {
+                idle.iter().filter(|waiting| waiting.contents == Contents::Image(key)).count()
+            };
+            if let Some(count) = with_idle(count) {
+                return count;
+            }
+        }
+    }
+
     #[test]
     fn whatever_was_in_a_reservation_it_begins_as_zeros() {
         for accessible in [65536, 65536, 131_072, 4096, 0, 65536] {
             for _ in 0..3 {
-                let mut reservation = Reservation::new(LENGTH, accessible).unwrap();
+                let mut reservation = Reservation::new(LENGTH, accessible, None).unwrap();
                 assert_eq!(reservation.accessible, accessible);
                 assert!(bytes(&mut reservation).iter().all(|byte| *byte == 0));
                 bytes(&mut reservation).fill(7);
             }
         }
+    }
+
+    #[test]
+    fn whatever_was_in_a_reservation_it_begins_as_its_image_or_as_zeros() {
+        let (first, second) = (image_file(1), image_file(2));
+        let page = page_size();
+        for round in 0..30 {
+            for (file, wanted) in [(Some(&first), 1), (None, 0), (Some(&second), 2)] {
+                let image = file.and_then(|file| file.image(0));
+                let mut reservation = Reservation::new(LENGTH, 4 * page, image).unwrap();
+                let wanted = if reservation.has_image() { wanted } else { 0 };
+                let found = bytes(&mut reservation);
+                assert_eq!(found.len(), 4 * page);
+                assert!(found[page..2 * page].iter().all(|byte| *byte == wanted));
+                assert!(found[..page].iter().chain(&found[2 * page..]).all(|byte| *byte == 0));
+                match round % 3 {
+                    0 => reservation.vouch_untouched(),
+                    1 => found.fill(9),
+                    _ => {
+                        reservation.commit(8 * page).unwrap();
+                        bytes(&mut reservation).fill(9);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn an_image_that_is_closed_while_the_lock_is_held_is_released_later() {
+        let file = image_file(3);
+        let key = Contents::Image(file.image(0).unwrap().key());
+        // Until one waits: others test here, too.
+        while waiting_for(&file) == 0 {
+            drop(Reservation::new(LENGTH, 4 * page_size(), file.image(0)).unwrap());
+        }
+        let held = loop {
+            if let Ok(held) = IDLE.try_lock() {
+                break held;
+            }
+        };
+        drop(file);
+        assert!(held.iter().any(|waiting| waiting.contents == key));
+        drop(held);
+        while with_idle(|idle| assert!(idle.iter().all(|waiting| waiting.contents != key)))
+            .is_none()
+        {}
     }
 }

@@ -16,7 +16,7 @@ use super::space::Space;
 use super::stable::Stable;
 use crate::error::Error;
 use crate::shared_memory::SharedMemory;
-use crate::sys::ImageFile;
+use crate::sys::Image;
 
 /// A linear memory that belongs to one store. Always in a `Stable`, since `definition` is pointed to.
 #[derive(Debug)]
@@ -25,6 +25,8 @@ pub(crate) struct VmMemory {
     definition: VmMemoryDefinition,
     space: Space,
     guarded: bool,
+    /// Whether the host or a builtin may have written to it.
+    written: bool,
     ty: MemoryType,
 }
 
@@ -60,15 +62,19 @@ pub(super) fn grown(ty: &MemoryType, old: u64, delta: u64, limit: u64) -> Option
 }
 
 impl VmMemory {
-    /// Creates a memory of the type's minimum size, zeroed.
-    pub(crate) fn new(ty: &MemoryType, guarded: bool) -> Result<Self, Error> {
+    /// Creates a memory of the type's minimum size: zeroed, or as the image if the space has it.
+    pub(crate) fn new(
+        ty: &MemoryType,
+        guarded: bool,
+        image: Option<Image<'_>>,
+    ) -> Result<Self, Error> {
         let length = minimum(ty)?;
-        let space = Space::new(ty, length, guarded)?;
+        let space = Space::new(ty, length, guarded, image)?;
         let definition = VmMemoryDefinition {
             base: space.start().as_ptr(),
             byte_length: AtomicUsize::new(length),
         };
-        Ok(Self { definition, space, guarded, ty: *ty })
+        Ok(Self { definition, space, guarded, written: false, ty: *ty })
     }
 
     /// Grows by `delta` pages; returns the old size in pages, or `None` if the
@@ -77,6 +83,8 @@ impl VmMemory {
         let old = self.bytes().len() as u64 / self.ty.page_size();
         if delta > 0 {
             let length = grown(&self.ty, old, delta, limit)?;
+            // It may move, and that is to write.
+            self.written = true;
             self.space.commit(length).ok()?;
             self.definition.base = self.space.start().as_ptr();
             *self.definition.byte_length.get_mut() = length;
@@ -93,6 +101,7 @@ impl VmMemory {
     }
 
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.written = true;
         let VmMemoryDefinition { base, byte_length } = &mut self.definition;
         // SAFETY: as in `bytes`, and `&mut self` is exclusive.
         unsafe { std::slice::from_raw_parts_mut(*base, *byte_length.get_mut()) }
@@ -107,13 +116,35 @@ pub(crate) enum StoreMemory {
 }
 
 impl StoreMemory {
-    /// Creates a memory of the type's minimum size, zeroed.
-    pub(crate) fn new(ty: &MemoryType, guarded: bool) -> Result<Self, Error> {
+    /// Creates a memory of the type's minimum size: zeroed, or as the image if [`StoreMemory::has_image`].
+    pub(crate) fn new(
+        ty: &MemoryType,
+        guarded: bool,
+        image: Option<Image<'_>>,
+    ) -> Result<Self, Error> {
         Ok(if ty.shared {
             Self::Shared(SharedMemory::from_vm(VmSharedMemory::new(ty, guarded)?))
         } else {
-            Self::Own(Stable::new(VmMemory::new(ty, guarded)?))
+            Self::Own(Stable::new(VmMemory::new(ty, guarded, image)?))
         })
+    }
+
+    /// Whether it began as the image that it was made with.
+    pub(crate) fn has_image(&self) -> bool {
+        match self {
+            Self::Own(memory) => memory.space.has_image(),
+            Self::Shared(_) => false,
+        }
+    }
+
+    /// Says that no compiled code that could reach the memory ever ran. If the host did not write to it either,
+    /// it is as it began.
+    pub(crate) fn vouch_no_code_ran(&mut self) {
+        if let Self::Own(memory) = self
+            && !memory.written
+        {
+            memory.space.vouch_untouched();
+        }
     }
 
     /// The definition, for compiled code. Its address never changes.
@@ -200,20 +231,6 @@ impl StoreMemory {
         }
     }
 
-    /// See [`Space::map_image`].
-    pub(crate) fn map_image(
-        &mut self,
-        start: u64,
-        image: &ImageFile,
-        range: Range<usize>,
-    ) -> Option<()> {
-        match self {
-            Self::Own(memory) => memory.space.map_image(start, image, range),
-            // It is copied once for all stores.
-            Self::Shared(_) => None,
-        }
-    }
-
     /// `memory.fill`. `None` if it is out of bounds.
     pub(crate) fn fill(&mut self, start: u64, value: u8, length: u64) -> Option<()> {
         match self {
@@ -272,6 +289,9 @@ pub(crate) fn copy(
     };
     let (to, length, shared_target) = span(target, to)?;
     let (from, _, shared_source) = span(source, from)?;
+    if let StoreMemory::Own(memory) = &mut memories[target as usize] {
+        memory.written = true;
+    }
     // SAFETY: both ranges are committed, and stay so: no memory shrinks, and one that may
     // move does so only by `&mut` of it, which this function has. Nobody
     // has a reference to the bytes of a memory of this store, which is borrowed exclusively;
@@ -303,7 +323,7 @@ mod tests {
     use super::*;
 
     fn memory(min: u64, max: Option<u64>, guarded: bool) -> VmMemory {
-        VmMemory::new(&MemoryType::new(Limits { min, max }), guarded).unwrap()
+        VmMemory::new(&MemoryType::new(Limits { min, max }), guarded, None).unwrap()
     }
 
     #[test]
@@ -337,7 +357,7 @@ mod tests {
                 {
                     let limits = Limits { min: 1, max: Some(9) };
                     let ty = MemoryType { limits, index, page_size_log2, shared };
-                    let mut memory = StoreMemory::new(&ty, guarded).unwrap();
+                    let mut memory = StoreMemory::new(&ty, guarded, None).unwrap();
                     memory.fill(0, 5, ty.page_size()).unwrap();
                     assert_eq!(memory.fill(1, 5, ty.page_size()), None, "{ty}");
                     assert_eq!(memory.grow(8, u64::MAX), Some(1), "{ty}");
@@ -354,14 +374,39 @@ mod tests {
     }
 
     #[test]
+    fn whatever_may_have_written_to_a_memory_is_noted() {
+        type Use = fn(&mut [StoreMemory]);
+        let uses: [(bool, Use); 9] = [
+            (false, |_| ()),
+            (false, |all| assert_eq!(all[0].read(0, &mut [1; 9]), Some(()))),
+            (false, |all| assert_eq!(all[0].bytes().unwrap()[0], 0)),
+            (false, |all| assert_eq!(all[0].grow(0, u64::MAX), Some(1))),
+            (true, |all| assert_eq!(all[0].grow(1, u64::MAX), Some(1))),
+            (true, |all| all[0].bytes_mut().unwrap()[9] = 1),
+            (true, |all| assert_eq!(all[0].fill(0, 1, 9), Some(()))),
+            (true, |all| assert_eq!(all[0].init(0, b"bytes", 0, 5), Some(()))),
+            (true, |all| assert_eq!(copy(all, (0, 0), (1, 5), 9), Some(()))),
+        ];
+        let ty = MemoryType::new(Limits { min: 1, max: None });
+        for (number, (wanted, used)) in uses.into_iter().enumerate() {
+            let mut all = [(); 2].map(|()| StoreMemory::new(&ty, true, None).unwrap());
+            used(&mut all);
+            let [StoreMemory::Own(target), StoreMemory::Own(source)] = &all else {
+                panic!("they are not shared");
+            };
+            assert_eq!((target.written, source.written), (wanted, false), "{number}");
+        }
+    }
+
+    #[test]
     fn impossible_sizes_are_refused() {
         let ty = MemoryType {
             index: IndexType::I64,
             ..MemoryType::new(Limits { min: 1 << 48, max: None })
         };
-        assert!(matches!(VmMemory::new(&ty, true), Err(Error::MemoryLimit { .. })));
+        assert!(matches!(VmMemory::new(&ty, true, None), Err(Error::MemoryLimit { .. })));
         let ty = MemoryType { page_size_log2: 3, ..ty };
-        assert!(matches!(VmMemory::new(&ty, true), Err(Error::MemoryType { .. })));
+        assert!(matches!(VmMemory::new(&ty, true, None), Err(Error::MemoryType { .. })));
         let mut memory = memory(1, None, true);
         assert_eq!(memory.grow(u64::MAX, u64::MAX), None);
         assert_eq!(memory.grow(65536, u64::MAX), None);

@@ -51,7 +51,8 @@ impl VmSharedMemory {
             return Err(Error::MemoryType { problem: "the memory is not shared" });
         }
         let length = minimum(ty)?;
-        let space = Space::new(ty, length, guarded)?;
+        // An image of it is copied, once for all stores.
+        let space = Space::new(ty, length, guarded, None)?;
         let definition = VmMemoryDefinition {
             base: space.start().as_ptr(),
             byte_length: AtomicUsize::new(length),

@@ -2,7 +2,6 @@
 //! accessible, and what is certain to be inaccessible behind that.
 
 use std::io;
-use std::ops::Range;
 use std::ptr::NonNull;
 
 use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
@@ -10,7 +9,7 @@ use cwasm_artifact::abi::vmctx::{GUARD_SIZE, GUARDED_SPACE};
 use cwasm_artifact::types::MemoryType;
 
 use crate::error::Error;
-use crate::sys::{self, ImageFile, Reservation};
+use crate::sys::{self, Image, Reservation};
 
 /// What is reserved at once for a memory with 64-bit addresses that need not end there.
 const FIRST_RESERVATION: u64 = GUARDED_SPACE - GUARD_SIZE;
@@ -33,9 +32,14 @@ pub(crate) struct Space {
 }
 
 impl Space {
-    /// Reserves space for a memory, with `length` bytes that are accessible and zero.
-    /// `guarded` if code may rely on the guard.
-    pub(crate) fn new(ty: &MemoryType, length: usize, guarded: bool) -> Result<Self, Error> {
+    /// Reserves space for a memory, with `length` bytes that are accessible: zero, or as the image if
+    /// [`Space::has_image`]. `guarded` if code may rely on the guard.
+    pub(crate) fn new(
+        ty: &MemoryType,
+        length: usize,
+        guarded: bool,
+        image: Option<Image<'_>>,
+    ) -> Result<Self, Error> {
         let style = MemoryStyle::of(ty, !guarded);
         let length = length as u64;
         let largest = ty.limits.max.and_then(|max| ty.bytes(max)).unwrap_or(u64::MAX);
@@ -48,13 +52,18 @@ impl Space {
         };
         let guard = if style == MemoryStyle::Checked { 0 } else { GUARD_SIZE };
         let fixed = base_is_constant(ty, !guarded);
-        Self::reserve(capacity, guard, fixed, length).map_err(|source| Error::MemoryReservation {
-            bytes: capacity.saturating_add(guard),
-            source,
+        Self::reserve(capacity, guard, fixed, length, image).map_err(|source| {
+            Error::MemoryReservation { bytes: capacity.saturating_add(guard), source }
         })
     }
 
-    fn reserve(capacity: u64, guard: u64, fixed: bool, accessible: u64) -> io::Result<Self> {
+    fn reserve(
+        capacity: u64,
+        guard: u64,
+        fixed: bool,
+        accessible: u64,
+        image: Option<Image<'_>>,
+    ) -> io::Result<Self> {
         let pages = |bytes: u64| {
             usize::try_from(bytes)
                 .ok()
@@ -63,7 +72,7 @@ impl Space {
         let sizes = pages(capacity).zip(pages(guard)).zip(pages(accessible));
         let ((capacity, guard), committed) = sizes.ok_or(io::ErrorKind::OutOfMemory)?;
         let total = capacity.checked_add(guard).ok_or(io::ErrorKind::OutOfMemory)?;
-        let reservation = Reservation::new(total, committed)?;
+        let reservation = Reservation::new(total, committed, image)?;
         Ok(Self { reservation, committed, capacity, guard, fixed })
     }
 
@@ -95,7 +104,7 @@ impl Space {
         // Room to grow, so that growing page by page costs linear time.
         let capacity = capacity.max(self.capacity.saturating_mul(2));
         let larger =
-            Self::reserve(capacity as u64, self.guard as u64, false, self.committed as u64)?;
+            Self::reserve(capacity as u64, self.guard as u64, false, self.committed as u64, None)?;
         // SAFETY: both ranges are committed, and belong to different mappings. Only
         // memories of one store move, and `&mut self` shows that nobody uses it.
         let (old, new) = unsafe {
@@ -115,22 +124,13 @@ impl Space {
         Ok(())
     }
 
-    /// Lets the memory begin as a part of an image at `start`, copy-on-write.
-    /// `None` if that is impossible, and the bytes must be copied.
-    ///
-    /// Only for a memory that nothing was written to yet: what is in the last
-    /// page behind the image becomes zero.
-    pub(crate) fn map_image(
-        &mut self,
-        start: u64,
-        image: &ImageFile,
-        range: Range<usize>,
-    ) -> Option<()> {
-        let start = usize::try_from(start).ok()?;
-        let pages = range.start..range.end.next_multiple_of(sys::page_size());
-        if start.checked_add(pages.len())? > self.committed {
-            return None;
-        }
-        self.reservation.map_image(start, image, pages).ok()
+    /// Whether it began as an image, which need not be copied then.
+    pub(crate) fn has_image(&self) -> bool {
+        self.reservation.has_image()
+    }
+
+    /// See [`Reservation::vouch_untouched`].
+    pub(crate) fn vouch_untouched(&mut self) {
+        self.reservation.vouch_untouched();
     }
 }

@@ -1,0 +1,157 @@
+//! Images of memories: bytes that memories can begin as, without a copy.
+//!
+//! They are in an anonymous file that nobody can change any more, of which memories map
+//! private copies. A reservation that waits to be used again may still map an image. It is known by the
+//! number of the file, which no other file ever gets; and it is released when the file is closed.
+
+use std::io;
+use std::ops::Range;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use rustix::fd::OwnedFd;
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use super::{Reservation, file_size_limit, page_size};
+
+/// From this size on, to map an image is quicker than to copy it, also if it must be mapped each time.
+const LARGE: usize = 128 << 10;
+
+/// An image of more runs of pages is not kept mapped, as each is a mapping of its own, of which
+/// a process may have some ten thousand.
+const MAX_KEPT_RUNS: usize = 8;
+
+/// How many files of small images there are at most: each is an open file of the process.
+const MAX_SMALL_FILES: usize = 128;
+
+static SMALL_FILES: AtomicUsize = AtomicUsize::new(0);
+
+/// A run of bytes that a memory begins with.
+#[derive(Clone, Debug)]
+pub(crate) struct ImageRun {
+    pub(crate) memory: u32,
+    /// Where it begins in the memory.
+    pub(crate) at: usize,
+    /// Where it is in the file.
+    pub(crate) bytes: Range<usize>,
+}
+
+/// The images of the memories of a module.
+#[derive(Debug)]
+pub(crate) struct ImageFile {
+    /// No other file of this process has it, also none that is closed.
+    id: u64,
+    pub(super) file: OwnedFd,
+    /// In bytes; whole pages.
+    pub(super) length: usize,
+    /// By memory, and then in the order in which they are written.
+    runs: Box<[ImageRun]>,
+    /// What makes it one of few, if it is small.
+    _small: Option<SmallFile>,
+}
+
+impl ImageFile {
+    /// Whether images of this many bytes are better mapped than copied even if that is for one memory only.
+    pub(crate) fn is_large(length: usize) -> bool {
+        length >= LARGE
+    }
+
+    /// Whether there could be a file for images of this many bytes in so many runs.
+    pub(crate) fn is_possible(length: usize, runs: usize) -> bool {
+        Self::is_large(length) || runs > 0 && runs <= MAX_KEPT_RUNS
+    }
+
+    /// A file with these bytes, filled up with zeros to whole pages.
+    pub(crate) fn new(bytes: &[u8], mut runs: Vec<ImageRun>) -> io::Result<Self> {
+        let small = match Self::is_large(bytes.len()) {
+            true => None,
+            false => Some(SmallFile::new().ok_or(io::ErrorKind::QuotaExceeded)?),
+        };
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        let file = rustix::fs::memfd_create(c"cwasm-images", flags)?;
+        let length = bytes.len().next_multiple_of(page_size());
+        // To exceed the limit is a signal that ends the process, and no error.
+        if length as u64 > file_size_limit() {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        rustix::fs::ftruncate(&file, length as u64)?;
+        let mut written = 0;
+        while written < bytes.len() {
+            match rustix::io::pwrite(&file, &bytes[written..], written as u64) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => written += count,
+                Err(rustix::io::Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
+        rustix::fs::fcntl_add_seals(&file, seals)?;
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        runs.retain(|run| !run.bytes.is_empty());
+        runs.sort_by_key(|run| run.memory);
+        Ok(Self { id, file, length, runs: runs.into(), _small: small })
+    }
+
+    /// The image of a memory, if it has one.
+    pub(crate) fn image(&self, memory: u32) -> Option<Image<'_>> {
+        let start = self.runs.partition_point(|run| run.memory < memory);
+        let end = self.runs.partition_point(|run| run.memory <= memory);
+        let runs = &self.runs[start..end];
+        (!runs.is_empty()).then_some(Image { file: self, memory, runs })
+    }
+}
+
+impl Drop for ImageFile {
+    fn drop(&mut self) {
+        // No memory that is in use maps it: stores go before the artifacts that they use.
+        Reservation::release_image(self.id);
+    }
+}
+
+/// What tells images apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct ImageKey {
+    pub(super) file: u64,
+    memory: u32,
+}
+
+/// The image of one memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Image<'a> {
+    pub(super) file: &'a ImageFile,
+    memory: u32,
+    pub(super) runs: &'a [ImageRun],
+}
+
+impl Image<'_> {
+    pub(super) fn key(&self) -> ImageKey {
+        ImageKey { file: self.file.id, memory: self.memory }
+    }
+
+    /// Whether address space that maps it may wait to be used again.
+    pub(super) fn may_wait(&self) -> bool {
+        self.runs.len() <= MAX_KEPT_RUNS
+    }
+
+    /// Whether to map it is worth it even if that must be done each time.
+    pub(super) fn is_large(&self) -> bool {
+        ImageFile::is_large(self.file.length)
+    }
+}
+
+/// The right to one of the few files of small images.
+#[derive(Debug)]
+struct SmallFile;
+
+impl SmallFile {
+    fn new() -> Option<Self> {
+        let more = |count| (count < MAX_SMALL_FILES).then_some(count + 1);
+        SMALL_FILES.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok().map(|_| Self)
+    }
+}
+
+impl Drop for SmallFile {
+    fn drop(&mut self) {
+        SMALL_FILES.fetch_sub(1, Ordering::Relaxed);
+    }
+}
