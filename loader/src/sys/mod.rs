@@ -1,21 +1,23 @@
 //! What the loader asks of the operating system, one small module per
 //! platform: address space, page protection, faults as signals, the bounds
-//! of a thread's stack, and directories by descriptor.
+//! of a thread's stack, and directories by descriptor. And what is asked of the processor: [`leaf_pair`].
 //!
-//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`], [`protect_absent`], [`install_code`],
+//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`protect_code`], [`protect_absent`], [`install`],
 //! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
 mod dir;
+mod leaves;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
 mod reservation;
 #[cfg(target_os = "linux")]
 pub(crate) use dir::{Dir, Facts, Kind, effective_user};
+pub(crate) use leaves::leaf_pair;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Fault, ImageFile, ensure_signal_stack, install_code, install_fault_handler, page_size,
+    Access, Fault, ImageFile, ensure_signal_stack, install, install_fault_handler, page_size,
     protect_absent, protect_code, thread_stack,
 };
 #[cfg(target_os = "linux")]
