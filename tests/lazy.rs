@@ -66,10 +66,12 @@ static LATE_PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
         (func $throw (export "throw") (param i32) (result i32)
             (if (local.get 0) (then (throw $t (local.get 0)))) (i32.const 0))"#,
     );
-    for number in 0..150 {
+    for number in 0..200 {
         text += &format!("(func $f{number}{long} (param i32) (result i32) (local $x i32)");
-        for _ in 0..90 {
-            text += "(local.set $x (i32.add (local.get $x) (call $divide (i32.const 1000) (local.get 0))))";
+        for step in 0..150 {
+            text += &format!(
+                "(local.set $x (i32.add (local.get $x) (call $divide (i32.const {step}) (local.get 0))))"
+            );
         }
         for step in 0..60 {
             text += &format!(
@@ -457,7 +459,6 @@ fn a_trap_whose_kind_is_gone_is_lost_and_no_more() {
     for cut in [false, true] {
         let file = Program::of(&LATE_PROGRAM);
         let artifact = file.load_lazily();
-        artifact.lazy_parts();
         // The code is there, and what comes after it is not.
         for (name, argument) in [("inner", 1), ("catch", 0), ("throw", 0)] {
             call_late(&artifact, name, argument, no_host).unwrap();
