@@ -8,11 +8,14 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_artifact::builder::reseal;
-use cwasm_artifact::check::Deferred;
+use cwasm_artifact::check::{Deferred, Part};
 use cwasm_artifact::header::{
     CHUNK_SIZE, HEADER_OFFSET, Header, LEAVES_OFFSET, Section, SectionRange,
 };
-use cwasm_loader::{Artifact, Digest, Engine, Error, Instance, Linker, LoadError, Store, Trust};
+use cwasm_loader::{
+    Artifact, Caller, Digest, Engine, Error, Frame, HostError, Instance, Linker, LoadError, Store,
+    Trust,
+};
 use cwasm_tests::compile;
 use cwasm_tests::fault::process::all_mappings;
 
@@ -52,16 +55,77 @@ static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     compile(&text)
 });
 
-/// The program in a file.
+/// A program with much of what only traps, exceptions and backtraces need: each of these sections has chunks of its own.
+/// `inner` traps in a function that was copied into it, `catch` catches an exception, `throw` does not,
+/// `host` calls the host, and `unreachable` traps.
+static LATE_PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let long = "x".repeat(1500);
+    let mut text = String::from(
+        r#"(module $late (import "host" "f" (func $host)) (tag $t (param i32)) (tag $other)
+        (func $divide (param i32 i32) (result i32) (i32.div_u (local.get 0) (local.get 1)))
+        (func $throw (export "throw") (param i32) (result i32)
+            (if (local.get 0) (then (throw $t (local.get 0)))) (i32.const 0))"#,
+    );
+    for number in 0..200 {
+        text += &format!("(func $f{number}{long} (param i32) (result i32) (local $x i32)");
+        for step in 0..150 {
+            text += &format!(
+                "(local.set $x (i32.add (local.get $x) (call $divide (i32.const {step}) (local.get 0))))"
+            );
+        }
+        for step in 0..60 {
+            text += &format!(
+                "(block $b (result i32) (try_table (catch $t $b) (drop (call $throw (i32.eq (local.get $x) (i32.const {step}))))) (i32.const 1))
+                (local.set $x (i32.add (local.get $x)))"
+            );
+        }
+        text += "(local.get $x))";
+    }
+    text += &format!(
+        r#"(func (export "inner") (param i32) (result i32) (call $f70{long} (local.get 0)))
+        (func (export "catch") (param i32) (result i32)
+            (block $b (result i32)
+                (try_table (result i32) (catch $t $b) (call $throw (local.get 0)))))
+        (func (export "host") (param i32) (result i32) (call $host) (i32.const 1))
+        (func (export "unreachable") (param i32) (result i32) unreachable))"#
+    );
+    compile(&text)
+});
+
+/// The sections of it that have chunks of their own, and the bytes of these.
+fn late_sections() -> [(Section, std::ops::Range<usize>); 4] {
+    let header = Header::of(&LATE_PROGRAM).unwrap();
+    let deferred = Deferred::of(header);
+    cwasm_artifact::check::LATE.map(|section| {
+        let range = header.section(section).within(LATE_PROGRAM.len()).unwrap();
+        // Chunks that are this section's alone.
+        let first = range.start.next_multiple_of(CHUNK_SIZE);
+        let end = range.end / CHUNK_SIZE * CHUNK_SIZE;
+        assert!(first < end, "{section:?} has no chunk of its own");
+        assert_eq!(deferred.part(first / CHUNK_SIZE), Part::Late);
+        (section, first..end)
+    })
+}
+
+/// A program in a file.
 struct Program {
     folder: tempfile::TempDir,
 }
 
 impl Program {
     fn new() -> Self {
+        Self::of(&PROGRAM)
+    }
+
+    fn of(bytes: &[u8]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("program.cwasm"), &*PROGRAM).unwrap();
+        fs::write(folder.path().join("program.cwasm"), bytes).unwrap();
         Self { folder }
+    }
+
+    fn load_lazily(&self) -> Artifact {
+        let digest = Digest::stated_in(&fs::read(self.path()).unwrap()).unwrap();
+        Artifact::load_lazily(self.path(), &Trust::digest(digest)).unwrap()
     }
 
     fn path(&self) -> PathBuf {
@@ -73,10 +137,19 @@ fn trust() -> Trust {
     Trust::digest(Digest::stated_in(&PROGRAM).unwrap())
 }
 
-/// The bytes of the file that are loaded lazily.
+/// The bytes of the chunks of a file that are loaded lazily, of one kind. They lie together.
+fn chunks(file: &[u8], part: Part) -> std::ops::Range<usize> {
+    let deferred = Deferred::of(Header::of(file).unwrap());
+    let is = |found: &Part| *found == part;
+    let Some(first) = deferred.parts().iter().position(is) else { return 0..0 };
+    let last = deferred.parts().iter().rposition(is).unwrap();
+    assert!(deferred.parts()[first..=last].iter().all(is));
+    first * CHUNK_SIZE..((last + 1) * CHUNK_SIZE).min(file.len())
+}
+
+/// The chunks of code that are loaded lazily.
 fn deferred() -> std::ops::Range<usize> {
-    let leaves = Deferred::of(Header::of(&PROGRAM).unwrap()).code;
-    leaves.start * CHUNK_SIZE..leaves.end * CHUNK_SIZE
+    chunks(&PROGRAM, Part::Code)
 }
 
 fn start<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) -> Instance<'code> {
@@ -179,7 +252,7 @@ fn what_was_changed_before_it_was_needed_never_runs() {
     let f0 = call(&mut store, instance, "f0", 1).unwrap();
     // Every chunk is changed; those that are there stay what they are.
     for at in deferred().step_by(CHUNK_SIZE) {
-        overwrite(&file.path(), at + 100);
+        overwrite(&file.path(), at + 8192);
     }
     assert_eq!(call(&mut store, instance, "f0", 1).unwrap(), f0);
     for _ in 0..2 {
@@ -229,7 +302,7 @@ fn a_file_that_was_cut_is_an_error_and_one_that_was_deleted_is_none() {
 #[test]
 fn what_is_wrong_from_the_beginning_is_refused() {
     let lazy = deferred();
-    for at in [70, 700, lazy.start - 1, lazy.end + 1] {
+    for at in [70, 700, LEAVES_OFFSET + 3, lazy.end + 1] {
         let file = Program::new();
         overwrite(&file.path(), at);
         let result = Artifact::load_lazily(file.path(), &trust());
@@ -304,4 +377,235 @@ fn no_page_is_ever_writable_and_executable() {
         call(&mut store, instance, name, 1).unwrap();
         assert!(all_mappings().iter().all(|mapping| !mapping.is_writable_code()));
     }
+}
+
+/// Calls a function of [`LATE_PROGRAM`] in a new store; the host does `host`.
+fn call_late(
+    artifact: &Artifact,
+    name: &str,
+    argument: i32,
+    host: fn() -> Result<(), HostError>,
+) -> Result<i32, Error> {
+    let engine = Engine::default();
+    let mut store = Store::new(&engine, ());
+    let mut linker = Linker::new(&engine);
+    linker.func("host", "f", move |_: Caller<'_, '_, ()>| host()).unwrap();
+    let instance = linker.instantiate(&mut store, artifact).unwrap();
+    let result = call(&mut store, instance, name, argument);
+    // Whatever it was, the store can be used.
+    assert_eq!(call(&mut store, instance, "throw", 0).unwrap(), 0);
+    result
+}
+
+/// What can be seen of how a call ended.
+fn seen(result: Result<i32, Error>) -> String {
+    let show = |frames: &[Frame]| {
+        let show = |frame: &Frame| {
+            let Frame { module, func_index, func_name, wasm_offset, .. } = frame;
+            format!("{module:?} {func_index} {func_name:?} {wasm_offset:?}")
+        };
+        frames.iter().map(show).collect::<Vec<_>>().join(", ")
+    };
+    match result {
+        Ok(value) => value.to_string(),
+        Err(Error::Trap(trap)) => format!("{:?}: {}", trap.kind(), show(trap.frames())),
+        Err(Error::Exception(exception)) => format!("exception: {}", show(exception.frames())),
+        Err(Error::CodeLost(_)) => "lost".to_owned(),
+        Err(other) => other.to_string(),
+    }
+}
+
+const LATE_CALLS: [(&str, i32); 7] = [
+    ("inner", 0),
+    ("inner", 1),
+    ("catch", 5),
+    ("catch", 0),
+    ("throw", 3),
+    ("host", 0),
+    ("unreachable", 0),
+];
+
+fn no_host() -> Result<(), HostError> {
+    Err("the host refuses".into())
+}
+
+#[test]
+fn what_only_traps_need_is_the_same_when_it_is_loaded_late() {
+    late_sections();
+    let file = Program::of(&LATE_PROGRAM);
+    let digest = Digest::stated_in(&LATE_PROGRAM).unwrap();
+    let eager = Artifact::load(file.path(), &Trust::digest(digest)).unwrap();
+    for (name, argument) in LATE_CALLS {
+        // Each is the first to need anything.
+        let lazy = file.load_lazily();
+        let wanted = seen(call_late(&eager, name, argument, no_host));
+        assert_eq!(seen(call_late(&lazy, name, argument, no_host)), wanted, "{name}");
+        assert_eq!(seen(call_late(&lazy, name, argument, no_host)), wanted, "{name} again");
+        lazy.load_rest().unwrap();
+        assert_eq!(seen(call_late(&lazy, name, argument, no_host)), wanted, "{name} in the end");
+    }
+    let inner = seen(call_late(&eager, "inner", 0, no_host));
+    assert!(inner.starts_with("IntegerDivisionByZero") && inner.contains("f70xxx"), "{inner}");
+    assert_eq!(
+        inner.matches("Some(\"late\")").count(),
+        3,
+        "with the function that was copied: {inner}"
+    );
+    assert_eq!(seen(call_late(&eager, "catch", 5, no_host)), "5");
+}
+
+#[test]
+fn a_trap_whose_kind_is_gone_is_lost_and_no_more() {
+    for cut in [false, true] {
+        let file = Program::of(&LATE_PROGRAM);
+        let artifact = file.load_lazily();
+        // The code is there, and what comes after it is not.
+        for (name, argument) in [("inner", 1), ("catch", 0), ("throw", 0)] {
+            call_late(&artifact, name, argument, no_host).unwrap();
+        }
+        let (first, end) = {
+            let late = late_sections();
+            let starts = late.iter().map(|(_, range)| range.start).min().unwrap();
+            (starts, late.iter().map(|(_, range)| range.end).max().unwrap())
+        };
+        if cut {
+            File::options().write(true).open(file.path()).unwrap().set_len(first as u64).unwrap();
+        } else {
+            for at in (first..end).step_by(CHUNK_SIZE) {
+                write(&file.path(), at + 50, LATE_PROGRAM[at + 50] ^ 1);
+            }
+        }
+        for _ in 0..2 {
+            for (name, argument) in LATE_CALLS {
+                let result = call_late(&artifact, name, argument, no_host);
+                let wanted = match (name, argument) {
+                    ("inner", 1) => seen(call_late(&artifact, name, 1, no_host)),
+                    ("catch", 0) => "0".to_owned(),
+                    // Why the host stopped is known without.
+                    ("host", _) => "the host refuses".to_owned(),
+                    _ => "lost".to_owned(),
+                };
+                assert_eq!(seen(result), wanted, "{name} {argument}");
+            }
+        }
+        // A panic of the host goes on, too.
+        let panic = std::panic::catch_unwind(|| {
+            call_late(&artifact, "host", 0, || std::panic::panic_any(17))
+        });
+        assert_eq!(panic.unwrap_err().downcast_ref::<i32>(), Some(&17));
+        assert!(matches!(
+            artifact.load_rest(),
+            Err(LoadError::Changed { .. } | LoadError::Read { .. })
+        ));
+        // Whole again, it goes on.
+        fs::write(file.path(), &*LATE_PROGRAM).unwrap();
+        assert_eq!(seen(call_late(&artifact, "catch", 5, no_host)), "5");
+        assert!(
+            seen(call_late(&artifact, "inner", 0, no_host)).starts_with("IntegerDivisionByZero")
+        );
+        artifact.load_rest().unwrap();
+    }
+}
+
+#[test]
+fn damage_of_a_section_matters_to_those_who_need_it() {
+    for (section, range) in late_sections() {
+        let file = Program::of(&LATE_PROGRAM);
+        let artifact = file.load_lazily();
+        call_late(&artifact, "inner", 1, no_host).unwrap();
+        call_late(&artifact, "throw", 0, no_host).unwrap();
+        for at in range.clone().step_by(CHUNK_SIZE) {
+            write(&file.path(), at + 77, LATE_PROGRAM[at + 77] ^ 0x80);
+        }
+        let trap = seen(call_late(&artifact, "inner", 0, no_host));
+        let caught = seen(call_late(&artifact, "catch", 9, no_host));
+        match section {
+            Section::Sites => assert_eq!((&*trap, &*caught), ("lost", "9")),
+            Section::Handlers => {
+                assert!(trap.starts_with("IntegerDivisionByZero"), "{trap}");
+                assert_eq!(caught, "lost");
+            }
+            // The trap is what it is, and its frames lack something.
+            Section::Inlined => {
+                assert!(trap.starts_with("IntegerDivisionByZero"), "{trap}");
+                assert_eq!(trap.matches("Some(\"late\")").count(), 2, "{trap}");
+                assert_eq!(caught, "9");
+            }
+            _ => {
+                assert!(trap.starts_with("IntegerDivisionByZero"), "{trap}");
+                assert!(!trap.contains("f70xxx") && trap.contains("None"), "{trap}");
+                assert_eq!(caught, "9");
+            }
+        }
+        assert!(matches!(artifact.load_rest(), Err(LoadError::Changed { .. })), "{section:?}");
+    }
+}
+
+#[test]
+fn hostile_metadata_that_were_not_validated_are_harmless() {
+    let header = Header::of(&LATE_PROGRAM).unwrap();
+    let handlers = header.section(Section::Handlers).within(LATE_PROGRAM.len()).unwrap();
+    // Every handler gets a vmctx outside of its frame, no address, or a tag that does not exist; sealed again.
+    for (field, value) in [(16, u32::MAX), (4, u32::MAX), (4, 0x7fff_ffff), (8, 77)] {
+        let mut bytes = LATE_PROGRAM.clone();
+        for record in bytes[handlers.clone()].chunks_exact_mut(20) {
+            record[field..field + 4].copy_from_slice(&value.to_le_bytes());
+        }
+        let trust = Trust::digest(reseal(&mut bytes).unwrap());
+        let file = Program::of(&bytes);
+        let refused = Artifact::load(file.path(), &trust);
+        assert!(matches!(refused, Err(LoadError::Refused(_))), "{field}: {refused:?}");
+        let artifact = Artifact::load_lazily(file.path(), &trust).unwrap();
+        let caught = seen(call_late(&artifact, "catch", 9, no_host));
+        assert!(caught.starts_with("exception"), "{field}: {caught}");
+        assert!(matches!(artifact.load_rest(), Err(LoadError::Refused(_))), "{field}");
+    }
+    // Names that are no text, or lie outside.
+    let functions = header.section(Section::Functions).within(LATE_PROGRAM.len()).unwrap();
+    for (offset, length) in [(u32::MAX, 1), (0, u32::MAX), (u32::MAX, u32::MAX), (90_000, 1 << 20)]
+    {
+        let mut bytes = LATE_PROGRAM.clone();
+        for record in bytes[functions.clone()].chunks_exact_mut(24) {
+            record[16..20].copy_from_slice(&u32::to_le_bytes(offset));
+            record[20..24].copy_from_slice(&u32::to_le_bytes(length));
+        }
+        let trust = Trust::digest(reseal(&mut bytes).unwrap());
+        let file = Program::of(&bytes);
+        assert!(matches!(Artifact::load(file.path(), &trust), Err(LoadError::Refused(_))));
+        let artifact = Artifact::load_lazily(file.path(), &trust).unwrap();
+        let trap = seen(call_late(&artifact, "inner", 0, no_host));
+        assert!(trap.starts_with("IntegerDivisionByZero"), "{trap}");
+        assert!(matches!(artifact.load_rest(), Err(LoadError::Refused(_))));
+    }
+}
+
+#[test]
+fn many_threads_trap_for_the_first_time_at_once() {
+    let file = Program::of(&LATE_PROGRAM);
+    let wanted = LATE_CALLS
+        .map(|(name, argument)| seen(call_late(&file.load_lazily(), name, argument, no_host)));
+    for _ in 0..10 {
+        let artifact = file.load_lazily();
+        let ready = AtomicUsize::new(0);
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let (artifact, wanted, ready) = (&artifact, &wanted, &ready);
+                scope.spawn(move || {
+                    ready.fetch_add(1, Ordering::Relaxed);
+                    while ready.load(Ordering::Relaxed) < 8 {
+                        std::hint::spin_loop();
+                    }
+                    for number in 0..LATE_CALLS.len() {
+                        let number = (number + thread) % LATE_CALLS.len();
+                        let (name, argument) = LATE_CALLS[number];
+                        assert_eq!(
+                            seen(call_late(artifact, name, argument, no_host)),
+                            wanted[number]
+                        );
+                    }
+                });
+            }
+        });
+    }
+    assert!(all_mappings().iter().all(|mapping| !mapping.is_writable_code()));
 }

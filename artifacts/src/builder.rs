@@ -181,27 +181,29 @@ impl Tables {
             &strings[start..start + export.name.length.get() as usize]
         });
         vec![
+            // What is needed to instantiate comes first, behind the trampolines at the end of the text; and of the strings, the names of imports and exports.
             (Section::Module, self.module.as_bytes().to_vec()),
             (Section::Types, self.types.as_bytes().to_vec()),
             (Section::ValTypes, self.val_types),
             (Section::Imports, self.imports.as_bytes().to_vec()),
-            (Section::Functions, self.functions.as_bytes().to_vec()),
             (Section::Tables, self.tables.as_bytes().to_vec()),
             (Section::Memories, self.memories.as_bytes().to_vec()),
             (Section::Globals, self.globals.as_bytes().to_vec()),
+            (Section::Tags, self.tags.as_bytes().to_vec()),
             (Section::Exports, self.exports.as_bytes().to_vec()),
             (Section::ConstOps, self.const_ops.as_bytes().to_vec()),
             (Section::Elements, self.elements.as_bytes().to_vec()),
             (Section::Items, self.items.as_bytes().to_vec()),
             (Section::DataSegments, self.data_segments.as_bytes().to_vec()),
-            (Section::Data, self.data),
             (Section::Images, self.images.as_bytes().to_vec()),
-            (Section::Sites, self.sites),
-            (Section::Tags, self.tags.as_bytes().to_vec()),
-            (Section::Handlers, self.handlers.as_bytes().to_vec()),
-            (Section::Inlined, self.inlined.as_bytes().to_vec()),
+            (Section::Data, self.data),
+            (Section::Functions, self.functions.as_bytes().to_vec()),
             (Section::Strings, self.strings),
             (Section::ImageBytes, self.image_bytes),
+            // The rest can be loaded when it is needed.
+            (Section::Handlers, self.handlers.as_bytes().to_vec()),
+            (Section::Sites, self.sites),
+            (Section::Inlined, self.inlined.as_bytes().to_vec()),
         ]
     }
 }

@@ -5,11 +5,9 @@
 //! digest, and whether it comes from where it should. Only a file that passes becomes a
 //! [`Checked`], and only that can be read as a [`crate::module::Module`].
 
-use core::ops::Range;
-
 use crate::abi::{Fingerprint, fingerprint};
 use crate::cpu::{CpuFeatures, host_triple};
-use crate::digest::{self, Digest};
+use crate::digest::{self, Digest, LeafPair};
 use crate::header::{
     CHUNK_SIZE, FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Section, padded_text,
     settings,
@@ -118,15 +116,21 @@ pub fn check_from<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
 ) -> Result<Checked<'a>, Report> {
-    check_all_but(file, host, origin, &Deferred::NOTHING)
+    check_deferring(file, host, origin, &Deferred::NOTHING, digest::leaf_pair)
 }
 
-/// Checks a file without computing the leaves of `deferred`.
-fn check_all_but<'a>(
+/// Checks a file as [`check_from`] does, but for the leaves of what is [`Deferred`]. Whoever asks for this does not run, or read,
+/// a byte of such a chunk before its leaf is as [`leaf_in`] says. `leaves` computes two leaves at a time: [`digest::leaf_pair`], or
+/// something that gives the same faster.
+///
+/// # Errors
+/// Everything that is wrong with the rest.
+pub fn check_deferring<'a>(
     file: &'a [u8],
     host: Option<&Host>,
     origin: Origin<'_>,
     deferred: &Deferred,
+    leaves: LeafPair,
 ) -> Result<Checked<'a>, Report> {
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
@@ -141,7 +145,7 @@ fn check_all_but<'a>(
     }
     // Beyond the prefix, only a header of this format can be understood.
     if !other_format {
-        let front_intact = check_integrity(file, header, claimed, deferred, &mut problems);
+        let front_intact = check_integrity(file, header, claimed, deferred, leaves, &mut problems);
         check_origin(file, header, origin, front_intact, &mut problems);
     }
     match Report::new(problems) {
@@ -150,21 +154,52 @@ fn check_all_but<'a>(
     }
 }
 
-/// Chunks of a file that can be left for later.
+/// What a chunk of a file holds, for a loader that leaves what it can for later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Something that is needed to instantiate the module.
+    Now,
+    /// Code, and nothing else that a loader reads.
+    Code,
+    /// Metadata that only traps, exceptions and backtraces need ([`LATE`]), and nothing else that a loader reads.
+    Late,
+    /// What is for debuggers and linkers, and the space between sections.
+    Unused,
+}
+
+/// The sections that are not needed to instantiate a module and to call it. Of the strings, names of imports and exports
+/// are: see [`crate::module::Module::deferring`].
+pub const LATE: [Section; 4] =
+    [Section::Sites, Section::Inlined, Section::Handlers, Section::Strings];
+
+/// Which chunks of a file can be left for later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Deferred {
-    /// The numbers of the chunks that hold nothing but code.
-    pub code: Range<usize>,
-    /// From this number on, chunks hold nothing that a loader reads: what is for debuggers and linkers.
-    pub unused: usize,
+    /// A part per chunk. What is not listed is needed now.
+    parts: Vec<Part>,
+}
+
+/// Leaves are computed two at a time, so one more than an odd number of chunks costs little. Code just before what is needed
+/// now is a good guess: linkers put libraries last, which are what every program calls.
+fn read_ahead(parts: &mut [Part]) {
+    let now = parts.iter().filter(|part| **part == Part::Now).count();
+    let first = parts.iter().position(|part| *part == Part::Now);
+    if now % 2 == 1
+        && let Some(before) = first.and_then(|first| parts.get_mut(first.checked_sub(1)?))
+        && *before == Part::Code
+    {
+        *before = Part::Now;
+    }
 }
 
 impl Deferred {
     /// Nothing is left for later.
-    pub const NOTHING: Self = Self { code: 0..0, unused: usize::MAX };
+    pub const NOTHING: Self = Self { parts: Vec::new() };
 
     /// What can be left for later, as the header says, which need not be checked yet. Nothing, if the file
-    /// is not of this format, or if another section has a part of a chunk of code.
+    /// is not of this format, or if another section has a part of the code.
+    ///
+    /// Takes memory in proportion to the length that the header states; compare that with the file's first.
     #[must_use]
     pub fn of(header: &Header) -> Self {
         let range = |section| {
@@ -182,31 +217,47 @@ impl Deferred {
         if !known || Section::ALL.into_iter().any(|it| it != Section::Text && shared(it)) {
             return Self::NOTHING;
         }
-        let body = header.body_offset();
-        let start = text.start.max(body);
-        let end = text.end.min(header.file_length.get());
-        let used = Section::ALL.into_iter().map(|section| range(section).end).fold(body, u64::max);
+        let count = digest::chunk_count(claimed_usize(header.file_length.get()));
+        let mut parts = vec![Part::Unused; count];
         let chunk = CHUNK_SIZE as u64;
-        let number = |chunks: u64| usize::try_from(chunks).unwrap_or(usize::MAX);
-        let (first, last) = (number(start.div_ceil(chunk)), number(end / chunk));
-        // A text may be smaller than a chunk, and a header that was not checked may say anything: what lies within no file is nothing.
-        let code = if first < last { first..last } else { 0..0 };
-        Self { code, unused: number(used.div_ceil(chunk)) }
+        let number = |chunks: u64| usize::try_from(chunks).unwrap_or(usize::MAX).min(count);
+        for section in Section::ALL {
+            let range = range(section);
+            if range.is_empty() {
+                continue;
+            }
+            let kind = match section {
+                Section::Text => Part::Code,
+                section if LATE.contains(&section) => Part::Late,
+                _ => Part::Now,
+            };
+            for part in &mut parts[number(range.start / chunk)..number(range.end.div_ceil(chunk))] {
+                // A chunk is either loaded as code, or as something else.
+                *part = if *part == Part::Unused || *part == kind { kind } else { Part::Now };
+            }
+        }
+        // The front is there from the beginning, on pages that code cannot share.
+        let front = number(header.body_offset().div_ceil(chunk));
+        for part in &mut parts[..front] {
+            if *part == Part::Late {
+                *part = Part::Now;
+            }
+        }
+        read_ahead(&mut parts);
+        Self { parts }
     }
-}
 
-/// Checks a file as [`check_from`] does, but for the leaves of what is [`Deferred`]. Whoever asks for this does not run, or read,
-/// a byte of such a chunk before its leaf is as [`leaf_in`] says.
-///
-/// # Errors
-/// Everything that is wrong with the rest.
-pub fn check_deferring<'a>(
-    file: &'a [u8],
-    host: Option<&Host>,
-    origin: Origin<'_>,
-) -> Result<Checked<'a>, Report> {
-    let deferred = Header::of(file).map_or(Deferred::NOTHING, Deferred::of);
-    check_all_but(file, host, origin, &deferred)
+    /// What the chunk with this number holds.
+    #[must_use]
+    pub fn part(&self, chunk: usize) -> Part {
+        self.parts.get(chunk).copied().unwrap_or(Part::Now)
+    }
+
+    /// What each chunk holds, from the first to the last of which that is known.
+    #[must_use]
+    pub fn parts(&self) -> &[Part] {
+        &self.parts
+    }
 }
 
 /// The leaf of a chunk, as a file says that passed its check.
@@ -327,6 +378,7 @@ fn check_integrity(
     header: &Header,
     claimed: u64,
     deferred: &Deferred,
+    leaves: LeafPair,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let length = file.len() as u64;
@@ -347,17 +399,23 @@ fn check_integrity(
     }
     let count = header.leaf_count.get() as usize;
     let chunk = |leaf| digest::chunk_range(leaf, body, claimed_usize(claimed));
-    let there = (0..count).take_while(|leaf| chunk(*leaf).end <= file.len()).count();
-    // The deferred ones are left out of the numbers that are looked at.
-    let there = there.min(deferred.unused);
-    let (before, after) = (deferred.code.start.min(there), deferred.code.end.min(there));
-    let number = |position| if position < before { position } else { position - before + after };
-    let corrupt = digest::find_in_parallel(there - (after - before), |position| {
-        let leaf = number(position);
-        let wanted = &file[LEAVES_OFFSET + leaf * 32..][..32];
-        digest::leaf(&file[chunk(leaf)]) != *wanted
+    let there = (0..count).take_while(|leaf| chunk(*leaf).end <= file.len());
+    let now: Vec<usize> = there.filter(|leaf| deferred.part(*leaf) == Part::Now).collect();
+    let is_corrupt =
+        |leaf: usize, found: &[u8; 32]| file[LEAVES_OFFSET + leaf * 32..][..32] != *found;
+    let corrupt = digest::find_in_parallel(now.len(), |positions| {
+        let [first, second] =
+            positions.map(|position| position.and_then(|at| now.get(at)).copied());
+        match (first, second) {
+            (Some(first), Some(second)) => {
+                let found = leaves([first, second].map(|leaf| &file[chunk(leaf)]));
+                [is_corrupt(first, &found[0]), is_corrupt(second, &found[1])]
+            }
+            (Some(only), None) => [is_corrupt(only, &digest::leaf(&file[chunk(only)])), false],
+            _ => [false; 2],
+        }
     });
-    let corrupt = corrupt.into_iter().map(number);
+    let corrupt = corrupt.into_iter().filter_map(|position| now.get(position).copied());
     for leaf in corrupt {
         let range = chunk(leaf);
         let range = range.start as u64..range.end as u64;

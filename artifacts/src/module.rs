@@ -10,7 +10,7 @@ use core::ops::Range;
 use zerocopy::{FromBytes, Immutable, KnownLayout, Unaligned};
 
 use crate::abi::vmctx::{VmctxCounts, VmctxLayout};
-use crate::check::Checked;
+use crate::check::{Checked, LATE};
 use crate::cpu::Arch;
 use crate::header::{Header, Section, padded_text};
 use crate::records::{
@@ -30,10 +30,13 @@ use crate::types::{
 #[derive(Clone, Debug)]
 pub struct Module {
     sections: [Range<usize>; Section::ALL.len()],
+    /// The same, without what a [`View`] must not read.
+    visible: [Range<usize>; Section::ALL.len()],
     counts: Counts,
     layout: VmctxLayout,
     /// Positions in the import section, by kind.
     imported: [Vec<u32>; extern_kind::COUNT],
+    page: u64,
 }
 
 /// How many of each importable thing a module has.
@@ -61,9 +64,19 @@ pub struct Counts {
     pub tags: u32,
 }
 
-/// The metadata of a module, readable.
+/// The metadata of a module, readable: what is needed to instantiate it and to call it.
 #[derive(Clone, Copy, Debug)]
 pub struct View<'a> {
+    file: &'a [u8],
+    module: &'a Module,
+}
+
+/// The metadata that only traps, exceptions and backtraces need.
+///
+/// They may not have been validated, so each accessor leads to nothing, or to something that is wrong, if they make no
+/// sense; and none reads outside of the section. None allocates, so that a signal handler can use them.
+#[derive(Clone, Copy, Debug)]
+pub struct Late<'a> {
     file: &'a [u8],
     module: &'a Module,
 }
@@ -74,37 +87,94 @@ impl Module {
     /// # Errors
     /// The first thing in each section that makes no sense.
     pub fn new(checked: &Checked<'_>) -> Result<Self, Report> {
+        let mut module = Self::with_counts(checked)?;
+        module.finish(checked)?;
+        crate::validate::validate(
+            &module.view(checked.file()),
+            Some(&module.late(checked.file())),
+        )?;
+        Ok(module)
+    }
+
+    /// Validates the metadata of an artifact that was checked by [`crate::check::check_deferring`], but for those
+    /// that are [`crate::check::LATE`]: they are neither read nor validated, and a [`View`] has none of them.
+    ///
+    /// Except for the strings that imports, exports and the module itself have for names. `fetch` gets the range of the file in which
+    /// these are, and sees to it that they are there and are what was sealed.
+    ///
+    /// # Errors
+    /// The first thing in each section that makes no sense; or what `fetch` fails with.
+    pub fn deferring<E: From<Report>>(
+        checked: &Checked<'_>,
+        fetch: impl FnOnce(Range<usize>) -> Result<(), E>,
+    ) -> Result<Self, E> {
+        let mut module = Self::with_counts(checked)?;
+        for section in LATE {
+            module.visible[section as usize] = 0..0;
+        }
+        let strings = module.range(Section::Strings);
+        let names =
+            strings.start..strings.start + module.view(checked.file()).end_of_names(strings.len());
+        fetch(names.clone())?;
+        module.visible[Section::Strings as usize] = names;
+        module.finish(checked)?;
+        crate::validate::validate(&module.view(checked.file()), None)?;
+        Ok(module)
+    }
+
+    /// Validates what [`Module::deferring`] did not.
+    ///
+    /// # Errors
+    /// The first thing in each section that makes no sense.
+    pub fn validate_late(&self, late: &Late<'_>) -> Result<(), Report> {
+        crate::validate::late(&self.view(late.file), late)
+    }
+
+    fn with_counts(checked: &Checked<'_>) -> Result<Self, Report> {
         let file = checked.file();
         let sections = section_ranges(checked.header(), file)?;
         let mut module = Self {
+            visible: sections.clone(),
             sections,
             counts: Counts::default(),
             layout: VmctxLayout::new(VmctxCounts::default()).ok_or_else(|| {
                 Report::from(invalid(Section::Module, 0, "the vmctx layout is impossible"))
             })?,
             imported: <[Vec<u32>; extern_kind::COUNT]>::default(),
+            page: page_size(checked.header())?.into(),
         };
         module.counts = crate::validate::counts(&module.view(file))?;
+        Ok(module)
+    }
+
+    fn finish(&mut self, checked: &Checked<'_>) -> Result<(), Report> {
+        let file = checked.file();
         let mut imported = <[Vec<u32>; extern_kind::COUNT]>::default();
-        for (position, import) in (0..).zip(module.view(file).imports()) {
+        for (position, import) in (0..).zip(self.view(file).imports()) {
             // `counts` has refused any other kind.
             if let Some(positions) = imported.get_mut(import.ty.kind.get() as usize) {
                 positions.push(position);
             }
         }
-        module.imported = imported;
-        let func_refs = module.view(file).record().func_refs.get();
-        let view = module.view(file);
-        module.layout = crate::validate::layout(&view, &module.counts, func_refs)?;
-        crate::validate::validate(&module.view(file), checked.header())?;
-        Ok(module)
+        self.imported = imported;
+        let view = self.view(file);
+        let func_refs = view.record().func_refs.get();
+        self.layout = crate::validate::layout(&view, &self.counts, func_refs)?;
+        Ok(())
     }
 
-    /// The metadata, read from `file`, which must be the file that was
+    /// The metadata that are needed to instantiate, read from `file`, which must be the file that was
     /// validated.
     #[must_use]
     pub fn view<'a>(&'a self, file: &'a [u8]) -> View<'a> {
         View { file, module: self }
+    }
+
+    /// The other metadata, read from `file`, which must be the file that was validated. If it was with [`Module::deferring`], sections are to be there
+    /// before they are read.
+    #[must_use]
+    pub fn late<'a>(&'a self, file: &'a [u8]) -> Late<'a> {
+        Late { file, module: self }
     }
 
     /// The file offsets of a section.
@@ -126,6 +196,12 @@ impl Module {
     }
 }
 
+fn page_size(header: &Header) -> Result<u32, Problem> {
+    Arch::of_triple(&padded_text(&header.prefix.target))
+        .map(|arch| arch.max_page_size())
+        .ok_or_else(|| invalid(Section::Text, 0, "the target is unknown"))
+}
+
 /// Where the sections are, inside of the body and with text apart.
 fn section_ranges(
     header: &Header,
@@ -140,9 +216,7 @@ fn section_ranges(
             .filter(|range| range.start >= body || range.is_empty())
             .ok_or_else(|| invalid(section, 0, "the section lies outside of the file"))?;
     }
-    let page = Arch::of_triple(&padded_text(&header.prefix.target))
-        .ok_or_else(|| invalid(Section::Text, 0, "the target is unknown"))?
-        .max_page_size() as usize;
+    let page = page_size(header)? as usize;
     let text = &ranges[Section::Text as usize];
     if !text.start.is_multiple_of(page) {
         return Err(invalid(Section::Text, 0, "the section is not page-aligned").into());
@@ -166,21 +240,28 @@ pub(crate) fn invalid(section: Section, record: usize, what: &'static str) -> Pr
 }
 
 impl<'a> View<'a> {
-    /// The bytes of a section.
+    /// The bytes of a section. Empty, if it was left for later: [`Late`] has it.
     #[must_use]
     pub fn bytes(&self, section: Section) -> &'a [u8] {
-        self.file.get(self.module.range(section)).unwrap_or_default()
+        self.file.get(self.module.visible[section as usize].clone()).unwrap_or_default()
     }
 
-    /// Records of a section. A partial record at the end is left out, which
-    /// validation refuses.
     fn records<R: FromBytes + KnownLayout + Immutable + Unaligned>(
         &self,
         section: Section,
     ) -> &'a [R] {
-        let bytes = self.bytes(section);
-        let whole = bytes.len() - bytes.len() % size_of::<R>();
-        <[R]>::ref_from_bytes(&bytes[..whole]).unwrap_or_default()
+        records(self.bytes(section))
+    }
+
+    /// Where the names of imports, exports and the module itself end in the strings, which have this length.
+    fn end_of_names(&self, length: usize) -> usize {
+        let imports = self.imports().iter().flat_map(|import| [import.module, import.name]);
+        let names = imports.chain(self.exports().iter().map(|export| export.name));
+        let ends = names
+            .chain([self.record().name])
+            .map(|text| (text.offset.get() as usize).saturating_add(text.length.get() as usize));
+        // What lies outside is refused.
+        ends.filter(|end| *end <= length).max().unwrap_or(0)
     }
 
     /// Singular facts.
@@ -203,13 +284,16 @@ impl<'a> View<'a> {
         &self.module.layout
     }
 
-    /// A text of the string pool; empty if the range or the text is bad.
+    /// The largest size that a page of memory has on the target.
+    pub(crate) fn page(&self) -> u64 {
+        self.module.page
+    }
+
+    /// A text of the string pool: the name of an import, an export or the module. Empty if the range or the text is bad, or if
+    /// it was left for later.
     #[must_use]
     pub fn text(&self, text: Text) -> &'a str {
-        let start = text.offset.get() as usize;
-        let end = start.saturating_add(text.length.get() as usize);
-        let bytes = self.bytes(Section::Strings).get(start..end).unwrap_or_default();
-        core::str::from_utf8(bytes).unwrap_or_default()
+        text_of(self.bytes(Section::Strings), text)
     }
 
     /// Function types.
@@ -330,28 +414,6 @@ impl<'a> View<'a> {
         byte_range(self.bytes(Section::ImageBytes), image.bytes.get(), image.length.get())
     }
 
-    /// Traps and return addresses.
-    #[must_use]
-    pub fn sites(&self) -> Sites<'a> {
-        Sites::new(self.bytes(Section::Sites)).unwrap_or_default()
-    }
-
-    /// Handlers of exceptions, sorted by the return address of the call that they are for.
-    #[must_use]
-    pub fn handlers(&self) -> &'a [HandlerRecord] {
-        self.records(Section::Handlers)
-    }
-
-    /// The handlers of the call with this return address, in the order in which they are tried.
-    #[must_use]
-    pub fn handlers_of(&self, call: u32) -> &'a [HandlerRecord] {
-        let handlers = self.handlers();
-        let start = handlers.partition_point(|handler| handler.call.get() < call);
-        let rest = handlers.get(start..).unwrap_or_default();
-        let count = rest.iter().take_while(|handler| handler.call.get() == call).count();
-        &rest[..count]
-    }
-
     /// The type index of a tag.
     #[must_use]
     pub fn tag_type_index(&self, tag: u32) -> Option<u32> {
@@ -360,14 +422,6 @@ impl<'a> View<'a> {
             None => self.imported(extern_kind::TAG, tag)?.ty,
         };
         Some(record.ty.get())
-    }
-
-    /// Whether the site at a text offset belongs to a function that was copied
-    /// into its caller: which function, and for which call.
-    #[must_use]
-    pub fn inlined(&self, text: u32) -> Option<&'a InlinedRecord> {
-        let inlined: &[InlinedRecord] = self.records(Section::Inlined);
-        inlined.get(inlined.binary_search_by_key(&text, |record| record.text.get()).ok()?)
     }
 
     /// The defined function whose code contains a text offset: its index in
@@ -384,14 +438,6 @@ impl<'a> View<'a> {
         }
         let index = u32::try_from(position).ok()?.checked_add(self.counts().imported_functions)?;
         Some((index, function))
-    }
-
-    /// The name of a defined function, if the name section has one.
-    #[must_use]
-    pub fn function_name(&self, function: u32) -> Option<&'a str> {
-        let defined = function.checked_sub(self.counts().imported_functions)?;
-        let name = self.text(self.functions().get(defined as usize)?.name);
-        (!name.is_empty()).then_some(name)
     }
 
     /// The type index of a function.
@@ -485,6 +531,84 @@ impl<'a> View<'a> {
         }
         .map_or_else(|| ExternType::Func(FuncType::default()), |ty| self.extern_type(&ty))
     }
+}
+
+impl<'a> Late<'a> {
+    /// The bytes of a section.
+    #[must_use]
+    pub fn bytes(&self, section: Section) -> &'a [u8] {
+        self.file.get(self.module.range(section)).unwrap_or_default()
+    }
+
+    /// Traps and return addresses.
+    #[must_use]
+    pub fn sites(&self) -> Sites<'a> {
+        Sites::new(self.bytes(Section::Sites)).unwrap_or_default()
+    }
+
+    /// Handlers of exceptions, sorted by the return address of the call that they are for.
+    #[must_use]
+    pub fn handlers(&self) -> &'a [HandlerRecord] {
+        records(self.bytes(Section::Handlers))
+    }
+
+    /// The handlers of the call with this return address, in the order in which they are tried. Those that validation would refuse
+    /// are left out.
+    pub fn handlers_of(&self, call: u32) -> impl Iterator<Item = &'a HandlerRecord> + use<'a> {
+        let handlers = self.handlers();
+        let start = handlers.partition_point(|handler| handler.call.get() < call);
+        let rest = handlers.get(start..).unwrap_or_default();
+        let (text, tags) = (self.module.range(Section::Text).len(), self.module.counts.tags);
+        rest.iter()
+            .take_while(move |handler| handler.call.get() == call)
+            .filter(move |handler| crate::validate::handler(handler, text, tags).is_ok())
+    }
+
+    /// Whether the site at a text offset belongs to a function that was copied
+    /// into its caller: which function, and for which call.
+    #[must_use]
+    pub fn inlined(&self, text: u32) -> Option<&'a InlinedRecord> {
+        let inlined: &[InlinedRecord] = records(self.bytes(Section::Inlined));
+        inlined.get(inlined.binary_search_by_key(&text, |record| record.text.get()).ok()?)
+    }
+
+    /// The name of a defined function, if the name section has one.
+    #[must_use]
+    pub fn function_name(&self, function: u32) -> Option<&'a str> {
+        let name = text_of(self.bytes(Section::Strings), self.name_of(function)?);
+        (!name.is_empty()).then_some(name)
+    }
+
+    /// Where in the file the name of a defined function is. Empty, if it has none, or if it would be outside of the strings.
+    #[must_use]
+    pub fn function_name_range(&self, function: u32) -> Range<usize> {
+        let strings = self.module.range(Section::Strings);
+        let place = self.name_of(function).and_then(|name| {
+            let start = strings.start.checked_add(name.offset.get() as usize)?;
+            let end = start.checked_add(name.length.get() as usize)?;
+            (end <= strings.end).then_some(start..end)
+        });
+        place.unwrap_or(0..0)
+    }
+
+    fn name_of(&self, function: u32) -> Option<Text> {
+        let view = self.module.view(self.file);
+        let defined = function.checked_sub(view.counts().imported_functions)?;
+        Some(view.functions().get(defined as usize)?.name)
+    }
+}
+
+/// Records of a section. A partial record at the end is left out, which
+/// validation refuses.
+fn records<R: FromBytes + KnownLayout + Immutable + Unaligned>(bytes: &[u8]) -> &[R] {
+    let whole = bytes.len() - bytes.len() % size_of::<R>();
+    <[R]>::ref_from_bytes(&bytes[..whole]).unwrap_or_default()
+}
+
+fn text_of(strings: &[u8], text: Text) -> &str {
+    let start = text.offset.get() as usize;
+    let end = start.saturating_add(text.length.get() as usize);
+    core::str::from_utf8(strings.get(start..end).unwrap_or_default()).unwrap_or_default()
 }
 
 fn slice<T>(all: &[T], span: Span) -> &[T] {

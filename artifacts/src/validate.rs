@@ -8,9 +8,8 @@
 use core::cell::Cell;
 
 use crate::abi::vmctx::{VmctxCounts, VmctxLayout};
-use crate::cpu::Arch;
-use crate::header::{Header, Section, padded_text};
-use crate::module::{Counts, View, invalid};
+use crate::header::Section;
+use crate::module::{Counts, Late, View, invalid};
 use crate::records::{
     ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
     HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE, Span,
@@ -70,8 +69,6 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::DataSegments, size_of::<crate::records::DataSegmentRecord>()),
         (Section::Images, size_of::<ImageRecord>()),
         (Section::Tags, size_of::<DefinedRecord>()),
-        (Section::Handlers, size_of::<HandlerRecord>()),
-        (Section::Inlined, size_of::<InlinedRecord>()),
     ] {
         if !view.bytes(section).len().is_multiple_of(size) {
             return Err(invalid(section, 0, "the section ends within a record"));
@@ -103,17 +100,9 @@ pub(crate) fn layout(
     .ok_or_else(too_large)
 }
 
-/// Validates everything else. Reports the first problem of each section.
-pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
-    let page = Arch::of_triple(&padded_text(&header.prefix.target))
-        .map_or(4096, |arch| u64::from(arch.max_page_size()));
-    let mut validator = Validator {
-        view,
-        counts: view.counts(),
-        page,
-        canonical: Vec::new(),
-        const_ops: Cell::new(0),
-    };
+/// Validates everything else: of what can be left for later, what there is of it. Reports the first problem of each section.
+pub(crate) fn validate(view: &View<'_>, late: Option<&Late<'_>>) -> Result<(), Report> {
+    let mut validator = Validator::new(view);
     // What follows compares types, which must make sense before.
     validator.types()?;
     let types: Vec<_> = (0..).take(view.types().len()).map(|index| view.func_type(index)).collect();
@@ -121,16 +110,60 @@ pub(crate) fn validate(view: &View<'_>, header: &Header) -> Result<(), Report> {
     let problems = [
         validator.module(),
         validator.imports(),
-        validator.functions(),
+        validator.functions().and_then(|()| late.map_or(Ok(()), |late| validator.names(late))),
         validator.definitions(),
         validator.exports(),
         validator.elements(),
         validator.data(),
         validator.images(),
-        validator.handlers(),
-        validator.sites(),
+        late.map_or(Ok(()), |late| validator.handlers(late)),
+        late.map_or(Ok(()), |late| validator.sites(late)),
+        late.map_or(Ok(()), inlined),
     ];
+    report(problems)
+}
+
+/// Validates what can be left for later.
+pub(crate) fn late(view: &View<'_>, late: &Late<'_>) -> Result<(), Report> {
+    let validator = Validator::new(view);
+    let problems =
+        [validator.names(late), validator.handlers(late), validator.sites(late), inlined(late)];
+    report(problems)
+}
+
+fn report(problems: impl IntoIterator<Item = Check>) -> Result<(), Report> {
     Report::new(problems.into_iter().filter_map(Result::err).collect()).map_or(Ok(()), Err)
+}
+
+/// Any record may be wrong, and leads to a wrong frame in a backtrace.
+fn inlined(late: &Late<'_>) -> Check {
+    whole(late, Section::Inlined, size_of::<InlinedRecord>())
+}
+
+/// The section is a whole number of records.
+fn whole(late: &Late<'_>, section: Section, size: usize) -> Check {
+    if late.bytes(section).len().is_multiple_of(size) {
+        return Ok(());
+    }
+    Err(invalid(section, 0, "the section ends within a record"))
+}
+
+/// What must be true of a handler, so that an exception can go there.
+pub(crate) fn handler(handler: &HandlerRecord, text: usize, tags: u32) -> Result<(), &'static str> {
+    if handler.handler.get() == NONE {
+        return Err("it has no address");
+    }
+    if handler.handler.get() as usize >= text {
+        return Err("an address lies outside of the code");
+    }
+    if handler.tag.get() != NONE && handler.tag.get() >= tags {
+        return Err("its tag does not exist");
+    }
+    // A pointer of the frame itself.
+    if u64::from(handler.vmctx.get()) + 8 > u64::from(handler.frame.get()) {
+        return Err("its vmctx is outside of its frame");
+    }
+    Ok(())
 }
 
 struct Validator<'v, 'a> {
@@ -143,10 +176,20 @@ struct Validator<'v, 'a> {
     const_ops: Cell<usize>,
 }
 
-impl Validator<'_, '_> {
+impl<'v, 'a> Validator<'v, 'a> {
+    fn new(view: &'v View<'a>) -> Self {
+        Self {
+            view,
+            counts: view.counts(),
+            page: view.page(),
+            canonical: Vec::new(),
+            const_ops: Cell::new(0),
+        }
+    }
+
     /// That the blocks are in order. Entries are bounded where they are read.
-    fn sites(&self) -> Check {
-        let sites = Sites::new(self.view.bytes(Section::Sites))
+    fn sites(&self, late: &Late<'_>) -> Check {
+        let sites = Sites::new(late.bytes(Section::Sites))
             .ok_or_else(|| invalid(Section::Sites, 0, "the section ends within its records"))?;
         match sites.first_invalid_block() {
             Some(block) => {
@@ -157,8 +200,11 @@ impl Validator<'_, '_> {
     }
 
     fn text(&self, section: Section, record: usize, text: Text) -> Check {
+        Self::text_in(self.view.bytes(Section::Strings), section, record, text)
+    }
+
+    fn text_in(bytes: &[u8], section: Section, record: usize, text: Text) -> Check {
         let start = text.offset.get() as usize;
-        let bytes = self.view.bytes(Section::Strings);
         let bytes = start
             .checked_add(text.length.get() as usize)
             .and_then(|end| bytes.get(start..end))
@@ -341,10 +387,18 @@ impl Validator<'_, '_> {
                     return bad("its type has no entry trampoline");
                 }
             }
-            self.text(Section::Functions, index, function.name)?;
         }
         if next_func_ref != func_refs {
             return Err(invalid(Section::Module, 0, "the count of function references is wrong"));
+        }
+        Ok(())
+    }
+
+    /// The names of functions.
+    fn names(&self, late: &Late<'_>) -> Check {
+        let strings = late.bytes(Section::Strings);
+        for (index, function) in self.view.functions().iter().enumerate() {
+            Self::text_in(strings, Section::Functions, index, function.name)?;
         }
         Ok(())
     }
@@ -627,25 +681,18 @@ impl Validator<'_, '_> {
         Ok(())
     }
 
-    fn handlers(&self) -> Check {
+    fn handlers(&self, late: &Late<'_>) -> Check {
+        whole(late, Section::Handlers, size_of::<HandlerRecord>())?;
+        let text = self.view.bytes(Section::Text).len();
         let mut last = 0;
-        for (index, handler) in self.view.handlers().iter().enumerate() {
-            let bad = |what| Err(invalid(Section::Handlers, index, what));
-            if handler.call.get() < last {
-                return bad("the handlers are not in the order of their calls");
+        for (index, record) in late.handlers().iter().enumerate() {
+            if record.call.get() < last {
+                let what = "the handlers are not in the order of their calls";
+                return Err(invalid(Section::Handlers, index, what));
             }
-            last = handler.call.get();
-            if handler.handler.get() == NONE {
-                return bad("it has no address");
-            }
-            self.text_offset(Section::Handlers, index, handler.handler.get())?;
-            if handler.tag.get() != NONE && handler.tag.get() >= self.counts.tags {
-                return bad("its tag does not exist");
-            }
-            // A pointer of the frame itself.
-            if u64::from(handler.vmctx.get()) + 8 > u64::from(handler.frame.get()) {
-                return bad("its vmctx is outside of its frame");
-            }
+            last = record.call.get();
+            handler(record, text, self.counts.tags)
+                .map_err(|what| invalid(Section::Handlers, index, what))?;
         }
         Ok(())
     }

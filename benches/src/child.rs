@@ -53,7 +53,10 @@ pub fn main(args: &[String]) -> Result<()> {
             compile(|| Ok(drop(engine.precompile_module(&wasm)?)))?
         }
         ["many-ours"] => instantiate::many_child(None)?,
-        ["churn-load"] => load::churn()?,
+        ["churn-load", functions] => load::churn(functions.parse()?)?,
+        ["churn-lazily", functions, folder] => {
+            load::churn_lazily(functions.parse()?, folder.as_ref())?
+        }
         ["churn-ours"] => instantiate::churn(None)?,
         ["churn-pooling"] => instantiate::churn(Some(Allocator::Pooling))?,
         ["many-on-demand"] => instantiate::many_child(Some(Allocator::OnDemand))?,

@@ -2,8 +2,9 @@
 //! its digest, and read again before it is handed out.
 //!
 //! The order in the file is: the areas of the artifact format (header,
-//! signatures, leaf table), the code on pages of its own, memory images, records, unwind
-//! information, and what the object format adds.
+//! signatures, leaf table), the code on pages of its own, records and memory images, unwind
+//! information, and what the object format adds. A loader that leaves parts for later reads what it needs first from one place:
+//! the end of the code, where trampolines are, and the records behind it.
 
 use std::collections::HashSet;
 
@@ -86,7 +87,6 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
     if !compiled.text.bytes.is_empty() {
         let text = object.section_id(object::write::StandardSection::Text);
         place_text(object, text, compiled, page)?;
-        add_eh_frame(object, text, eh_frame)?;
     }
     for (section, bytes) in sections {
         if bytes.is_empty() {
@@ -96,6 +96,10 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
         let kind = if images { SectionKind::ReadOnlyData } else { SectionKind::Metadata };
         let id = object.add_section(Vec::new(), section.name().into(), kind);
         object.set_section_data(id, bytes, if images { page as u64 } else { 8 });
+    }
+    if !compiled.text.bytes.is_empty() {
+        let text = object.section_id(object::write::StandardSection::Text);
+        add_eh_frame(object, text, eh_frame)?;
     }
     let mut file = object.write().map_err(|error| assembly("write the object file", error))?;
 

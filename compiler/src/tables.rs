@@ -38,6 +38,18 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
     };
     types(&mut tables, compiled)?;
     imports(&mut tables, module)?;
+    // Their names come before those of functions, which nobody needs before a backtrace.
+    for export in &module.exports {
+        let (kind, index) = match export.item {
+            ExportItem::Func(index) => (extern_kind::FUNC, index.as_u32()),
+            ExportItem::Table(index) => (extern_kind::TABLE, index.as_u32()),
+            ExportItem::Memory(index) => (extern_kind::MEMORY, index.as_u32()),
+            ExportItem::Global(index) => (extern_kind::GLOBAL, index.as_u32()),
+            ExportItem::Tag(index) => (extern_kind::TAG, index.as_u32()),
+        };
+        let name = tables.add_text(export.name)?;
+        tables.exports.push(ExportRecord { name, kind: kind.into(), index: index.into() });
+    }
 
     for (number, range) in (0..).map(DefinedFuncIndex::from_u32).zip(&text.functions) {
         let index = module.func_index(number);
@@ -52,17 +64,6 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
         });
     }
     definitions(&mut tables, module)?;
-    for export in &module.exports {
-        let (kind, index) = match export.item {
-            ExportItem::Func(index) => (extern_kind::FUNC, index.as_u32()),
-            ExportItem::Table(index) => (extern_kind::TABLE, index.as_u32()),
-            ExportItem::Memory(index) => (extern_kind::MEMORY, index.as_u32()),
-            ExportItem::Global(index) => (extern_kind::GLOBAL, index.as_u32()),
-            ExportItem::Tag(index) => (extern_kind::TAG, index.as_u32()),
-        };
-        let name = tables.add_text(export.name)?;
-        tables.exports.push(ExportRecord { name, kind: kind.into(), index: index.into() });
-    }
     for segment in &module.elements {
         element(&mut tables, segment)?;
     }

@@ -115,8 +115,9 @@ fn the_records_describe_the_module() {
 fn sites_lead_from_code_to_the_operators() {
     let module = wasm(PROGRAM);
     let artifact = compile(&module, &x86()).unwrap();
-    read(&artifact, |view, _| {
-        let sites: Vec<_> = view.sites().iter().collect();
+    read(&artifact, |view, read| {
+        let late = read.late(&artifact);
+        let sites: Vec<_> = late.sites().iter().collect();
         assert!(sites.is_sorted_by_key(|site| site.text));
         let within = |name: &str| {
             let function = view.functions().iter().find(|f| view.text(f.name) == name).unwrap();
@@ -140,8 +141,8 @@ fn sites_lead_from_code_to_the_operators() {
             .find(|site| Trap::from_code(site.trap) == Some(Trap::MemoryOutOfBounds))
             .unwrap();
         assert_eq!(copied.wasm, load[0].wasm);
-        let inlined = view.inlined(copied.text).unwrap();
-        assert_eq!(view.function_name(inlined.function.get()), Some("hidden"));
+        let inlined = late.inlined(copied.text).unwrap();
+        assert_eq!(late.function_name(inlined.function.get()), Some("hidden"));
         assert_eq!(module[inlined.call.get() as usize], 0x10);
         let division = of_run
             .iter()
@@ -259,9 +260,9 @@ fn memory_checks(offset: u64, memory_bounds: MemoryBounds) -> usize {
             (func (export \"f\") (param i32) (result i32) (i32.load offset={offset} (local.get 0))))"
     ));
     let artifact = compile(&module, &Settings { memory_bounds, ..x86() }).unwrap();
-    read(&artifact, |view, _| {
+    read(&artifact, |_, read| {
         let out_of_bounds = Trap::MemoryOutOfBounds.code();
-        view.sites().iter().filter(|site| site.trap == out_of_bounds).count()
+        read.late(&artifact).sites().iter().filter(|site| site.trap == out_of_bounds).count()
     })
 }
 
@@ -288,8 +289,9 @@ fn calls(body: &str, hint: &str) -> Vec<u32> {
             (func (export "f") (param i32) {body}))"#
     ));
     let artifact = compile(&module, &x86()).unwrap();
-    read(&artifact, |view, _| {
-        let mut sites: Vec<_> = view
+    read(&artifact, |_, read| {
+        let mut sites: Vec<_> = read
+            .late(&artifact)
             .sites()
             .iter()
             .filter(|site| site.trap == 0 && site.wasm != 0)

@@ -4,21 +4,24 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cwasm_artifact::check::{Checked, Host, Origin, check_deferring, check_from, check_unhashed};
+use cwasm_artifact::check::{
+    Checked, Deferred, Host, Origin, Part, check_deferring, check_unhashed,
+};
 use cwasm_artifact::digest::Digest;
-use cwasm_artifact::header::{CHUNK_SIZE, Section, settings};
-use cwasm_artifact::module::{Module, View};
-use cwasm_artifact::records::{ExternRecord, ImageRecord, NONE};
+use cwasm_artifact::header::{Section, settings};
+use cwasm_artifact::module::{Late, Module, View};
+use cwasm_artifact::records::{ExternRecord, HandlerRecord, ImageRecord, InlinedRecord, NONE};
 use cwasm_artifact::report::{Problem, Report};
+use cwasm_artifact::sites::Sites;
 use cwasm_artifact::types::{ExternType, ValType};
 
 use crate::error::LoadError;
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, runs};
 use crate::source::{Opened, Source};
-use crate::sys::{ImageFile, ImageRun};
+use crate::sys::{self, ImageFile, ImageRun};
 use crate::trust::Trust;
 use crate::type_registry::Registration;
-use crate::vm::lazy::{LazyCode, Lost};
+use crate::vm::lazy::{LazyParts, Lost};
 
 /// A module's machine code and metadata, mapped and ready to be instantiated.
 ///
@@ -40,8 +43,8 @@ use crate::vm::lazy::{LazyCode, Lost};
 #[derive(Debug)]
 pub struct Artifact {
     snapshot: Snapshot,
-    /// Code that is loaded when it is needed.
-    lazy: Option<LazyCode>,
+    /// What is loaded when it is needed.
+    lazy: Option<LazyParts>,
     module: Module,
     digest: Digest,
     source_sha256: [u8; 32],
@@ -52,6 +55,15 @@ pub struct Artifact {
     images: OnceLock<Option<ImageFile>>,
     /// Whether it was instantiated before.
     instantiated: AtomicBool,
+}
+
+/// Why a part that was to be loaded could not be.
+fn failure(lazy: &LazyParts, lost: Lost) -> LoadError {
+    let path = lazy.name().to_owned();
+    match lost.system() {
+        Some(error) => LoadError::Read { path, source: (*error).into() },
+        None => LoadError::Changed { path },
+    }
 }
 
 /// The report about a file that goes on behind its end.
@@ -99,10 +111,11 @@ impl Artifact {
     }
 
     /// Loads an artifact like [`Artifact::load`], but reads, checks and copies a part of its code (64 KiB) when
-    /// a program first needs it. What is never called costs neither time nor memory.
+    /// a program first needs it, and so for what only traps, exceptions and backtraces need. What is never used costs neither time nor memory.
     ///
     /// What is checked is still what runs. The difference is in when: the file is kept open, and if it is overwritten or cut
-    /// before some code was needed, the call that needs it ends with [`crate::Error::CodeLost`]. To delete the
+    /// before some code was needed, the call that needs it ends with [`crate::Error::CodeLost`]. So does a trap, if what it is
+    /// cannot be found out any more. To delete the
     /// file, or to rename another over it, changes nothing. [`Artifact::load_rest`] loads what is not there yet.
     ///
     /// What is only for debuggers and linkers, such as symbols, is neither read nor checked. Bytes in memory are loaded at once.
@@ -118,26 +131,34 @@ impl Artifact {
             return Self::of_origin(Snapshot::of(&opened)?, trust.origin());
         };
         let (snapshot, lazy) = Snapshot::of_file_lazily(file.get(), name)?;
+        let deferred = lazy.deferred().clone();
         let artifact = Self::from_snapshot(snapshot, Some(lazy), |file| {
-            check_deferring(file, Some(&Host::this()), trust.origin())
+            check_deferring(file, Some(&Host::this()), trust.origin(), &deferred, sys::leaf_pair)
         })?;
         // Trampolines are there from the beginning, so that code that is lost can be reported to their callers.
         artifact.load_trampolines()?;
         Ok(artifact)
     }
 
-    /// Loads all code that is not there yet, of an artifact that was loaded with [`Artifact::load_lazily`].
+    /// Loads everything that is not there yet, of an artifact that was loaded with [`Artifact::load_lazily`].
     ///
     /// # Errors
-    /// If the file was changed, or cannot be read.
+    /// If the file was changed, or cannot be read; or a [`LoadError::Refused`], if what was not needed before makes no sense.
     pub fn load_rest(&self) -> Result<(), LoadError> {
-        self.lazy.as_ref().map_or(Ok(()), |lazy| self.load_chunks(lazy, lazy.range()))
+        let Some(lazy) = &self.lazy else { return Ok(()) };
+        let all = 0..self.snapshot.bytes().len();
+        let loaded = self.load_parts(all.clone(), Part::Code);
+        loaded
+            .and_then(|()| self.load_parts(all, Part::Late))
+            .map_err(|lost| failure(lazy, lost))?;
+        self.module.validate_late(&self.module.late(self.snapshot.bytes()))?;
+        Ok(())
     }
 
     /// How many of the parts of its code that are loaded when they are needed have been loaded, and how many there are.
     #[must_use]
     pub fn lazy_parts(&self) -> (usize, usize) {
-        self.lazy.as_ref().map_or((0, 0), LazyCode::loaded)
+        self.lazy.as_ref().map_or((0, 0), LazyParts::loaded)
     }
 
     fn load_trampolines(&self) -> Result<(), LoadError> {
@@ -147,24 +168,20 @@ impl Artifact {
         let places = view.types().iter().flat_map(|ty| [ty.entry.get(), ty.exit.get()]);
         // They lie behind the functions.
         match places.filter(|place| *place != NONE).min() {
-            Some(first) => self.load_chunks(lazy, text.start + first as usize..text.end),
+            Some(first) => self
+                .load_parts(text.start + first as usize..text.end, Part::Code)
+                .map_err(|lost| failure(lazy, lost)),
             None => Ok(()),
         }
     }
 
-    /// Loads the chunks with these bytes of the file.
-    fn load_chunks(&self, lazy: &LazyCode, bytes: Range<usize>) -> Result<(), LoadError> {
-        let start = self.snapshot.bytes().as_ptr().addr();
-        for offset in (bytes.start / CHUNK_SIZE * CHUNK_SIZE..bytes.end).step_by(CHUNK_SIZE) {
-            if let Some(Err(lost)) = self.load_code_at(start + offset) {
-                let path = lazy.name().to_owned();
-                return Err(match lost.system() {
-                    Some(error) => LoadError::Read { path, source: (*error).into() },
-                    None => LoadError::Changed { path },
-                });
-            }
-        }
-        Ok(())
+    /// Loads the chunks of one kind with these bytes of the file, unless they are there. May be called by a signal handler.
+    fn load_parts(&self, bytes: Range<usize>, part: Part) -> Result<(), Lost> {
+        let Some(lazy) = &self.lazy else { return Ok(()) };
+        let text = self.module.range(Section::Text);
+        // SAFETY: the snapshot is such a mapping: a private copy, made together with `lazy`, whose front was checked and which
+        // lives as long as the artifact. Stores borrow the artifact as long as its code can run.
+        unsafe { lazy.load_all(self.snapshot.bytes(), bytes, &text, part) }
     }
 
     /// Loads the code at an address, if it is code that is loaded when it is needed. May be called by a signal handler.
@@ -172,9 +189,55 @@ impl Artifact {
         let lazy = self.lazy.as_ref()?;
         let map = self.snapshot.bytes();
         let offset = address.checked_sub(map.as_ptr().addr())?;
-        // SAFETY: the snapshot is such a mapping: a private copy, made together with `lazy`, whose front was checked and which
-        // lives as long as the artifact. Stores borrow the artifact as long as its code can run.
-        unsafe { lazy.load(map, offset) }
+        let text = self.module.range(Section::Text);
+        // SAFETY: as in `load_parts`.
+        unsafe { lazy.load_code(map, offset, &text) }
+    }
+
+    /// The metadata that are loaded when they are needed, after these sections of them were. The only way to them.
+    fn late(&self, sections: &[Section]) -> Result<Late<'_>, Lost> {
+        for section in sections {
+            self.load_parts(self.module.range(*section), Part::Late)?;
+        }
+        Ok(self.module.late(self.snapshot.bytes()))
+    }
+
+    /// Traps and return addresses. May be called by a signal handler, as all of the following.
+    pub(crate) fn sites(&self) -> Result<Sites<'_>, Lost> {
+        Ok(self.late(&[Section::Sites])?.sites())
+    }
+
+    /// The handlers of the call with this return address, in the order in which they are tried.
+    pub(crate) fn handlers_of(
+        &self,
+        call: u32,
+    ) -> Result<impl Iterator<Item = &HandlerRecord>, Lost> {
+        Ok(self.late(&[Section::Handlers])?.handlers_of(call))
+    }
+
+    /// Whether the site at a text offset belongs to a function that was copied into its caller.
+    pub(crate) fn inlined(&self, text: u32) -> Result<Option<&InlinedRecord>, Lost> {
+        Ok(self.late(&[Section::Inlined])?.inlined(text))
+    }
+
+    /// The name of a defined function, if it has one.
+    pub(crate) fn function_name(&self, function: u32) -> Result<Option<&str>, Lost> {
+        let late = self.late(&[])?;
+        self.load_parts(late.function_name_range(function), Part::Late)?;
+        Ok(late.function_name(function))
+    }
+
+    /// Whether a text offset is in an entry trampoline, where a call may not have an entry frame yet.
+    pub(crate) fn in_entry_trampoline(&self, text: u32) -> bool {
+        let view = self.view();
+        if view.function_at(text).is_some() {
+            return false;
+        }
+        let entries = view.types().iter().map(|ty| (ty.entry.get(), true));
+        let exits = view.types().iter().map(|ty| (ty.exit.get(), false));
+        // Each ends where the next begins.
+        let before = entries.chain(exits).filter(|(place, _)| *place <= text);
+        before.max().is_none_or(|(_, entry)| entry)
     }
 
     /// Loads an artifact from memory, if there is a reason to trust it. The
@@ -261,12 +324,15 @@ impl Artifact {
     }
 
     fn of_origin(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
-        Self::from_snapshot(snapshot, None, |file| check_from(file, Some(&Host::this()), origin))
+        Self::from_snapshot(snapshot, None, |file| {
+            let host = Host::this();
+            check_deferring(file, Some(&host), origin, &Deferred::NOTHING, sys::leaf_pair)
+        })
     }
 
     fn from_snapshot(
         snapshot: Snapshot,
-        lazy: Option<LazyCode>,
+        lazy: Option<LazyParts>,
         check: impl FnOnce(&[u8]) -> Result<Checked<'_>, Report>,
     ) -> Result<Self, LoadError> {
         let checked = match (check(snapshot.bytes()), snapshot.longer_source()) {
@@ -278,18 +344,27 @@ impl Artifact {
             }
         };
         let digest = checked.digest();
-        let module = Module::new(&checked)?;
+        let module = match &lazy {
+            None => Module::new(&checked)?,
+            Some(lazy) => Module::deferring(&checked, |names| {
+                // SAFETY: as in `load_parts`; there is no code among the metadata.
+                unsafe { lazy.load_all(snapshot.bytes(), names, &(0..0), Part::Late) }
+                    .map_err(|lost| failure(lazy, lost))
+            })?,
+        };
         let settings = checked.header().settings.get();
         let source_sha256 = checked.header().source_sha256;
         let text = module.range(Section::Text);
         match &lazy {
             None => snapshot.make_executable(text)?,
             Some(lazy) => {
-                let later = lazy.range();
-                let later =
-                    later.start.clamp(text.start, text.end)..later.end.clamp(text.start, text.end);
-                snapshot.make_executable(text.start..later.start)?;
-                snapshot.make_executable(later.end..text.end)?;
+                let now = |(part, _): &(Part, Range<usize>)| *part == Part::Now;
+                for (_, run) in
+                    runs(lazy.deferred(), snapshot.bytes().len()).into_iter().filter(now)
+                {
+                    let start = run.start.clamp(text.start, text.end);
+                    snapshot.make_executable(start..run.end.clamp(text.start, text.end))?;
+                }
             }
         }
         let view = module.view(snapshot.bytes());

@@ -12,14 +12,14 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use cwasm_artifact::check::{Deferred, claimed_length};
+use cwasm_artifact::check::{Deferred, Part, claimed_length};
 use cwasm_artifact::header::{CHUNK_SIZE, Header, LEAVES_OFFSET};
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 
 use crate::error::LoadError;
 use crate::source::Opened;
 use crate::sys;
-use crate::vm::lazy::LazyCode;
+use crate::vm::lazy::LazyParts;
 
 /// Larger artifacts are refused. Code alone ends at 2 GiB.
 const MAX_LENGTH: u64 = 16 << 30;
@@ -27,10 +27,15 @@ const MAX_LENGTH: u64 = 16 << 30;
 /// How much of a file that is no artifact is read, in order to say what it is.
 const MAX_UNKNOWN: u64 = 64 << 20;
 
+/// The size of a large page. To have one is much cheaper than to have as much memory in small ones.
+const HUGE_PAGE: usize = 2 << 20;
+
 /// Read-only bytes of a source.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     map: Mmap,
+    /// How many bytes of it are the source's.
+    length: usize,
     /// How long the source is. Longer than the bytes if it goes on behind the
     /// end that its header states.
     source_length: u64,
@@ -51,19 +56,21 @@ impl Snapshot {
         let changed = || LoadError::Changed { path: name.to_owned() };
         let (front, length, wanted) = measure(file, name)?;
         let mut map = Self::allocate(wanted)?;
+        // It has room for them.
+        let bytes = usize::try_from(wanted).unwrap_or(usize::MAX).min(map.len());
         map[..front.len()].copy_from_slice(&front);
-        match file.read_exact_at(&mut map[front.len()..], front.len() as u64) {
+        match file.read_exact_at(&mut map[front.len()..bytes], front.len() as u64) {
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
             result => result.map_err(read)?,
         }
         if wanted >= length && file.read_at(&mut [0], wanted).map_err(read)? != 0 {
             return Err(changed());
         }
-        Self::freeze(map, length.max(wanted))
+        Self::freeze(map, bytes, length.max(wanted))
     }
 
-    /// Reads a file but for its chunks of code, which are loaded when they are needed, and what nobody reads.
-    pub(crate) fn of_file_lazily(file: &File, name: &Path) -> Result<(Self, LazyCode), LoadError> {
+    /// Reads the parts of a file that are needed to instantiate. What else a loader uses is loaded when it is needed.
+    pub(crate) fn of_file_lazily(file: &File, name: &Path) -> Result<(Self, LazyParts), LoadError> {
         let read = |source| LoadError::Read { path: name.to_owned(), source };
         let changed = || LoadError::Changed { path: name.to_owned() };
         let (front, length, wanted) = measure(file, name)?;
@@ -71,29 +78,45 @@ impl Snapshot {
         let bytes =
             usize::try_from(wanted).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
         // The header is not checked yet. If it lies, it is refused, and nothing was read outside of the file.
-        let deferred = match (claimed_length(&front), Header::of(&front)) {
-            (Ok(claimed), Some(header)) if claimed == length => Deferred::of(header),
-            _ => Deferred::NOTHING,
+        let (deferred, body) = match (claimed_length(&front), Header::of(&front)) {
+            (Ok(claimed), Some(header)) if claimed == length => {
+                (Deferred::of(header), usize::try_from(header.body_offset()).unwrap_or(usize::MAX))
+            }
+            _ => (Deferred::NOTHING, front.len()),
         };
-        let end = deferred.unused.saturating_mul(CHUNK_SIZE).clamp(front.len(), bytes);
-        let lazy = LazyCode::new(file.try_clone().map_err(read)?, name.to_owned(), deferred.code);
+        let body = body.clamp(front.len(), bytes);
+        let lazy = LazyParts::new(file.try_clone().map_err(read)?, name.to_owned(), deferred);
         // Pages that nobody touches take no memory.
         let mut map = MmapOptions::new().len(bytes).map_anon().map_err(failed)?;
-        let later = lazy.range();
-        let later = later.start.clamp(front.len(), bytes)..later.end.clamp(front.len(), bytes);
         map[..front.len()].copy_from_slice(&front);
-        for part in [front.len()..later.start, later.end.min(end)..end] {
-            // Every page of it is about to be written.
-            let _ = map.advise_range(Advice::PopulateWrite, part.start, part.len());
+        let mut fill = |part: Range<usize>| {
+            if part.len() > CHUNK_SIZE / 2 {
+                populate(&map, part.clone());
+            }
             match file.read_exact_at(&mut map[part.clone()], part.start as u64) {
-                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Err(changed()),
-                result => result.map_err(read)?,
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(changed()),
+                result => result.map_err(read),
+            }
+        };
+        fill(front.len()..body)?;
+        let mut absent = Vec::new();
+        for (part, chunks) in runs(lazy.deferred(), bytes) {
+            if part == Part::Unused {
+                // Nobody reads the zeros that are there.
+            } else if part == Part::Now {
+                fill(chunks.start.max(body).min(chunks.end)..chunks.end)?;
+            } else {
+                // The front is there, whatever else its last page has.
+                let start = chunks.start.max(body.next_multiple_of(sys::page_size()));
+                absent.push(start.min(chunks.end)..chunks.end);
             }
         }
-        let snapshot = Self::freeze(map, length.max(wanted))?;
-        // SAFETY: the map is private and belongs to the snapshot, chunks are whole pages, and only compiled code, which
-        // faults, reads them.
-        unsafe { sys::protect_absent(&snapshot.map, later) }.map_err(failed)?;
+        let snapshot = Self::freeze(map, bytes, length.max(wanted))?;
+        for range in absent {
+            // SAFETY: the map is private and belongs to the snapshot, the range is whole pages, and only compiled code, which
+            // faults, and whoever has made sure that they are there reads them.
+            unsafe { sys::protect_absent(&snapshot.map, range) }.map_err(failed)?;
+        }
         Ok((snapshot, lazy))
     }
 
@@ -113,38 +136,47 @@ impl Snapshot {
         // SAFETY: the mapping is private and read-only, so it writes to nobody's memory; that what it
         // shows does not change is the caller's promise.
         let map = unsafe { options.len(bytes).map_copy_read_only(file.get()) }.map_err(failed)?;
-        Ok(Self { map, source_length: length.max(wanted) })
+        Ok(Self { map, length: bytes, source_length: length.max(wanted) })
     }
 
     /// Copies bytes.
     pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
         let mut map = Self::allocate(bytes.len() as u64)?;
-        map.copy_from_slice(bytes);
-        Self::freeze(map, bytes.len() as u64)
+        map[..bytes.len()].copy_from_slice(bytes);
+        Self::freeze(map, bytes.len(), bytes.len() as u64)
     }
 
+    /// Memory for so many bytes, all of which are about to be written: to ask for every page at once is several times as
+    /// fast as to fault for each. There may be more than was asked for.
     fn allocate(length: u64) -> Result<MmapMut, LoadError> {
         let failed = |source| LoadError::Map { bytes: length, source };
         let bytes =
             usize::try_from(length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
-        // Every page is about to be written: to ask for them at once is several times as
-        // fast as to fault for each.
-        MmapOptions::new().len(bytes).populate().map_anon().map_err(failed)
+        let whole = bytes.next_multiple_of(HUGE_PAGE);
+        let room = if whole - bytes <= whole / 8 { whole } else { bytes };
+        if room < HUGE_PAGE {
+            return MmapOptions::new().len(room).populate().map_anon().map_err(failed);
+        }
+        // Address space may be too short for the rest of the last large page.
+        let map = MmapOptions::new().len(room).map_anon();
+        let map = map.or_else(|_| MmapOptions::new().len(bytes).map_anon()).map_err(failed)?;
+        populate(&map, 0..map.len());
+        Ok(map)
     }
 
-    fn freeze(map: MmapMut, source_length: u64) -> Result<Self, LoadError> {
-        let bytes = map.len() as u64;
+    fn freeze(map: MmapMut, length: usize, source_length: u64) -> Result<Self, LoadError> {
+        let bytes = length as u64;
         let map = map.make_read_only().map_err(|source| LoadError::Map { bytes, source })?;
-        Ok(Self { map, source_length })
+        Ok(Self { map, length, source_length })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
-        &self.map
+        &self.map[..self.length]
     }
 
     /// How long the source is, if it goes on behind these bytes.
     pub(crate) fn longer_source(&self) -> Option<u64> {
-        (self.source_length > self.map.len() as u64).then_some(self.source_length)
+        (self.source_length > self.length as u64).then_some(self.source_length)
     }
 
     /// Makes the code at `text` executable. It begins at a page boundary; the
@@ -158,6 +190,42 @@ impl Snapshot {
         unsafe { sys::protect_code(&self.map, text) }
             .map_err(|source| LoadError::Map { bytes: self.map.len() as u64, source })
     }
+}
+
+/// Whether chunks must not be read before they were loaded.
+fn is_absent(part: Part) -> bool {
+    matches!(part, Part::Code | Part::Late)
+}
+
+/// Asks for pages that are about to be written, large ones where they fit. What the system does not grant is had by faults.
+fn populate(map: &MmapMut, range: Range<usize>) {
+    if range.len() >= HUGE_PAGE {
+        let _ = map.advise_range(Advice::HugePage, range.start, range.len());
+    }
+    let _ = map.advise_range(Advice::PopulateWrite, range.start, range.len());
+}
+
+/// The bytes of a file, as many as there are, in runs of chunks of one kind.
+pub(crate) fn runs(deferred: &Deferred, length: usize) -> Vec<(Part, Range<usize>)> {
+    let mut runs: Vec<(Part, Range<usize>)> = Vec::new();
+    for (number, part) in deferred.parts().iter().enumerate() {
+        let start = (number * CHUNK_SIZE).min(length);
+        let end = (start + CHUNK_SIZE).min(length);
+        match runs.last_mut() {
+            // Code and metadata become absent together.
+            Some((last, run))
+                if is_absent(*last) == is_absent(*part) && (is_absent(*part) || last == part) =>
+            {
+                run.end = end
+            }
+            _ => runs.push((*part, start..end)),
+        }
+    }
+    let known = runs.last().map_or(0, |(_, run)| run.end);
+    if known < length {
+        runs.push((Part::Now, known..length));
+    }
+    runs
 }
 
 /// The front of a file, the file's length, and how much of it is of interest: the front

@@ -33,6 +33,7 @@ use crate::vm::exception::{Exceptions, Landing, Origin, Root, VmException, VmTag
 use crate::vm::host_func::VmHostFunc;
 use crate::vm::instance::VmInstance;
 use crate::vm::layout::{VmFuncRef, VmStoreContext, VmValue};
+use crate::vm::lazy::Lost;
 use crate::vm::memory::{StoreMemory, too_large};
 use crate::vm::shared::Expected;
 use crate::vm::stable::Stable;
@@ -76,11 +77,13 @@ struct CodeRange {
 /// there would be no stack.
 const NEVER_ENTERED: usize = usize::MAX;
 
-/// What a host function left behind when it failed.
+/// What a host function left behind when it failed, or a builtin.
 #[derive(Debug)]
 pub(crate) enum Pending {
     Error(HostError),
     Panic(Box<dyn Any + Send>),
+    /// Who handles an exception could not be found out.
+    Lost(Lost),
 }
 
 /// A store without the application's data.
@@ -503,6 +506,12 @@ impl<'code> StoreCore<'code> {
     #[cold]
     fn failure(&mut self, unwound: Unwound) -> Error {
         match (unwound, self.pending.take()) {
+            // The handlers of the exception, or what trapped, could not be found out.
+            (Unwound::Exception, Some(Pending::Lost(lost)))
+            | (Unwound::Lost(lost), None | Some(Pending::Lost(_))) => {
+                self.thrown = None;
+                Error::CodeLost(CodeLost::new(lost, self.frames()))
+            }
             (Unwound::Exception, _) => match self.thrown.take() {
                 Some((exception, root)) => {
                     let (frames, omitted) = (self.frames(), self.trap_frames.omitted());
@@ -512,17 +521,26 @@ impl<'code> StoreCore<'code> {
                 }
                 None => Error::Host("an exception was thrown, and is gone".into()),
             },
-            (Unwound::Lost(lost), _) => Error::CodeLost(CodeLost::new(lost, self.frames())),
             (Unwound::Trap(kind), _) => {
                 let frames = self.frames();
                 Error::trapped(kind, frames, self.trap_frames.omitted())
             }
-            (Unwound::Host, Some(Pending::Error(error))) => Error::from_host(error),
-            (Unwound::Host, Some(Pending::Panic(panic))) => std::panic::resume_unwind(panic),
-            (Unwound::Host, None) => {
+            // Why the host stopped is what counts, even if it is lost how wasm goes on.
+            (Unwound::Host | Unwound::Lost(_), Some(Pending::Error(error))) => {
+                Error::from_host(error)
+            }
+            (Unwound::Host | Unwound::Lost(_), Some(Pending::Panic(panic))) => {
+                std::panic::resume_unwind(panic)
+            }
+            (Unwound::Host, None | Some(Pending::Lost(_))) => {
                 Error::Host("a host function failed without saying why".into())
             }
         }
+    }
+
+    /// Notes why an exception that nobody catches is none.
+    pub(crate) fn note_lost(&mut self, lost: Lost) {
+        self.pending = Some(Pending::Lost(lost));
     }
 
     /// The frames of the last trap.
@@ -538,18 +556,21 @@ impl<'code> StoreCore<'code> {
             // A return address may be the first byte behind its function.
             let inside = if position == 0 { offset } else { offset.saturating_sub(1) };
             let Some((func_index, _)) = view.function_at(inside) else { continue };
+            // What was to be loaded when it is needed, and is gone, is left out.
             let frame = |func_index, wasm_offset| Frame {
                 module: artifact.name().map(str::to_owned),
                 func_index,
-                func_name: view.function_name(func_index).map(str::to_owned),
+                func_name: artifact.function_name(func_index).ok().flatten().map(str::to_owned),
                 wasm_offset,
             };
             // An instruction that traps may stand where a call returns to.
-            let trapping = (position == 0).then(|| view.sites().trap_at(offset)).flatten();
-            let site = trapping.or_else(|| view.sites().return_at(offset));
+            let sites = artifact.sites().unwrap_or_default();
+            let trapping = (position == 0).then(|| sites.trap_at(offset)).flatten();
+            let site = trapping.or_else(|| sites.return_at(offset));
             let mut wasm_offset = site.map(|site| site.wasm);
             // What is copied calls nothing.
-            if let Some(inlined) = trapping.and_then(|_| view.inlined(offset)) {
+            let inlined = || artifact.inlined(offset).ok().flatten();
+            if let Some(inlined) = trapping.and_then(|_| inlined()) {
                 // The function has no frame of its own in its caller's code.
                 frames.push(frame(inlined.function.get(), wasm_offset));
                 wasm_offset = Some(inlined.call.get());

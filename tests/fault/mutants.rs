@@ -11,11 +11,11 @@ use std::ops::Range;
 use std::sync::LazyLock;
 
 use cwasm_artifact::builder::reseal;
-use cwasm_artifact::check::check;
+use cwasm_artifact::check::{LATE, check};
 use cwasm_artifact::header::{HEADER_OFFSET, HEADER_SIZE, Header, Section};
-use cwasm_artifact::module::{Module, View};
+use cwasm_artifact::module::{Late, Module, View};
 use cwasm_artifact::records::{Span, Text};
-use cwasm_loader::{Artifact, Digest, LoadError, Trust};
+use cwasm_loader::{Artifact, Digest, LoadError, Report, Trust};
 
 /// A module with something in every section of its artifact.
 pub const EVERY_SECTION: &str = r#"(module $everything
@@ -225,8 +225,30 @@ fn read_artifact(artifact: &Artifact) {
 /// right and indices that are not.
 fn read_checked(file: &[u8]) {
     let Ok(checked) = check(file, None) else { return };
-    let Ok(module) = Module::new(&checked) else { return };
-    let view = module.view(checked.file());
+    let all = Module::new(&checked);
+    // As a lazy load does it: what can be left for later is read without having been validated.
+    let deferring = Module::deferring(&checked, |names| {
+        assert!(names.end <= file.len());
+        Ok::<(), Report>(())
+    });
+    assert!(
+        all.is_err() || deferring.is_ok(),
+        "it is valid, but not without a part: {deferring:?}"
+    );
+    if let Ok(module) = &deferring {
+        let late = module.late(file);
+        assert_eq!(module.validate_late(&late).is_ok(), all.is_ok());
+        for section in LATE.into_iter().filter(|section| *section != Section::Strings) {
+            assert!(module.view(file).bytes(section).is_empty());
+        }
+    }
+    for module in [all, deferring].into_iter().flatten() {
+        read_module(file, &module);
+    }
+}
+
+fn read_module(file: &[u8], module: &Module) {
+    let view = module.view(file);
     let mut sum = 0;
     for import in view.imports() {
         sum += view.text(import.module).len() + view.text(import.name).len();
@@ -240,21 +262,24 @@ fn read_checked(file: &[u8]) {
         let found = view.export(view.text(export.name)).is_some();
         sum += usize::from(found) + view.export_type(export).to_string().len();
     }
-    sum += by_index(&view);
+    sum += by_index(&view, &module.late(file));
     std::hint::black_box(sum);
 }
 
-fn by_index(view: &View<'_>) -> usize {
+fn by_index(view: &View<'_>, late: &Late<'_>) -> usize {
     let few = 0..40;
     let many = INTERESTING.iter().filter_map(|number| u32::try_from(*number).ok());
     let mut sum = 0;
     for index in few.chain(many) {
         sum += view.func_type(index).params.len();
         sum += usize::from(view.function_type_index(index).is_some());
-        sum += usize::from(view.tag_type_index(index).is_some()) + view.handlers_of(index).len();
+        sum += usize::from(view.tag_type_index(index).is_some()) + late.handlers_of(index).count();
+        sum +=
+            late.function_name(index).map_or(0, str::len) + late.function_name_range(index).len();
+        sum += usize::from(late.inlined(index).is_some());
         sum += usize::from(view.imported(index % 5, index).is_some());
         sum +=
-            usize::from(view.sites().trap_at(index).is_some() || view.function_at(index).is_some());
+            usize::from(late.sites().trap_at(index).is_some() || view.function_at(index).is_some());
         let span = Span { start: index.into(), count: index.into() };
         sum += view.items(span).len() + view.const_ops(span).len();
         sum += view.text(Text { offset: index.into(), length: index.into() }).len();

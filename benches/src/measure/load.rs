@@ -187,14 +187,32 @@ fn threads(
 }
 
 /// Loads again and again, for a profiler to watch.
-pub fn churn() -> Result<crate::child::Figures> {
+pub fn churn(functions: usize) -> Result<crate::child::Figures> {
     const TIMES: u32 = 5000;
     let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
     let folder = tempfile::tempdir()?;
-    let files = Files::new(folder.path(), &corpus::synthetic(380, 0)?, &engine)?;
+    let files = Files::new(folder.path(), &corpus::synthetic(functions, 0)?, &engine)?;
     let start = Clock::Thread.now();
     for _ in 0..TIMES {
         files.load()?;
+    }
+    let cpu = (Clock::Thread.now() - start) / f64::from(TIMES);
+    Ok(crate::child::Figures { wall: 0.0, cpu, memory: files.length as f64 })
+}
+
+/// Loads lazily up to the first call again and again, for a profiler to watch. The files stay in `folder`.
+pub fn churn_lazily(functions: usize, folder: &Path) -> Result<crate::child::Figures> {
+    const TIMES: u32 = 10_000;
+    let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
+    let files = Files::new(folder, &corpus::synthetic(functions, 0)?, &engine)?;
+    let engine = Engine::default();
+    let linker = Linker::new(&engine);
+    let start = Clock::Thread.now();
+    for _ in 0..TIMES {
+        let artifact = files.load_lazily()?;
+        let mut store = Store::new(&engine, ());
+        let instance = linker.instantiate(&mut store, &artifact)?;
+        instance.typed_func::<(), ()>(&store, "first")?.call(&mut store, ())?;
     }
     let cpu = (Clock::Thread.now() - start) / f64::from(TIMES);
     Ok(crate::child::Figures { wall: 0.0, cpu, memory: files.length as f64 })

@@ -44,10 +44,10 @@ pub(crate) unsafe fn protect_code(map: &[u8], pages: Range<usize>) -> io::Result
     Ok(())
 }
 
-/// Takes all access to a range of a mapping away, until [`install_code`] puts something there.
+/// Takes all access to a range of a mapping away, until [`install`] puts something there.
 ///
 /// # Safety
-/// `map[pages]` must be whole pages of a private mapping that stays as long as anybody may use it, and nobody reads them
+/// `map[pages]` must be whole pages (the last may be the last of the mapping, in part) of a private mapping that stays as long as anybody may use it, and nobody reads them
 /// but through what is installed.
 pub(crate) unsafe fn protect_absent(map: &[u8], pages: Range<usize>) -> io::Result<()> {
     let absent = &map[pages];
@@ -60,8 +60,16 @@ pub(crate) unsafe fn protect_absent(map: &[u8], pages: Range<usize>) -> io::Resu
     Ok(())
 }
 
-/// Puts code into a part of a mapping, in one step: threads find there what was before, or all of the code, ready to run. `fill`
-/// gets memory for it that nobody else sees, and that is writable until then, and never after.
+/// What may be done with pages that are installed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Execute,
+}
+
+/// Puts pages into a mapping, in one step: threads find there what was before, or all of the new contents, ready to use. `fill`
+/// gets `length` bytes of memory that nobody else sees, and that are writable until then, and never after. The pages at `kept` of
+/// them are moved to `target`.
 ///
 /// Makes only system calls that a signal handler may make, if `fill` does.
 ///
@@ -69,33 +77,45 @@ pub(crate) unsafe fn protect_absent(map: &[u8], pages: Range<usize>) -> io::Resu
 /// What `fill` fails with, or the system; then nothing has changed.
 ///
 /// # Safety
-/// `target` points to `length` bytes, whole pages, of a private mapping that stays as long as the
-/// code can run. What is there is no longer used, and nobody else writes to it.
-pub(crate) unsafe fn install_code<E: From<rustix::io::Errno>>(
+/// `target` points to as many bytes as `kept` has, whole pages, of a private mapping that stays as long as anybody
+/// may use them. What is there is no longer used, and nobody else writes to it. `kept` begins at a page and lies within `length`.
+pub(crate) unsafe fn install<E: From<rustix::io::Errno>>(
     target: *mut u8,
+    kept: Range<usize>,
     length: usize,
+    access: Access,
     fill: impl FnOnce(&mut [u8]) -> Result<(), E>,
 ) -> Result<(), E> {
     use rustix::mm::{self, MapFlags, MremapFlags, ProtFlags};
-    let (access, flags) =
-        (ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE | MapFlags::POPULATE);
+    let access = match access {
+        Access::Read => MprotectFlags::READ,
+        Access::Execute => MprotectFlags::READ | MprotectFlags::EXEC,
+    };
+    let flags = MapFlags::PRIVATE | MapFlags::POPULATE;
+    let writable = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
-    let pages = unsafe { mm::mmap_anonymous(ptr::null_mut(), length, access, flags) }?;
+    let pages = unsafe { mm::mmap_anonymous(ptr::null_mut(), length, writable, flags) }?;
     // SAFETY: the mapping was just made, is writable, begins as zeros, and is known to nobody else.
     let bytes = unsafe { std::slice::from_raw_parts_mut(pages.cast::<u8>(), length) };
+    let moved = kept.len();
     let result = fill(bytes).and_then(|()| {
-        let access = MprotectFlags::READ | MprotectFlags::EXEC;
         // SAFETY: the pages are ours, and nobody uses `bytes` any more. They are moved over the target, which the caller
         // gives up; the kernel exchanges the one for the other while no thread can look.
         unsafe {
-            mm::mprotect(pages, length, access)?;
-            mm::mremap_fixed(pages, length, length, MremapFlags::MAYMOVE, target.cast())?;
+            let first = pages.byte_add(kept.start);
+            mm::mprotect(first, moved, access)?;
+            mm::mremap_fixed(first, moved, moved, MremapFlags::MAYMOVE, target.cast())?;
         }
         Ok(())
     });
-    if result.is_err() {
-        // SAFETY: they were not moved, and nobody uses them.
-        let _ = unsafe { mm::munmap(pages, length) };
+    // Where the moved pages were, there may be something else by now.
+    let left = match &result {
+        Ok(()) => [0..kept.start, kept.end.next_multiple_of(page_size())..length],
+        Err(_) => [0..length, 0..0],
+    };
+    for range in left.into_iter().filter(|range| !range.is_empty()) {
+        // SAFETY: these pages of ours were not moved, and nobody uses them.
+        let _ = unsafe { mm::munmap(pages.byte_add(range.start), range.len()) };
     }
     result
 }

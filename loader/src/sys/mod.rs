@@ -1,14 +1,15 @@
 //! What the loader asks of the operating system, one small module per
 //! platform: address space, page protection, faults as signals, the bounds
-//! of a thread's stack, and directories by descriptor.
+//! of a thread's stack, and directories by descriptor. And what is asked of the processor: [`leaf_pair`].
 //!
-//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install_code`],
+//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install`],
 //! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
 mod dir;
 #[cfg(target_os = "linux")]
 mod image;
+mod leaves;
 #[cfg(target_os = "linux")]
 mod linux;
 #[cfg(target_os = "linux")]
@@ -17,11 +18,12 @@ mod reservation;
 pub(crate) use dir::{Dir, Facts, Kind, effective_user};
 #[cfg(target_os = "linux")]
 pub(crate) use image::{Image, ImageFile, ImageRun};
+pub(crate) use leaves::leaf_pair;
 #[cfg(target_os = "linux")]
 use linux::file_size_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Fault, ensure_signal_stack, install_code, install_fault_handler, page_size, protect_absent,
+    Access, Fault, ensure_signal_stack, install, install_fault_handler, page_size, protect_absent,
     protect_code, thread_stack,
 };
 #[cfg(target_os = "linux")]

@@ -319,13 +319,17 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
         // It is there now: go on.
         Some(Ok(())) => return true,
         Some(Err(lost)) => End::Lost(lost),
-        None => {
-            let site = artifact.view().sites().trap_at(offset);
-            let Some(trap) = site.and_then(|site| TrapKind::from_code(site.trap)) else {
-                return false;
-            };
-            End::Trap(trap)
-        }
+        None => match artifact.sites().map(|sites| sites.trap_at(offset)) {
+            Ok(site) => {
+                let Some(trap) = site.and_then(|site| TrapKind::from_code(site.trap)) else {
+                    return false;
+                };
+                End::Trap(trap)
+            }
+            // Some trap: which, nobody can tell. An entry trampoline has none.
+            Err(_) if artifact.in_entry_trampoline(offset) => return false,
+            Err(lost) => End::Lost(lost),
+        },
     };
     // SAFETY: the context and the frame buffer are parts of the live store. The
     // thread was in compiled code (its program counter says so), hence not

@@ -325,7 +325,14 @@ pub(crate) unsafe fn find_handler(
         // SAFETY: the store is alive.
         let code = unsafe { StoreCore::find_code(NonNull::from(&mut *core), pc) };
         let Some((artifact, call)) = code else { break };
-        for handler in artifact.view().handlers_of(call) {
+        let handlers = match artifact.handlers_of(call) {
+            Ok(handlers) => handlers,
+            Err(lost) => {
+                core.note_lost(lost);
+                return None;
+            }
+        };
+        for handler in handlers {
             let sp = fp - handler.frame.get() as usize;
             let at = sp + handler.vmctx.get() as usize;
             // SAFETY: compiled code has put the vmctx of the frame's function there before the call. The

@@ -1,10 +1,13 @@
-//! Code that is loaded when it is needed.
+//! Parts of an artifact that are loaded when they are needed.
 //!
-//! The parts of an artifact that are not code are read and checked as ever, and so is the list of leaves. The chunks of
-//! code are not even read: their pages are inaccessible, so the first instruction that is fetched from one, or the first
-//! constant that another chunk's code reads there, faults. The signal handler then reads the chunk from the file into memory of its own, compares its leaf, and puts it
+//! What is needed to instantiate is read and checked as ever, and so is the list of leaves. The chunks of
+//! code, and of metadata that only traps, exceptions and backtraces need, are not even read: their pages are inaccessible.
+//!
+//! The first instruction that is fetched from a chunk of code, or the first constant that another chunk's code reads there, faults, and the signal handler
+//! loads the chunk. Metadata are loaded before they are read, by [`crate::Artifact`], which
+//! gives them out in no other way. To load is to read the chunk from the file into memory of its own, to compare its leaf, and to put it
 //! in its place. So what runs is still what was checked, whatever happens to the file; and what is never
-//! called costs nothing.
+//! needed costs nothing.
 //!
 //! Everything here may run in a signal handler: it allocates nothing, takes no lock, and cannot panic.
 
@@ -13,22 +16,22 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cwasm_artifact::check::leaf_in;
+use cwasm_artifact::check::{Deferred, Part, leaf_in};
 use cwasm_artifact::digest;
-use cwasm_artifact::header::CHUNK_SIZE;
+use cwasm_artifact::header::{CHUNK_SIZE, Header};
 use rustix::io::Errno;
 
-use crate::sys;
+use crate::sys::{self, Access};
 
-/// The chunks of code of one artifact.
+/// The chunks of one artifact that are loaded when they are needed.
 #[derive(Debug)]
-pub(crate) struct LazyCode {
+pub(crate) struct LazyParts {
     file: File,
     /// What errors call it.
     name: PathBuf,
-    /// Their numbers in the file.
-    chunks: Range<usize>,
-    /// Which of them are there.
+    /// Which they are.
+    deferred: Deferred,
+    /// Which of them are there. One per chunk of the file, if any is deferred.
     present: Box<[AtomicBool]>,
 }
 
@@ -69,10 +72,10 @@ impl Lost {
     }
 }
 
-impl LazyCode {
-    pub(crate) fn new(file: File, name: PathBuf, chunks: Range<usize>) -> Self {
-        let present = chunks.clone().map(|_| AtomicBool::new(false)).collect();
-        Self { file, name, chunks, present }
+impl LazyParts {
+    pub(crate) fn new(file: File, name: PathBuf, deferred: Deferred) -> Self {
+        let present = deferred.parts().iter().map(|_| AtomicBool::new(false)).collect();
+        Self { file, name, deferred, present }
     }
 
     /// What errors call the file.
@@ -80,49 +83,104 @@ impl LazyCode {
         &self.name
     }
 
-    /// The bytes of the file that are loaded when they are needed.
-    pub(crate) fn range(&self) -> Range<usize> {
-        self.chunks.start * CHUNK_SIZE..self.chunks.end * CHUNK_SIZE
+    /// Which chunks of the file are loaded when they are needed.
+    pub(crate) fn deferred(&self) -> &Deferred {
+        &self.deferred
     }
 
-    /// How many chunks have been loaded, and how many there are.
+    /// How many chunks of code have been loaded, and how many there are.
     pub(crate) fn loaded(&self) -> (usize, usize) {
-        let present = self.present.iter().filter(|present| present.load(Ordering::Relaxed));
-        (present.count(), self.present.len())
+        let code = || {
+            let parts = self.deferred.parts().iter().zip(&self.present);
+            parts.filter(|(part, _)| **part == Part::Code).map(|(_, present)| present)
+        };
+        (code().filter(|present| present.load(Ordering::Relaxed)).count(), code().count())
     }
 
-    /// Loads the chunk with the byte at `offset` of the file into `map`, which is the private
-    /// copy of it, unless it is there. `None` if no chunk of code is at the offset.
+    /// Loads what there is of one kind of `part` among the bytes at `range` of the file into `map`, which is the private
+    /// copy of it, unless it is there. `text` is where the code is in the file.
     ///
     /// # Safety
     /// `map` is the whole of a private, read-only mapping in which the front of the file was checked and nothing was
-    /// written to the chunks; it stays mapped while the code can run; and it is always the same for this `self`.
-    pub(crate) unsafe fn load(&self, map: &[u8], offset: usize) -> Option<Result<(), Lost>> {
+    /// written to the chunks; it stays mapped while the code can run; and it is always the same for this `self`. `text` is as validation found it, or empty.
+    pub(crate) unsafe fn load_all(
+        &self,
+        map: &[u8],
+        range: Range<usize>,
+        text: &Range<usize>,
+        part: Part,
+    ) -> Result<(), Lost> {
+        let chunks = range.start / CHUNK_SIZE..range.end.div_ceil(CHUNK_SIZE);
+        for chunk in chunks.start..chunks.end.min(self.present.len()) {
+            if self.deferred.part(chunk) == part {
+                // SAFETY: the caller promises the same.
+                unsafe { self.load(map, chunk, text) }?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Loads the chunk of code with the byte at `offset` of the file. `None` if there is none.
+    ///
+    /// # Safety
+    /// As for [`LazyParts::load_all`].
+    pub(crate) unsafe fn load_code(
+        &self,
+        map: &[u8],
+        offset: usize,
+        text: &Range<usize>,
+    ) -> Option<Result<(), Lost>> {
         let chunk = offset / CHUNK_SIZE;
-        let present = self.present.get(chunk.checked_sub(self.chunks.start)?)?;
+        // SAFETY: the caller promises the same.
+        (self.deferred.part(chunk) == Part::Code).then(|| unsafe { self.load(map, chunk, text) })
+    }
+
+    /// Loads a chunk that is deferred, unless it is there.
+    ///
+    /// # Safety
+    /// As for [`LazyParts::load_all`].
+    unsafe fn load(&self, map: &[u8], chunk: usize, text: &Range<usize>) -> Result<(), Lost> {
+        let number = u32::try_from(chunk).unwrap_or(u32::MAX);
+        let lost = |why| Lost { chunk: number, why };
+        let impossible = || lost(Why::Changed);
+        let present = self.present.get(chunk).ok_or_else(impossible)?;
         // Another thread may have been faster.
         if present.load(Ordering::Acquire) {
-            return Some(Ok(()));
+            return Ok(());
         }
-        let start = chunk * CHUNK_SIZE;
-        let wanted = leaf_in(map, chunk)?;
-        let target = map.get(start..start + CHUNK_SIZE)?.as_ptr().cast_mut();
+        let (Some(wanted), Some(header)) = (leaf_in(map, chunk), Header::of(map)) else {
+            return Err(impossible());
+        };
+        let start = chunk.saturating_mul(CHUNK_SIZE);
+        let end = start.saturating_add(CHUNK_SIZE).min(map.len());
+        let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
+        let hashed = digest::chunk_range(chunk, body, map.len());
+        let (kept, access) = match self.deferred.part(chunk) {
+            // What else the chunk has is on other pages, and nobody reads it.
+            Part::Code => {
+                let end = text.end.next_multiple_of(sys::page_size()).min(end);
+                (text.start.max(start)..end, Access::Execute)
+            }
+            _ => (start..end, Access::Read),
+        };
+        let Some(target) = map.get(kept.clone()).filter(|kept| !kept.is_empty()) else {
+            return Err(impossible());
+        };
         let fill = |bytes: &mut [u8]| {
-            self.read(bytes, start as u64)?;
+            let inside = hashed.start.saturating_sub(start)..hashed.end.saturating_sub(start);
+            let bytes = bytes.get_mut(inside).ok_or(Why::Changed)?;
+            self.read(bytes, hashed.start as u64)?;
             if digest::leaf(bytes) == *wanted { Ok(()) } else { Err(Why::Changed) }
         };
-        // SAFETY: the target is a chunk of the map, which consists of whole inaccessible pages: code is used
-        // by compiled code only, and not by Rust. Where two threads do this at once, each puts the
+        let kept = kept.start - start..kept.end - start;
+        // SAFETY: the target is the part of the map at `kept`, which consists of whole pages that nothing was written to. Code is used
+        // by compiled code only, and not by Rust; metadata are read only after `present` says so, which is not yet. Where two threads do this at once, each puts the
         // same bytes there.
-        let result = unsafe { sys::install_code(target, CHUNK_SIZE, fill) };
-        let chunk = u32::try_from(chunk).unwrap_or(u32::MAX);
-        Some(match result {
-            Ok(()) => {
-                present.store(true, Ordering::Release);
-                Ok(())
-            }
-            Err(why) => Err(Lost { chunk, why }),
-        })
+        let result =
+            unsafe { sys::install(target.as_ptr().cast_mut(), kept, end - start, access, fill) };
+        result.map_err(lost)?;
+        present.store(true, Ordering::Release);
+        Ok(())
     }
 
     fn read(&self, bytes: &mut [u8], mut offset: u64) -> Result<(), Why> {
