@@ -3,6 +3,7 @@
 //! An entry is named by a SHA-256 of the module. For bytes that a caller has in memory, to compute it takes a fifth of the time that
 //! loading the artifact takes. BLAKE3 is as hard to find collisions for, and takes a third of that. So who knows the one hash finds the
 //! other: in memory if this process has seen the module, and otherwise, if it is large, in a file that is named by the first and holds the second.
+//! To compare a module with a copy of it is faster again, so there are copies of what was asked for last, as far as they are small.
 //!
 //! A file says which BLAKE3 hash it is for, and is read only if nobody else could have written it. One that is damaged, or does not lead to an intact entry, costs
 //! the time that it would have saved: the module is hashed then.
@@ -11,7 +12,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::PathBuf;
-use std::sync::Mutex;
+use std::sync::RwLock;
 
 use cwasm_artifact::hex::{Hex, parse_digest};
 
@@ -30,12 +31,53 @@ const FILE_FROM: usize = 64 << 10;
 /// How many modules a process remembers.
 const MAX_SEEN: usize = 4096;
 
+/// A longer module is not copied.
+const MAX_COPY: usize = 256 << 10;
+
+/// How many bytes the copies have together.
+const MAX_COPIES: usize = 4 << 20;
+
 /// Longer files are none of these.
 const MAX_LENGTH: usize = 512;
 
 /// Modules that this process has seen.
 #[derive(Debug, Default)]
-pub(crate) struct Seen(Mutex<HashMap<[u8; 32], [u8; 32]>>);
+pub(crate) struct Seen(RwLock<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    /// By BLAKE3.
+    sha256: HashMap<[u8; 32], [u8; 32]>,
+    /// Modules and their SHA-256.
+    copies: Vec<(Box<[u8]>, [u8; 32])>,
+    /// How many bytes those have.
+    copied: usize,
+}
+
+impl Known {
+    /// The SHA-256 of a module of which there is a copy.
+    fn by_comparison(&self, wasm: &[u8]) -> Option<[u8; 32]> {
+        let found = self.copies.iter().find(|(copy, _)| **copy == *wasm)?;
+        Some(found.1)
+    }
+
+    fn insert(&mut self, wasm: &Wasm<'_>, sha256: [u8; 32]) {
+        if self.sha256.len() >= MAX_SEEN {
+            self.sha256.clear();
+        }
+        self.sha256.insert(wasm.blake3(), sha256);
+        let bytes = wasm.bytes();
+        if bytes.len() > MAX_COPY || self.by_comparison(bytes).is_some() {
+            return;
+        }
+        if self.copied + bytes.len() > MAX_COPIES {
+            self.copies.clear();
+            self.copied = 0;
+        }
+        self.copies.push((bytes.into(), sha256));
+        self.copied += bytes.len();
+    }
+}
 
 impl Seen {
     /// A module, with its SHA-256 if it was seen before; `None` if the hash is known anyway.
@@ -43,13 +85,17 @@ impl Seen {
         if wasm.bytes().len() < FROM || wasm.is_hashed() {
             return None;
         }
+        let known = || self.0.read().ok();
+        if let Some(sha256) = known()?.by_comparison(wasm.bytes()) {
+            return Some(wasm.hashed_as(sha256));
+        }
         let blake3 = wasm.blake3();
-        let here = self.0.lock().ok().and_then(|seen| seen.get(&blake3).copied());
-        let sha256 = here.or_else(|| {
-            let sha256 = read(layer, wasm)?;
-            self.insert(blake3, sha256);
-            Some(sha256)
-        })?;
+        let here = known()?.sha256.get(&blake3).copied();
+        let is_small = wasm.bytes().len() <= MAX_COPY;
+        let sha256 = here.or_else(|| read(layer, wasm))?;
+        if here.is_none() || is_small {
+            self.insert(wasm, sha256);
+        }
         Some(wasm.hashed_as(sha256))
     }
 
@@ -59,7 +105,7 @@ impl Seen {
             return;
         }
         let (blake3, sha256) = (wasm.blake3(), wasm.sha256());
-        self.insert(blake3, sha256);
+        self.insert(wasm, sha256);
         if write && wasm.bytes().len() >= FILE_FROM {
             let record = Record { blake3, sha256, entry: Key::new(wasm, profile) };
             // That it cannot be written costs time, and nothing else.
@@ -67,12 +113,9 @@ impl Seen {
         }
     }
 
-    fn insert(&self, blake3: [u8; 32], sha256: [u8; 32]) {
-        if let Ok(mut seen) = self.0.lock() {
-            if seen.len() >= MAX_SEEN {
-                seen.clear();
-            }
-            seen.insert(blake3, sha256);
+    fn insert(&self, wasm: &Wasm<'_>, sha256: [u8; 32]) {
+        if let Ok(mut known) = self.0.write() {
+            known.insert(wasm, sha256);
         }
     }
 }
@@ -153,13 +196,24 @@ mod tests {
         seen.remember(&layer, &Wasm::new(&bytes[1..]), &Profile::default(), true);
         assert!(seen.recall(&layer, &Wasm::new(&bytes[1..])).is_none());
         assert!(seen.recall(&layer, &known).is_none());
-        // It is bounded.
+        // What is remembered is bounded, and right for those that are not copied, too.
         for number in 0..2 * MAX_SEEN {
-            let mut hash = [0; 32];
-            hash[..8].copy_from_slice(&number.to_le_bytes());
-            seen.insert(hash, hash);
+            let mut bytes = vec![3; FROM];
+            bytes[..8].copy_from_slice(&number.to_le_bytes());
+            seen.remember(&layer, &Wasm::new(&bytes), &Profile::default(), false);
+            assert!(seen.recall(&layer, &Wasm::new(&bytes)).is_some());
         }
-        assert!(seen.0.lock().unwrap().len() <= MAX_SEEN);
+        let known = seen.0.read().unwrap();
+        assert!(known.sha256.len() <= MAX_SEEN && known.copied <= MAX_COPIES);
+        assert_eq!(known.copied, known.copies.iter().map(|(copy, _)| copy.len()).sum::<usize>());
+        drop(known);
+        for length in [MAX_COPY, MAX_COPY + 1] {
+            let (bytes, other) = (vec![4; length], vec![5; length]);
+            seen.remember(&layer, &Wasm::new(&bytes), &Profile::default(), false);
+            let known = seen.recall(&layer, &Wasm::new(&bytes)).unwrap();
+            assert_eq!(known.sha256(), Wasm::new(&bytes).sha256());
+            assert!(seen.recall(&layer, &Wasm::new(&other)).is_none());
+        }
     }
 
     #[test]
