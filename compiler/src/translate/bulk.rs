@@ -31,7 +31,7 @@ struct Piece {
 fn pieces(length: u32, largest: u32) -> Vec<Piece> {
     let size = largest.min(1 << length.ilog2());
     let last = length - size;
-    let rest = last.next_multiple_of(size) / size;
+    let rest = last.div_ceil(size);
     let before = (0..rest).rev().map(|number| Piece { at: number * size, size });
     std::iter::once(Piece { at: last, size }).chain(before).collect()
 }
