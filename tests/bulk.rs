@@ -1,4 +1,4 @@
-//! Bulk operations of linear memory with constant lengths, of which the small ones are compiled to loads and stores: each does
+//! Bulk operations of linear memory, of which those with a small constant length are compiled to loads and stores: each does
 //! what a model in Rust does, at every edge, or traps and changes nothing.
 
 use cwasm_compiler::{MemoryBounds, Settings};
@@ -27,7 +27,13 @@ const KINDS: [Kind; 6] = [
 fn module(kind: &Kind) -> String {
     let Kind { index, limits, .. } = kind;
     let ty = if index.is_empty() { "i32" } else { "i64" };
-    let mut text = format!("(module (memory (export \"m\") {index} {limits})");
+    let mut text = format!(
+        "(module (memory (export \"m\") {index} {limits})
+           (func (export \"copy\") (param {ty} {ty} {ty})
+             (memory.copy (local.get 0) (local.get 1) (local.get 2)))
+           (func (export \"fill\") (param {ty} i32 {ty})
+             (memory.fill (local.get 0) (local.get 1) (local.get 2)))"
+    );
     for length in LENGTHS {
         text += &format!(
             "(func (export \"copy{length}\") (param {ty} {ty})
@@ -96,36 +102,57 @@ impl Subject<'_, '_> {
         assert!(found == self.model, "{case}");
     }
 
+    fn copy(&mut self, name: &str, arguments: &[Val<'static>], [to, from, length]: [u64; 3]) {
+        self.check(name, arguments, |model| {
+            let from = range(model, from, length)?;
+            let to = range(model, to, length)?;
+            model.copy_within(from, to.start);
+            Some(())
+        });
+    }
+
+    fn fill(&mut self, name: &str, arguments: &[Val<'static>], to: u64, length: u64, byte: u8) {
+        self.check(name, arguments, |model| {
+            let to = range(model, to, length)?;
+            model[to].fill(byte);
+            Some(())
+        });
+    }
+
     fn check_all(&mut self) {
         for length in LENGTHS {
             let places = places(self.kind, length);
+            let count = self.index(length);
             for (number, to) in (0_u8..).zip(&places) {
                 let target = self.index(*to);
                 for from in &places {
-                    self.check(&format!("copy{length}"), &[target, self.index(*from)], |model| {
-                        let from = range(model, *from, length)?;
-                        let to = range(model, *to, length)?;
-                        model.copy_within(from, to.start);
-                        Some(())
-                    });
+                    let source = self.index(*from);
+                    self.copy(&format!("copy{length}"), &[target, source], [*to, *from, length]);
+                    self.copy("copy", &[target, source, count], [*to, *from, length]);
                 }
                 let byte = number.wrapping_mul(29);
-                let value = Val::I32(i32::from(byte) | 0x5a00);
-                self.check(&format!("fill{length}"), &[target, value], |model| {
-                    let to = range(model, *to, length)?;
-                    model[to].fill(byte);
-                    Some(())
-                });
-                self.check(&format!("seven{length}"), &[target], |model| {
-                    let to = range(model, *to, length)?;
-                    model[to].fill(7);
-                    Some(())
-                });
+                let value = |byte| Val::I32(i32::from(byte) | 0x5a00);
+                self.fill(&format!("fill{length}"), &[target, value(byte)], *to, length, byte);
+                self.fill("fill", &[target, value(!byte), count], *to, length, !byte);
+                self.fill(&format!("seven{length}"), &[target], *to, length, 7);
                 // So that the next copies have something to copy.
                 for (place, byte) in (0..).zip(&mut self.model) {
                     *byte = (place % 251_u32) as u8 ^ number;
                 }
                 self.memory.write(self.store, 0, &self.model).unwrap();
+            }
+        }
+        let size = self.kind.size;
+        let long = [size - 3, size, size + 1, u32::MAX.into(), 1 << 32, u64::MAX - size, u64::MAX];
+        let fits = |length: &u64| !self.kind.index.is_empty() || *length <= u32::MAX.into();
+        for length in long.into_iter().filter(fits) {
+            let count = self.index(length);
+            for to in [0, 2, 3, 4, size] {
+                let target = self.index(to);
+                self.fill("fill", &[target, Val::I32(5), count], to, length, 5);
+                for from in [0, 3, 4, size] {
+                    self.copy("copy", &[target, self.index(from), count], [to, from, length]);
+                }
             }
         }
     }

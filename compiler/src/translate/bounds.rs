@@ -91,6 +91,31 @@ impl Translator<'_, '_> {
         }
     }
 
+    /// The address of the first of `count` bytes from the index on, all of which are inside the memory. `index` and `count`
+    /// have 64 bits, and are below 2^32 if the memory's addresses have 32.
+    pub(super) fn range(&mut self, memory: MemoryIndex, index: Value, count: Value) -> Value {
+        let length = self.memory_length(memory);
+        let ins = self.builder.ins();
+        let outside = match self.env.module.memories[memory].index {
+            IndexType::I32 => {
+                // Both are below 2^32, so the sum does not overflow.
+                let end = ins.iadd(index, count);
+                self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length)
+            }
+            IndexType::I64 => {
+                // count <= length and index <= length - count. The difference does not wrap if the first holds, and does not
+                // matter otherwise.
+                let long = ins.icmp(IntCC::UnsignedGreaterThan, count, length);
+                let last = self.builder.ins().isub(length, count);
+                let late = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, index, last);
+                self.builder.ins().bor(long, late)
+            }
+        };
+        self.builder.ins().trapnz(outside, trap_code(Trap::MemoryOutOfBounds));
+        let base = self.memory_base(memory);
+        self.checked_place(outside, base, index, 0).base
+    }
+
     /// Traps unless `index + reach <= length`. Returns whether it is outside, for
     /// [`Translator::checked_place`].
     fn check(&mut self, memory: MemoryIndex, index: Value, offset: u64, size: u32) -> Value {

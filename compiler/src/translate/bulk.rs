@@ -68,6 +68,12 @@ impl Translator<'_, '_> {
         }
         let len = self.extend(len, shorter(target, source));
         let (src, dst) = (self.extend(src, source), self.extend(dst, target));
+        if !self.is_shared(dst_mem) && !self.is_shared(src_mem) {
+            let to = self.range(MemoryIndex::from_u32(dst_mem), dst, len);
+            let from = self.range(MemoryIndex::from_u32(src_mem), src, len);
+            self.builtin(Builtin::MemoryMove, &[to, from, len]);
+            return;
+        }
         let (to, from) = (self.u32_constant(dst_mem), self.u32_constant(src_mem));
         self.bulk_builtin(Builtin::MemoryCopy, &[to, from, dst, src, len]);
     }
@@ -80,8 +86,18 @@ impl Translator<'_, '_> {
             return self.fill_pieces(&to, byte, length);
         }
         let (dst, len) = (self.extend(dst, index), self.extend(len, index));
+        if !self.is_shared(mem) {
+            let to = self.range(MemoryIndex::from_u32(mem), dst, len);
+            self.builtin(Builtin::MemorySet, &[to, byte, len]);
+            return;
+        }
         let memory = self.u32_constant(mem);
         self.bulk_builtin(Builtin::MemoryFill, &[memory, dst, byte, len]);
+    }
+
+    /// Whether other threads may have a memory. Then to copy takes more than to move bytes.
+    fn is_shared(&self, memory: u32) -> bool {
+        self.env.module.memories[MemoryIndex::from_u32(memory)].shared
     }
 
     fn bulk_builtin(&mut self, builtin: Builtin, arguments: &[Value]) {

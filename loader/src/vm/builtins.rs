@@ -31,6 +31,8 @@ static BUILTINS: BuiltinArray = BuiltinArray({
     array[Builtin::MemoryGrow as usize] = memory_grow as *const c_void;
     array[Builtin::MemoryCopy as usize] = memory_copy as *const c_void;
     array[Builtin::MemoryFill as usize] = memory_fill as *const c_void;
+    array[Builtin::MemoryMove as usize] = memory_move as *const c_void;
+    array[Builtin::MemorySet as usize] = memory_set as *const c_void;
     array[Builtin::MemoryInit as usize] = memory_init as *const c_void;
     array[Builtin::DataDrop as usize] = data_drop as *const c_void;
     array[Builtin::TableGrow as usize] = table_grow as *const c_void;
@@ -111,6 +113,28 @@ unsafe extern "C" fn memory_fill(
     let (store, instance) = unsafe { caller(vmctx) };
     let memory = store.instances[instance].memories[memory as usize] as usize;
     success(store.memories[memory].fill(to, value.to_le_bytes()[0], length))
+}
+
+/// The length of a range of memory that compiled code has checked.
+#[expect(clippy::cast_possible_truncation, reason = "it lies in the address space")]
+fn checked_length(length: u64) -> usize {
+    length as usize
+}
+
+unsafe extern "C" fn memory_move(
+    _vmctx: *mut VmContext,
+    to: *mut u8,
+    from: *const u8,
+    length: u64,
+) {
+    // SAFETY: compiled code has checked that both ranges lie in memories of its store, which no other thread
+    // has. Whoever entered wasm has borrowed the store exclusively, so nobody has a reference to their bytes.
+    unsafe { ptr::copy(from, to, checked_length(length)) };
+}
+
+unsafe extern "C" fn memory_set(_vmctx: *mut VmContext, to: *mut u8, value: u32, length: u64) {
+    // SAFETY: as above.
+    unsafe { ptr::write_bytes(to, value.to_le_bytes()[0], checked_length(length)) };
 }
 
 unsafe extern "C" fn memory_init(

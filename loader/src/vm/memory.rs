@@ -25,7 +25,7 @@ pub(crate) struct VmMemory {
     definition: VmMemoryDefinition,
     space: Space,
     guarded: bool,
-    /// Whether the host or a builtin may have written to it.
+    /// Whether the host may have written to it, or a builtin on the way through here.
     written: bool,
     ty: MemoryType,
 }
