@@ -181,13 +181,16 @@ impl<'code> StoreCore<'code> {
         this.as_ptr().cast()
     }
 
-    /// Notes the innermost activation; returns the one that was noted before.
-    pub(crate) fn set_activation(
-        this: NonNull<Self>,
-        activation: *const Activation,
-    ) -> *const Activation {
+    /// The innermost activation, or null.
+    pub(crate) fn activation(this: NonNull<Self>) -> *const Activation {
         // SAFETY: callers hold a live store that they have exclusive use of.
-        unsafe { std::mem::replace(&mut (*this.as_ptr()).activation, activation) }
+        unsafe { (*this.as_ptr()).activation }
+    }
+
+    /// Notes the innermost activation.
+    pub(crate) fn set_activation(this: NonNull<Self>, activation: *const Activation) {
+        // SAFETY: callers hold a live store that they have exclusive use of.
+        unsafe { (*this.as_ptr()).activation = activation };
     }
 
     /// The frame of the entry trampoline of the innermost activation; zero if no wasm is running.
