@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
+use crate::counted;
 use crate::effort::Effort;
 use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
@@ -502,6 +503,9 @@ impl Worker {
             effort => Some(env.settings.isa(effort).map_err(Box::new)?),
         };
         let isa = other.as_deref().unwrap_or(env.isa);
+        if effort.optimise {
+            counted::compare_next(&mut self.context.func);
+        }
         self.context.compile(isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
         let Some(code) = self.context.take_compiled_code() else {
             return Err(CodegenError::CodeTooLarge.into());
