@@ -127,7 +127,7 @@ fn check(text: &str, ty: &str, wanted: &[([i64; 3], u32)], from_parameter: bool)
             }
             (true, "i32") => {
                 let func = instance.typed_func::<(i32, i32), i32>(&store, &name).unwrap();
-                func.call(&mut store, (0, counts[0] as i32)).unwrap()
+                func.call(&mut store, (0, i32::try_from(counts[0]).unwrap())).unwrap()
             }
             (true, _) => {
                 let func = instance.typed_func::<(i32, i64), i32>(&store, &name).unwrap();
