@@ -458,24 +458,32 @@ mod tests {
         }
     }
 
-    #[test]
-    fn an_image_that_is_closed_while_the_lock_is_held_is_released_later() {
-        let file = image_file(3);
-        let key = Contents::Image(file.image(0).unwrap().key());
-        // Until one waits: others test here, too.
-        while waiting_for(&file) == 0 {
-            drop(Reservation::new(LENGTH, 4 * page_size(), file.image(0)).unwrap());
+    /// Closes these many images while the lock is held, so that the closing threads cannot have it.
+    fn close_under_the_lock(count: u8) {
+        let files: Vec<_> = (0..count).map(image_file).collect();
+        let keys: Vec<_> =
+            files.iter().map(|file| Contents::Image(file.image(0).unwrap().key())).collect();
+        // Until one waits for each: others test here, too.
+        while files.iter().any(|file| waiting_for(file) == 0) {
+            for file in &files {
+                drop(Reservation::new(LENGTH, 4 * page_size(), file.image(0)).unwrap());
+            }
         }
         let held = loop {
             if let Ok(held) = IDLE.try_lock() {
                 break held;
             }
         };
-        drop(file);
-        assert!(held.iter().any(|waiting| waiting.contents == key));
+        drop(files);
         drop(held);
-        while with_idle(|idle| assert!(idle.iter().all(|waiting| waiting.contents != key)))
-            .is_none()
-        {}
+        let is_gone = |waiting: &Reservation| !keys.contains(&waiting.contents);
+        while with_idle(|idle| assert!(idle.iter().all(is_gone))).is_none() {}
+    }
+
+    #[test]
+    fn images_that_are_closed_while_the_lock_is_held_are_released_later() {
+        for count in [1, 2, 5] {
+            close_under_the_lock(count);
+        }
     }
 }
