@@ -163,6 +163,8 @@ pub enum Part {
     Code,
     /// Metadata that only traps, exceptions and backtraces need ([`LATE`]), and nothing else that a loader reads.
     Late,
+    /// What memories begin with ([`Section::ImageBytes`]), and nothing else that a loader reads.
+    Image,
     /// What is for debuggers and linkers, and the space between sections.
     Unused,
 }
@@ -229,6 +231,10 @@ impl Deferred {
             let kind = match section {
                 Section::Text => Part::Code,
                 section if LATE.contains(&section) => Part::Late,
+                // Code that compares addresses itself runs where memories may move, and so may not wait for their pages.
+                Section::ImageBytes if header.settings.get() & settings::EXPLICIT_CHECKS == 0 => {
+                    Part::Image
+                }
                 _ => Part::Now,
             };
             for part in &mut parts[number(range.start / chunk)..number(range.end.div_ceil(chunk))] {
@@ -239,7 +245,7 @@ impl Deferred {
         // The front is there from the beginning, on pages that code cannot share.
         let front = number(header.body_offset().div_ceil(chunk));
         for part in &mut parts[..front] {
-            if *part == Part::Late {
+            if matches!(*part, Part::Late | Part::Image) {
                 *part = Part::Now;
             }
         }

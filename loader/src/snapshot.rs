@@ -194,7 +194,7 @@ impl Snapshot {
 
 /// Whether chunks must not be read before they were loaded.
 fn is_absent(part: Part) -> bool {
-    matches!(part, Part::Code | Part::Late)
+    matches!(part, Part::Code | Part::Late | Part::Image)
 }
 
 /// Asks for pages that are about to be written, large ones where they fit. What the system does not grant is had by faults.
@@ -212,7 +212,7 @@ pub(crate) fn runs(deferred: &Deferred, length: usize) -> Vec<(Part, Range<usize
         let start = (number * CHUNK_SIZE).min(length);
         let end = (start + CHUNK_SIZE).min(length);
         match runs.last_mut() {
-            // Code and metadata become absent together.
+            // Code, metadata and images become absent together.
             Some((last, run))
                 if is_absent(*last) == is_absent(*part) && (is_absent(*part) || last == part) =>
             {

@@ -333,6 +333,26 @@ impl Reservation {
         Ok(())
     }
 
+    /// Takes all access to pages that are accessible, and zero, away, for [`open_pages`] to give it back. Address space like that
+    /// does not wait to be used again.
+    pub(crate) fn hide(&mut self, pages: Range<usize>) -> io::Result<()> {
+        if pages.start > pages.end
+            || pages.end > self.accessible
+            || !(pages.start | pages.end).is_multiple_of(page_size())
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.contents = Contents::Other;
+        self.protect(pages, MprotectFlags::empty())
+    }
+
+    /// Makes everything accessible again that [`Reservation::hide`] took away, if nobody opened, or wrote to, any of it.
+    pub(crate) fn unhide(&mut self) -> io::Result<()> {
+        self.protect(0..self.accessible, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        self.contents = Contents::Zeros;
+        Ok(())
+    }
+
     /// Whether it is, or was until somebody wrote to it, an image.
     pub(crate) fn has_image(&self) -> bool {
         self.contents != Contents::Zeros
@@ -387,6 +407,22 @@ impl Drop for Reservation {
         });
         this.into_iter().for_each(Self::unmap);
     }
+}
+
+/// Gives access to pages of a reservation back that [`Reservation::hide`] took away: all that are about to be written. Makes only system calls that a
+/// signal handler may make.
+///
+/// # Safety
+/// `start` is the first of so many bytes of pages of a live reservation, which were accessible before they were hidden, and nobody else changes the protection of these.
+pub(crate) unsafe fn open_pages(start: *mut u8, length: usize) -> Result<(), rustix::io::Errno> {
+    let access = MprotectFlags::READ | MprotectFlags::WRITE;
+    // SAFETY: the range is mapped, by the caller's promise, and only gains permissions that it had before. To populate
+    // pages changes nothing that can be seen; if the system does not, they are had by faults.
+    unsafe {
+        rustix::mm::mprotect(start.cast(), length, access)?;
+        let _ = rustix::mm::madvise(start.cast(), length, Advice::LinuxPopulateWrite);
+    }
+    Ok(())
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use cwasm_artifact::abi::builtins::Builtin;
 
 use super::layout::VmContext;
-use super::memory::{self, range_within};
+use super::memory::{self, NoAccess, range_within};
 use super::shared::Expected;
 use super::table::RawRef;
 use super::throw;
@@ -73,6 +73,14 @@ fn success(result: Option<()>) -> u32 {
     u32::from(result.is_some())
 }
 
+/// A truth value, after it was noted if the trap that follows is for something that is lost.
+fn accessed(store: &mut StoreCore<'_>, result: Result<(), NoAccess>) -> u32 {
+    if let Err(NoAccess::Lost(lost)) = result {
+        store.note_lost(lost);
+    }
+    u32::from(result.is_ok())
+}
+
 #[expect(clippy::cast_possible_wrap, reason = "sizes are far below the sign bit; -1 is failure")]
 fn old_size(result: Option<u64>) -> i64 {
     result.map_or(-1, |size| size as i64)
@@ -97,7 +105,8 @@ unsafe extern "C" fn memory_copy(
     let (store, instance) = unsafe { caller(vmctx) };
     let memories = &store.instances[instance].memories;
     let (target, source) = (memories[to_memory as usize], memories[from_memory as usize]);
-    success(memory::copy(&mut store.memories, (target, to), (source, from), length))
+    let result = memory::copy(&mut store.memories, (target, to), (source, from), length);
+    accessed(store, result)
 }
 
 unsafe extern "C" fn memory_fill(
@@ -110,7 +119,8 @@ unsafe extern "C" fn memory_fill(
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     let memory = store.instances[instance].memories[memory as usize] as usize;
-    success(store.memories[memory].fill(to, value.to_le_bytes()[0], length))
+    let result = store.memories[memory].fill(to, value.to_le_bytes()[0], length);
+    accessed(store, result)
 }
 
 unsafe extern "C" fn memory_init(
@@ -124,7 +134,8 @@ unsafe extern "C" fn memory_init(
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     let memory = store.instances[instance].memories[memory as usize];
-    success(store.init_memory(instance, memory, segment, to, from.into(), length.into()))
+    let result = store.init_memory(instance, memory, segment, to, from.into(), length.into());
+    accessed(store, result)
 }
 
 unsafe extern "C" fn data_drop(vmctx: *mut VmContext, segment: u32) {
