@@ -360,9 +360,7 @@ impl StoreMemory {
                 memory.slice_mut(range)?.fill(value);
                 Ok(())
             }
-            Self::Shared(memory) => {
-                memory.vm().fill(start, value, length).ok_or(NoAccess::Outside)
-            }
+            Self::Shared(memory) => memory.vm().fill(start, value, length).ok_or(NoAccess::Outside),
         }
     }
 

@@ -96,8 +96,8 @@ impl LateImages {
         // A memory that moves would have to have all of it, and so would one that other threads use meanwhile.
         let may_wait =
             |ty: MemoryType| !ty.shared && MemoryStyle::of(&ty, false) == MemoryStyle::Reserved;
-        let piece =
-            CHUNK_SIZE * section.len().div_ceil(CHUNK_SIZE).div_ceil(MAX_PIECES).next_power_of_two();
+        let piece = CHUNK_SIZE
+            * section.len().div_ceil(CHUNK_SIZE).div_ceil(MAX_PIECES).next_power_of_two();
         let mut late: Vec<LateRun> = Vec::with_capacity(runs.len());
         for run in runs {
             let bytes = section.start.checked_add(run.bytes.start)?
