@@ -163,7 +163,7 @@ pub enum Part {
     Code,
     /// Metadata that only traps, exceptions and backtraces need ([`LATE`]), and nothing else that a loader reads.
     Late,
-    /// What memories begin with ([`Section::ImageBytes`]), and nothing else that a loader reads.
+    /// What memories begin with ([`Section::ImageBytes`]), perhaps together with what is [`Part::Late`], and nothing else that a loader reads.
     Image,
     /// What is for debuggers and linkers, and the space between sections.
     Unused,
@@ -238,8 +238,15 @@ impl Deferred {
                 _ => Part::Now,
             };
             for part in &mut parts[number(range.start / chunk)..number(range.end.div_ceil(chunk))] {
-                // A chunk is either loaded as code, or as something else.
-                *part = if *part == Part::Unused || *part == kind { kind } else { Part::Now };
+                *part = match (*part, kind) {
+                    (Part::Unused, kind) => kind,
+                    (Part::Late | Part::Image, Part::Image) | (Part::Image, Part::Late) => {
+                        Part::Image
+                    }
+                    (known, kind) if known == kind => kind,
+                    // A chunk is either loaded as code, or as something else.
+                    _ => Part::Now,
+                };
             }
         }
         // The front is there from the beginning, on pages that code cannot share.

@@ -21,7 +21,7 @@ use crate::source::{Opened, Source};
 use crate::sys::{self, ImageFile, ImageRun};
 use crate::trust::Trust;
 use crate::type_registry::Registration;
-use crate::vm::lazy::{LazyParts, Lost};
+use crate::vm::lazy::{Kind, LazyParts, Lost};
 use crate::vm::pending::LateImages;
 
 /// A module's machine code and metadata, mapped and ready to be instantiated.
@@ -167,8 +167,8 @@ impl Artifact {
     pub fn load_rest(&self) -> Result<(), LoadError> {
         let Some(lazy) = &self.lazy else { return Ok(()) };
         let all = 0..self.snapshot.bytes().len();
-        for part in [Part::Code, Part::Late, Part::Image] {
-            self.load_parts(all.clone(), part).map_err(|lost| failure(lazy, lost))?;
+        for kind in [Kind::Code, Kind::Data] {
+            self.load_parts(all.clone(), kind).map_err(|lost| failure(lazy, lost))?;
         }
         self.module.validate_late(&self.module.late(self.snapshot.bytes()))?;
         Ok(())
@@ -194,19 +194,19 @@ impl Artifact {
         // They lie behind the functions.
         match places.filter(|place| *place != NONE).min() {
             Some(first) => self
-                .load_parts(text.start + first as usize..text.end, Part::Code)
+                .load_parts(text.start + first as usize..text.end, Kind::Code)
                 .map_err(|lost| failure(lazy, lost)),
             None => Ok(()),
         }
     }
 
     /// Loads the chunks of one kind with these bytes of the file, unless they are there. May be called by a signal handler.
-    fn load_parts(&self, bytes: Range<usize>, part: Part) -> Result<(), Lost> {
+    fn load_parts(&self, bytes: Range<usize>, kind: Kind) -> Result<(), Lost> {
         let Some(lazy) = &self.lazy else { return Ok(()) };
         let text = self.module.range(Section::Text);
         // SAFETY: the snapshot is such a mapping: a private copy, made together with `lazy`, whose front was checked and which
         // lives as long as the artifact. Stores borrow the artifact as long as its code can run.
-        unsafe { lazy.load_all(self.snapshot.bytes(), bytes, &text, part) }
+        unsafe { lazy.load_all(self.snapshot.bytes(), bytes, &text, kind) }
     }
 
     /// Loads the code at an address, if it is code that is loaded when it is needed. May be called by a signal handler.
@@ -222,7 +222,7 @@ impl Artifact {
     /// The metadata that are loaded when they are needed, after these sections of them were. The only way to them.
     fn late(&self, sections: &[Section]) -> Result<Late<'_>, Lost> {
         for section in sections {
-            self.load_parts(self.module.range(*section), Part::Late)?;
+            self.load_parts(self.module.range(*section), Kind::Data)?;
         }
         Ok(self.module.late(self.snapshot.bytes()))
     }
@@ -248,7 +248,7 @@ impl Artifact {
     /// The name of a defined function, if it has one.
     pub(crate) fn function_name(&self, function: u32) -> Result<Option<&str>, Lost> {
         let late = self.late(&[])?;
-        self.load_parts(late.function_name_range(function), Part::Late)?;
+        self.load_parts(late.function_name_range(function), Kind::Data)?;
         Ok(late.function_name(function))
     }
 
@@ -373,7 +373,7 @@ impl Artifact {
             None => Module::new(&checked)?,
             Some(lazy) => Module::deferring(&checked, |names| {
                 // SAFETY: as in `load_parts`; there is no code among the metadata.
-                unsafe { lazy.load_all(snapshot.bytes(), names, &(0..0), Part::Late) }
+                unsafe { lazy.load_all(snapshot.bytes(), names, &(0..0), Kind::Data) }
                     .map_err(|lost| failure(lazy, lost))
             })?,
         };
@@ -485,7 +485,7 @@ impl Artifact {
             });
             // More than one instance is better off with images that are mapped, if that costs next to nothing now.
             let again = self.instantiated.load(Ordering::Relaxed);
-            let load = || self.load_parts(0..self.snapshot.bytes().len(), Part::Image);
+            let load = || self.load_parts(self.module.range(Section::ImageBytes), Kind::Data);
             match late {
                 Some(_) if !again || ImageFile::is_large(length) || load().is_err() => {
                     self.instantiated.store(true, Ordering::Relaxed);
@@ -531,7 +531,7 @@ impl Artifact {
 
     /// Bytes of images, at `range` of the file, which lies in that section, after they were loaded. May be called by a signal handler.
     pub(crate) fn image_at(&self, range: Range<usize>) -> Result<&[u8], Lost> {
-        self.load_parts(range.clone(), Part::Image)?;
+        self.load_parts(range.clone(), Kind::Data)?;
         Ok(self.snapshot.bytes().get(range).unwrap_or_default())
     }
 
@@ -544,7 +544,7 @@ impl Artifact {
                 section.start.saturating_add(offset).min(section.end)
             };
             let end = image.bytes.get().saturating_add(image.length.get());
-            self.load_parts(at(image.bytes.get())..at(end), Part::Image)?;
+            self.load_parts(at(image.bytes.get())..at(end), Kind::Data)?;
         }
         Ok(self.view().image_bytes(image))
     }

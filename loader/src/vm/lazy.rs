@@ -23,6 +23,24 @@ use rustix::io::Errno;
 
 use crate::sys::{self, Access};
 
+/// What is loaded by those who use it in the same way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// Compiled code, which faults.
+    Code,
+    /// What Rust reads, after it was loaded. A chunk may hold several kinds of that.
+    Data,
+}
+
+impl Kind {
+    fn has(self, part: Part) -> bool {
+        match self {
+            Self::Code => part == Part::Code,
+            Self::Data => matches!(part, Part::Late | Part::Image),
+        }
+    }
+}
+
 /// How many chunks are loaded at once, where more than one is wanted. Each time makes a mapping of its own.
 const MAX_AT_ONCE: usize = 64;
 
@@ -117,7 +135,7 @@ impl LazyParts {
         self.absent_images.load(Ordering::Acquire) != 0
     }
 
-    /// Loads what there is of one kind of `part` among the bytes at `range` of the file into `map`, which is the private
+    /// Loads what there is of one kind among the bytes at `range` of the file into `map`, which is the private
     /// copy of it, unless it is there. `text` is where the code is in the file.
     ///
     /// # Safety
@@ -128,11 +146,11 @@ impl LazyParts {
         map: &[u8],
         range: Range<usize>,
         text: &Range<usize>,
-        part: Part,
+        kind: Kind,
     ) -> Result<(), Lost> {
         let end = range.end.div_ceil(CHUNK_SIZE).min(self.present.len());
         let is_wanted = |chunk: usize| {
-            self.deferred.part(chunk) == part
+            kind.has(self.deferred.part(chunk))
                 && self.present.get(chunk).is_some_and(|present| !present.load(Ordering::Acquire))
         };
         let mut first = range.start / CHUNK_SIZE;
@@ -190,8 +208,7 @@ impl LazyParts {
         let start = chunks.start.saturating_mul(CHUNK_SIZE);
         let end = chunks.end.saturating_mul(CHUNK_SIZE).min(map.len());
         let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
-        let part = self.deferred.part(chunks.start);
-        let (kept, access) = match part {
+        let (kept, access) = match self.deferred.part(chunks.start) {
             // What else the chunks have is on other pages, and nobody reads it.
             Part::Code => {
                 let end = text.end.next_multiple_of(sys::page_size()).min(end);
@@ -237,8 +254,8 @@ impl LazyParts {
         let result =
             unsafe { sys::install(target.as_ptr().cast_mut(), kept, end - start, access, fill) };
         result.map_err(|why| Lost { chunk: chunk_number(at), why })?;
-        for present in present {
-            if !present.swap(true, Ordering::AcqRel) && part == Part::Image {
+        for (chunk, present) in chunks.zip(present) {
+            if !present.swap(true, Ordering::AcqRel) && self.deferred.part(chunk) == Part::Image {
                 self.absent_images.fetch_sub(1, Ordering::AcqRel);
             }
         }
