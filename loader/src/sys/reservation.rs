@@ -495,6 +495,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_hidden_is_accessible_again_when_it_is_opened() {
+        let page = page_size();
+        let mut reservation = Reservation::new(LENGTH, 4 * page, None).unwrap();
+        for pages in [3 * page..5 * page, 0..1, 1..page, 4 * page..5 * page] {
+            assert!(reservation.hide(pages).is_err());
+        }
+        reservation.hide(page..3 * page).unwrap();
+        // Some of it is not there, so it must not wait.
+        assert!(reservation.has_image() && !reservation.is_worth_keeping());
+        reservation.unhide().unwrap();
+        assert!(!reservation.has_image() && reservation.is_worth_keeping());
+        bytes(&mut reservation).fill(7);
+        let mut reservation = Reservation::new(LENGTH, 4 * page, None).unwrap();
+        reservation.hide(page..3 * page).unwrap();
+        let start = reservation.start().as_ptr();
+        // SAFETY: the pages were hidden, and nobody else knows of them.
+        unsafe { open_pages(start.add(page), 2 * page) }.unwrap();
+        assert!(bytes(&mut reservation).iter().all(|byte| *byte == 0));
+        bytes(&mut reservation).fill(7);
+        assert!(!reservation.is_worth_keeping());
+    }
+
+    #[test]
     fn an_image_that_is_closed_while_the_lock_is_held_is_released_later() {
         let file = image_file(3);
         let key = Contents::Image(file.image(0).unwrap().key());

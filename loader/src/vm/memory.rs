@@ -120,6 +120,9 @@ impl VmMemory {
     /// The memory is as it was made, of the type of the memory with this number in the artifact, which has an image that may be late, and the artifact outlives it.
     unsafe fn begin_without(&mut self, artifact: &Artifact, memory: u32) -> std::io::Result<()> {
         let Some(images) = artifact.late_images() else { return Ok(()) };
+        if images.pages_of(memory).next().is_none() {
+            return Ok(());
+        }
         if self.space.hide(images.pages_of(memory)).is_err() {
             return self.space.unhide();
         }
