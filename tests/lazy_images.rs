@@ -405,6 +405,8 @@ fn what_was_changed_is_an_error_and_never_a_byte() {
         let mut store = new_store();
         let instance = start(&mut store, &artifact);
         let kept = apply(&mut store, instance, &Op::Load("load64", 1 << 20));
+        // What tells traps apart is there, so that a trap would be one.
+        assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
         file.damage(cut);
         for _ in 0..2 {
             for op in [
