@@ -918,3 +918,35 @@ fn images_that_no_compiler_makes_are_the_same_too() {
     }
     assert!((3..28).contains(&waited), "some can wait, and some cannot: {waited}");
 }
+
+#[test]
+fn a_chunk_with_something_else_in_it_is_missed_like_any_other() {
+    let file = Program::new();
+    let header = Header::of(&file.bytes).unwrap();
+    let place = |section| header.section(section).within(file.bytes.len()).unwrap();
+    let (images, sites) = (place(Section::ImageBytes), place(Section::Sites));
+    let last = (images.end - 1) / CHUNK_SIZE;
+    assert_eq!(sites.start / CHUNK_SIZE, last, "what traps need begins in the last chunk");
+    assert_eq!(file.image_chunks().last(), Some(&last));
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    let (_, all) = artifact.lazy_image_parts();
+    instance.memory(&store, "a").unwrap().data(&store).unwrap();
+    // The end of the images is the end of the second memory's.
+    let before = (1 << 20) - (images.end - last * CHUNK_SIZE);
+    instance.memory(&store, "b").unwrap().read(&store, 0, &mut vec![0; before]).unwrap();
+    assert_eq!(artifact.lazy_image_parts(), (all - 1, all));
+    let second = start(&mut store, &artifact);
+    assert!(both(&store, second) == [0, 1].map(initial));
+    assert_eq!(artifact.lazy_image_parts(), (all, all));
+    // Now they are mapped.
+    let third = start(&mut store, &artifact);
+    assert!(both(&store, third) == [0, 1].map(initial));
+    // And a trap needs it as well.
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
+    assert_eq!(artifact.lazy_image_parts(), (1, all));
+}
