@@ -16,8 +16,8 @@ use cwasm_loader::{
     Artifact, Caller, Digest, Engine, Error, Global, GlobalType, HostError, Instance, Linker,
     LoadError, Memory, Store, TrapKind, Trust, Val, ValType,
 };
-use cwasm_tests::fault::process;
 use cwasm_tests::fault::random::Random;
+use cwasm_tests::fault::{child, process};
 use cwasm_tests::{compile, compile_with};
 use cwasm_wasi::WasiCtx;
 
@@ -949,4 +949,91 @@ fn a_chunk_with_something_else_in_it_is_missed_like_any_other() {
     let instance = start(&mut store, &artifact);
     assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
     assert_eq!(artifact.lazy_image_parts(), (1, all));
+}
+
+/// A mapping that its neighbours cannot be joined with.
+enum Taken {
+    Writable(#[expect(dead_code, reason = "it is kept")] memmap2::MmapMut),
+    ReadOnly(#[expect(dead_code, reason = "it is kept")] memmap2::Mmap),
+}
+
+#[test]
+fn without_mappings_it_is_an_error_and_never_a_wrong_byte() {
+    child::run("without_mappings_it_is_an_error_and_never_a_wrong_byte", || {
+        let file = Program::new();
+        let artifact = file.lazy();
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        let wanted = [0, 1].map(initial);
+        let sum = {
+            let eager = file.eager();
+            let mut store = new_store();
+            let instance = start(&mut store, &eager);
+            apply(&mut store, instance, &Op::Load("sum", 0))
+        };
+        let mut taken = Vec::with_capacity(1 << 17);
+        let take = || {
+            let map = memmap2::MmapMut::map_anon(4096)?;
+            Ok::<_, std::io::Error>([
+                Taken::Writable(memmap2::MmapMut::map_anon(4096)?),
+                Taken::ReadOnly(map.make_read_only()?),
+            ])
+        };
+        while let Ok(two) = take() {
+            taken.extend(two);
+        }
+        let mut lost = 0;
+        for place in 0..40_u32 {
+            let at = 100_000 + place * 70_000;
+            let start = at as usize;
+            let number = u64::from_le_bytes(wanted[0][start..start + 8].try_into().unwrap());
+            let found = match place % 2 {
+                0 => apply(&mut store, instance, &Op::Load("load64", at)),
+                _ => {
+                    let mut bytes = [0; 8];
+                    let memory = instance.memory(&store, "a").unwrap();
+                    match memory.read(&store, at.into(), &mut bytes) {
+                        Ok(()) => i64::from_le_bytes(bytes).to_string(),
+                        Err(Error::CodeLost(_)) => "lost".to_owned(),
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            };
+            lost += usize::from(found == "lost");
+            assert!(found == "lost" || found == number.cast_signed().to_string(), "{found}");
+            // A mapping more each time.
+            taken.pop();
+        }
+        assert!((3..37).contains(&lost), "{lost}");
+        while let Ok(two) = take() {
+            taken.extend(two);
+        }
+        let (mut refused, mut made) = (0, 0);
+        for _ in 0..60 {
+            let mut store = new_store();
+            match Linker::new(&Engine::default()).instantiate(&mut store, &artifact) {
+                Ok(instance) => {
+                    made += 1;
+                    for (number, name) in ["a", "b"].into_iter().enumerate() {
+                        let mut found = [0; 100];
+                        let memory = instance.memory(&store, name).unwrap();
+                        match memory.read(&store, 1 << 19, &mut found) {
+                            Ok(()) => assert!(found == wanted[number][1 << 19..(1 << 19) + 100]),
+                            Err(Error::CodeLost(_)) => {}
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                }
+                Err(Error::MemoryReservation { .. } | Error::CodeLost(_)) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+            drop(store);
+            taken.pop();
+        }
+        assert!(refused > 0 && made > 0, "{refused} {made}");
+        drop(taken);
+        assert_eq!(apply(&mut store, instance, &Op::Load("sum", 0)), sum);
+        assert!(both(&store, instance) == wanted);
+    })
+    .well();
 }
