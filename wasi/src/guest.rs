@@ -35,7 +35,7 @@ const MAX_COPY: usize = 64 * 1024;
 /// later changes nothing.
 ///
 /// A memory of which the host has yet to load a part may turn out to lack it, since its file was changed. To the call that is
-/// [`Errno::Fault`]; [`GuestMemory::into_lost`] then says so, and the guest must not go on.
+/// [`Errno::Fault`]; [`Call::finish`](crate::calls::Call::finish) then says why, and the guest does not go on.
 pub struct GuestMemory<'a> {
     kind: Kind<'a>,
     /// Why bytes that lie in memory could not be had.
