@@ -135,7 +135,7 @@ impl Artifact {
     ///
     /// Memories begin without their contents as long as those were not all loaded. It is the quickest way to a first call, and not to many instances: each of them copies
     /// what it touches, where after [`Artifact::load_rest`] it would map it. The second instance of an artifact loads contents of less than 128 KiB for that.
-    /// Contents are loaded by the first instance if a memory is shared, has 64-bit addresses or small pages, or if they are in several hundred
+    /// Contents are loaded by the first instance if a memory is shared, has 64-bit addresses or small pages, or if they are in more than 256
     /// places; and at once if the code checks bounds itself.
     ///
     /// What is only for debuggers and linkers, such as symbols, is neither read nor checked. Bytes in memory are loaded at once.

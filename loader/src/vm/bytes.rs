@@ -64,15 +64,14 @@ impl<'a> MemoryBytes<'a> {
     ///
     /// # Errors
     /// [`Error::MemoryAccess`]; [`Error::CodeLost`] if they were to be loaded now, and are not in the file any more.
+    #[inline]
     pub fn load(&self, range: Range<usize>) -> Result<(), Error> {
         if range.start > range.end || range.end > self.length {
             return Err(self.outside(&range));
         }
         match self.pending {
             None => Ok(()),
-            Some(pending) => {
-                pending.load(&range).map_err(|lost| Error::CodeLost(CodeLost::new(lost, vec![])))
-            }
+            Some(pending) => load_pending(pending, &range),
         }
     }
 
@@ -80,6 +79,7 @@ impl<'a> MemoryBytes<'a> {
     ///
     /// # Errors
     /// As for [`MemoryBytes::load`].
+    #[inline]
     pub fn get(&self, range: Range<usize>) -> Result<&[u8], Error> {
         self.load(range.clone())?;
         // SAFETY: the bytes are valid, and present as of now. Whoever writes to them has `self` exclusively; to make others present
@@ -91,6 +91,7 @@ impl<'a> MemoryBytes<'a> {
     ///
     /// # Errors
     /// As for [`MemoryBytes::load`].
+    #[inline]
     pub fn get_mut(&mut self, range: Range<usize>) -> Result<&mut [u8], Error> {
         self.load(range.clone())?;
         // SAFETY: as in `get`, and `&mut self` is exclusive.
@@ -125,6 +126,11 @@ impl<'a> MemoryBytes<'a> {
             size: self.length as u64,
         }
     }
+}
+
+#[cold]
+fn load_pending(pending: &PendingImage, range: &Range<usize>) -> Result<(), Error> {
+    pending.load(range).map_err(|lost| Error::CodeLost(CodeLost::new(lost, vec![])))
 }
 
 #[cfg(test)]
