@@ -103,7 +103,7 @@ impl<'a> MemoryBytes<'a> {
     /// # Errors
     /// As for [`MemoryBytes::load`].
     pub fn get_disjoint_mut(&mut self, ranges: &[Range<usize>]) -> Result<Vec<&mut [u8]>, Error> {
-        let overlaps = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
+        let overlaps = |a: &Range<usize>, b: &Range<usize>| a.start.max(b.start) < a.end.min(b.end);
         let is_apart = |(number, range): &(usize, &Range<usize>)| {
             !ranges[..*number].iter().any(|before| overlaps(before, range))
         };
