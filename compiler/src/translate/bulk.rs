@@ -71,8 +71,7 @@ impl Translator<'_, '_> {
         if !self.is_shared(dst_mem) && !self.is_shared(src_mem) {
             let to = self.range(MemoryIndex::from_u32(dst_mem), dst, len);
             let from = self.range(MemoryIndex::from_u32(src_mem), src, len);
-            self.builtin(Builtin::MemoryMove, &[to, from, len]);
-            return;
+            return self.bulk_builtin(Builtin::MemoryMove, &[to, from, len]);
         }
         let (to, from) = (self.u32_constant(dst_mem), self.u32_constant(src_mem));
         self.bulk_builtin(Builtin::MemoryCopy, &[to, from, dst, src, len]);
@@ -88,8 +87,7 @@ impl Translator<'_, '_> {
         let (dst, len) = (self.extend(dst, index), self.extend(len, index));
         if !self.is_shared(mem) {
             let to = self.range(MemoryIndex::from_u32(mem), dst, len);
-            self.builtin(Builtin::MemorySet, &[to, byte, len]);
-            return;
+            return self.bulk_builtin(Builtin::MemorySet, &[to, byte, len]);
         }
         let memory = self.u32_constant(mem);
         self.bulk_builtin(Builtin::MemoryFill, &[memory, dst, byte, len]);

@@ -59,7 +59,7 @@ enum End {
     /// Nothing yet.
     None,
     Trap(TrapKind),
-    /// Code that it needed is gone.
+    /// Code that it needed is gone, or bytes of a memory.
     Lost(Lost),
 }
 
@@ -72,7 +72,7 @@ pub(crate) enum Unwound {
     Host,
     /// An exception was not caught; the store holds it and its frames.
     Exception,
-    /// Code that was to be loaded when it is needed is gone; the store holds the frames.
+    /// Code, or bytes of a memory, that were to be loaded when they are needed are gone; the store holds the frames.
     Lost(Lost),
 }
 
@@ -343,8 +343,8 @@ fn prepare_thread() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Decides whether a fault is a trap of wasm, and ends the activation if so. Or whether it is about code
-/// that is loaded when it is needed, and loads it.
+/// Decides whether a fault is a trap of wasm, and ends the activation if so. Or whether it is about code, or bytes of a memory,
+/// that are loaded when they are needed, and loads them.
 ///
 /// Runs in a signal handler: it allocates nothing, takes no lock, and reads
 /// only what the faulting thread owns.
@@ -363,7 +363,10 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
     let Some((artifact, offset)) = (unsafe { StoreCore::find_code(store, fault.pc()) }) else {
         return false;
     };
-    let end = match fault.unreadable().and_then(|address| artifact.load_code_at(address)) {
+    let code = fault.unreadable().and_then(|address| artifact.load_code_at(address));
+    // SAFETY: the thread was in compiled code of the store (its program counter says so).
+    let loaded = code.or_else(|| unsafe { StoreCore::load_address(store, fault.address()?) });
+    let end = match loaded {
         // It is there now: go on.
         Some(Ok(())) => return true,
         Some(Err(lost)) => End::Lost(lost),
