@@ -131,7 +131,12 @@ impl Run {
         let engine = Engine::new(limits::config(&self.limit));
         let mut store = self.store(&engine, &wasi);
         let mut linker = Linker::new(&engine);
-        cwasm_wasi::add_to_linker(&mut linker, |guest: &mut Guest| &mut guest.wasi)?;
+        let artifacts = preloads.iter().map(|(_, _, artifact)| artifact).chain([program]);
+        cwasm_wasi::add_imports_to_linker(
+            &mut linker,
+            |guest: &mut Guest| &mut guest.wasi,
+            artifacts,
+        )?;
         if let Some(limit) = self.timeout {
             watchdog::start(&engine, limit).context("cannot start a thread for `--timeout`")?;
         }

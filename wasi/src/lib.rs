@@ -35,7 +35,7 @@ mod types;
 pub use calls::{ProcExit, Signaled};
 pub use ctx::{BuildError, Clocks, HostClocks, HostRandom, Random, WasiCtx, WasiCtxBuilder};
 pub use guest::GuestMemory;
-pub use link::{NoMemory, add_to_linker};
+pub use link::{NoMemory, add_imports_to_linker, add_to_linker};
 pub use stdio::{InputStream, OutputStream};
 pub use threads::Threads;
 pub use types::{ClockId, Errno, Signal, Snapshot};
