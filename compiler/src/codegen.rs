@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::ExternalName;
-use cranelift_codegen::isa::unwind::UnwindInfo;
 use cranelift_codegen::{
     CodegenError, Context, ExceptionContextLoc, FinalizedMachExceptionHandler, FinalizedRelocTarget,
 };
@@ -33,6 +32,7 @@ use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
+use crate::unwind::Unwind;
 
 /// Told how far a compilation is. Called from several threads.
 pub trait Progress: Sync {
@@ -115,7 +115,7 @@ pub(crate) struct Code {
     pub(crate) features: CpuFeatures,
     /// Ordered by call; those of a call in the order in which they are tried.
     pub(crate) handlers: Vec<Handler>,
-    pub(crate) unwind: Option<UnwindInfo>,
+    pub(crate) unwind: Option<Unwind>,
 }
 
 /// Everything that was generated for a module.
@@ -507,6 +507,7 @@ impl Worker {
             return Err(CodegenError::CodeTooLarge.into());
         };
         let unwind = code.create_unwind_info(env.isa)?;
+        let unwind = Unwind::of(env.isa, unwind.as_ref()).map_err(Box::new)?;
         let features = match env.isa.triple().architecture {
             Architecture::X86_64 => instructions::needed(code.buffer.data(), &code.bb_starts),
             // No feature of other architectures has a name yet.
