@@ -9,11 +9,12 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::isa::unwind::UnwindInfo;
 use gimli::read::{self, UnwindSection as _};
 use gimli::write::{
-    Address, CallFrameInstruction, CommonInformationEntry, EndianVec, FrameDescriptionEntry,
-    FrameTable, RelocateWriter, Relocation,
+    Address, CallFrameInstruction, CommonInformationEntry, EndianVec, Expression,
+    FrameDescriptionEntry, FrameTable, RelocateWriter, Relocation,
 };
 use gimli::{
-    BaseAddresses, DW_EH_PE_pcrel, DW_EH_PE_sdata4, DwEhPe, EndianSlice, Register, RunTimeEndian,
+    BaseAddresses, DW_EH_PE_pcrel, DW_EH_PE_sdata4, DW_OP_lit0, DwEhPe, EndianSlice, Register,
+    RunTimeEndian,
 };
 use serde::{Deserialize, Serialize};
 
@@ -38,6 +39,10 @@ pub(crate) enum Rule {
     FrameOffset(i32),
     /// A register is saved at an offset from the frame's address.
     Saved(u16, i32),
+    /// A register has the address at an offset from the frame's.
+    Address(u16, i32),
+    /// A register has a value below 32. (On AArch64, one says whether return addresses are signed.)
+    Value(u16, u8),
 }
 
 impl From<Rule> for CallFrameInstruction {
@@ -47,6 +52,12 @@ impl From<Rule> for CallFrameInstruction {
             Rule::FrameRegister(register) => Self::CfaRegister(Register(register)),
             Rule::FrameOffset(offset) => Self::CfaOffset(offset),
             Rule::Saved(register, offset) => Self::Offset(Register(register), offset),
+            Rule::Address(register, offset) => Self::ValOffset(Register(register), offset),
+            Rule::Value(register, value) => {
+                let mut expression = Expression::new();
+                expression.op_constu(value.into());
+                Self::ValExpression(Register(register), expression)
+            }
         }
     }
 }
@@ -86,7 +97,7 @@ fn read_rules(section: &[u8], endianness: RunTimeEndian) -> read::Result<Option<
         let mut instructions = fde.instructions(&section, &bases);
         let mut place = 0_u32;
         while let Some(instruction) = instructions.next()? {
-            match rule(&instruction, fde.cie()) {
+            match step(&instruction, fde.cie(), &section) {
                 Some(Step::Advance(delta)) => place = place.saturating_add(delta),
                 Some(Step::Rule(rule)) => rules.push((place, rule)),
                 Some(Step::Nothing) => {}
@@ -104,14 +115,14 @@ enum Step {
     Nothing,
 }
 
-fn rule(
+fn step(
     instruction: &read::CallFrameInstruction<usize>,
     cie: &read::CommonInformationEntry<EndianSlice<'_, RunTimeEndian>>,
+    section: &read::EhFrame<EndianSlice<'_, RunTimeEndian>>,
 ) -> Option<Step> {
     use read::CallFrameInstruction as Read;
-    let unfactored = |factored: i64| {
-        i32::try_from(factored.checked_mul(cie.data_alignment_factor())?).ok()
-    };
+    let unfactored =
+        |factored: i64| i32::try_from(factored.checked_mul(cie.data_alignment_factor())?).ok();
     let rule = match *instruction {
         Read::AdvanceLoc { delta } => {
             let delta = u64::from(delta).checked_mul(cie.code_alignment_factor())?;
@@ -126,6 +137,18 @@ fn rule(
         }
         Read::OffsetExtendedSf { register, factored_offset } => {
             Rule::Saved(register.0, unfactored(factored_offset)?)
+        }
+        Read::ValOffset { register, factored_offset } => {
+            Rule::Address(register.0, unfactored(i64::try_from(factored_offset).ok()?)?)
+        }
+        Read::ValOffsetSf { register, factored_offset } => {
+            Rule::Address(register.0, unfactored(factored_offset)?)
+        }
+        Read::ValExpression { register, expression } => {
+            // One operation that pushes a small number, and is one itself.
+            let expression = expression.get(section).ok()?;
+            let [operation @ 0x30..=0x4f] = expression.0.slice() else { return None };
+            Rule::Value(register.0, operation - DW_OP_lit0.0)
         }
         _ => return None,
     };
