@@ -184,21 +184,47 @@ impl RelocateWriter for Writer {
     }
 }
 
-/// Writes the section for the given pieces of code.
+/// How many pieces of code share an entry. Whoever unwinds reads half of an entry, on average.
+const GROUP: usize = 32;
+
+/// Writes the section for the given pieces of code, which are ordered by offset.
+///
+/// An entry is for several pieces: it has what an entry of its own would have for each, and would otherwise be longer than
+/// that, with its relocation. What is between two of them has the rules of the one before.
 pub(crate) fn eh_frame(
     isa: &dyn TargetIsa,
     code: &[(TextRange, Unwind)],
 ) -> Result<EhFrame, CompileError> {
+    grouped(isa, code, GROUP)
+}
+
+fn grouped(
+    isa: &dyn TargetIsa,
+    code: &[(TextRange, Unwind)],
+    group: usize,
+) -> Result<EhFrame, CompileError> {
     let Some(mut cie) = isa.create_systemv_cie() else { return Ok(EhFrame::default()) };
     // Distances of four bytes, so that the section needs no change when it is moved with the code.
     cie.fde_address_encoding = DwEhPe(DW_EH_PE_pcrel.0 | DW_EH_PE_sdata4.0);
-    let entries = code.iter().map(|(range, unwind)| {
-        let address = Address::Symbol { symbol: 0, addend: i64::from(range.offset) };
-        let mut entry = FrameDescriptionEntry::new(address, range.len);
-        for (offset, rule) in &unwind.rules {
-            entry.add_instruction(*offset, (*rule).into());
+    let entries = code.chunks(group.max(1)).filter_map(|group| {
+        let ((first, _), (last, _)) = (group.first()?, group.last()?);
+        let address = Address::Symbol { symbol: 0, addend: i64::from(first.offset) };
+        let length = (last.offset + last.len).checked_sub(first.offset)?;
+        let mut entry = FrameDescriptionEntry::new(address, length);
+        for (number, (range, unwind)) in group.iter().enumerate() {
+            let start = range.offset.checked_sub(first.offset)?;
+            // Each begins with the rules of a function that was just called.
+            if number > 0 {
+                entry.add_instruction(start, CallFrameInstruction::RestoreState);
+            }
+            if number + 1 < group.len() {
+                entry.add_instruction(start, CallFrameInstruction::RememberState);
+            }
+            for (offset, rule) in &unwind.rules {
+                entry.add_instruction(start + *offset, (*rule).into());
+            }
         }
-        entry
+        Some(entry)
     });
     write(isa, cie, entries)
 }
@@ -229,5 +255,144 @@ fn endianness(isa: &dyn TargetIsa) -> RunTimeEndian {
     match isa.endianness() {
         Endianness::Little => RunTimeEndian::Little,
         Endianness::Big => RunTimeEndian::Big,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::effort::Effort;
+    use crate::settings::{Settings, TARGETS};
+    use crate::{Silent, compile_module};
+    use gimli::read::{CfaRule, RegisterRule, UnwindContext};
+
+    /// Where the section is, if the text is at 0.
+    const SECTION: u64 = 0x1000_0000;
+
+    /// As a linker would write it.
+    fn relocated(section: EhFrame, endianness: RunTimeEndian) -> Vec<u8> {
+        let EhFrame { mut bytes, references } = section;
+        for (offset, addend) in references {
+            let place = i64::try_from(SECTION + offset).unwrap();
+            let value = i32::try_from(addend - place).unwrap();
+            let value = match endianness {
+                RunTimeEndian::Little => value.to_le_bytes(),
+                RunTimeEndian::Big => value.to_be_bytes(),
+            };
+            bytes[offset as usize..][..4].copy_from_slice(&value);
+        }
+        bytes
+    }
+
+    type Row = (CfaRule<usize>, Vec<(Register, String)>);
+
+    /// What a section says about an address.
+    fn row(section: &[u8], endianness: RunTimeEndian, address: u32) -> Option<Row> {
+        let mut section = read::EhFrame::new(section, endianness);
+        section.set_address_size(8);
+        let bases = BaseAddresses::default().set_eh_frame(SECTION).set_text(0);
+        let mut context = UnwindContext::new();
+        let address = address.into();
+        let row = section
+            .unwind_info_for_address(&bases, &mut context, address, read::EhFrame::cie_from_offset)
+            .ok()?;
+        let rule = |rule: &RegisterRule<usize>| match rule {
+            RegisterRule::ValExpression(expression) => {
+                format!("{:?}", expression.get(&section).unwrap().0.slice())
+            }
+            other => format!("{other:?}"),
+        };
+        let mut registers: Vec<_> = row.registers().map(|(it, its)| (*it, rule(its))).collect();
+        registers.sort_by_key(|(register, _)| register.0);
+        Some((row.cfa().clone(), registers))
+    }
+
+    /// A module with `count` functions of several shapes, a table of branches, and calls of the host and from it.
+    fn module(count: usize) -> Vec<u8> {
+        let functions: String = (0..count)
+            .map(|number| {
+                let length = "(local.set 0 (i32.mul (local.get 0) (i32.load (local.get 0))))"
+                    .repeat(number * 7 % 40);
+                format!(
+                    "(func $f{number} (export \"f{number}\") (param i32) (result i32) {length}
+                        (block (block (block (br_table 0 1 2 0 1 2 0 (local.get 0)))
+                            (call $host)) (drop (call $f{number} (i32.const 1))))
+                        (call $f{} (local.get 0)))",
+                    number / 2
+                )
+            })
+            .collect();
+        wat::parse_str(format!(r#"(module (import "" "" (func $host)) (memory 1) {functions})"#))
+            .unwrap()
+    }
+
+    #[test]
+    fn functions_that_share_an_entry_are_unwound_like_with_one_each() {
+        for count in [0, 1, 2, 31, 100] {
+            let wasm = module(count);
+            for target in TARGETS {
+                let settings = Settings { target: target.parse().unwrap(), ..Settings::default() };
+                let isa = settings.isa(Effort::FULL).unwrap();
+                let compiled = compile_module(&wasm, &settings, &*isa, &Silent, None).unwrap();
+                let code = &compiled.text.unwind;
+                if target.contains("windows") {
+                    assert!(code.is_empty());
+                    continue;
+                }
+                assert!(code.len() > count, "{target}");
+                assert!(code.is_sorted_by_key(|(range, _)| range.offset), "{target}");
+                let endianness = endianness(&*isa);
+                let section = |group| relocated(grouped(&*isa, code, group).unwrap(), endianness);
+                let (one_each, shared) = (section(1), section(GROUP));
+                for (range, unwind) in code {
+                    let last = unwind.rules.last().map_or(0, |(offset, _)| *offset);
+                    assert!(last > 0 && last <= range.len, "{target}");
+                    let prologue = (0..(last + 8).min(range.len)).chain([range.len - 1]);
+                    for address in prologue.map(|offset| range.offset + offset) {
+                        let wanted = row(&one_each, endianness, address);
+                        assert!(wanted.is_some(), "{target} {address:#x}");
+                        assert_eq!(
+                            row(&shared, endianness, address),
+                            wanted,
+                            "{target} {address:#x}"
+                        );
+                    }
+                }
+                let (last, _) = code.last().unwrap();
+                assert_eq!(row(&shared, endianness, last.offset + last.len), None);
+                // Each entry has a relocation, too.
+                let entries = grouped(&*isa, code, GROUP).unwrap().references.len();
+                assert_eq!(entries, code.len().div_ceil(GROUP));
+                if count > GROUP {
+                    assert!(shared.len() * 3 < one_each.len() * 2, "{target}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn rules_come_back_from_the_section_that_they_were_written_to() {
+        let rules = vec![
+            (4, Rule::Frame(7, 16)),
+            (4, Rule::FrameOffset(4096)),
+            (8, Rule::FrameRegister(6)),
+            (300, Rule::Saved(6, -16)),
+            (300, Rule::Saved(70, 24)),
+            (70_000, Rule::Address(15, -160)),
+            (70_000, Rule::Address(15, 160)),
+            (70_004, Rule::Value(34, 0)),
+            (70_004, Rule::Value(34, 31)),
+        ];
+        for target in TARGETS.into_iter().filter(|target| !target.contains("windows")) {
+            let settings = Settings { target: target.parse().unwrap(), ..Settings::default() };
+            let isa = settings.isa(Effort::FULL).unwrap();
+            let mut entry = FrameDescriptionEntry::new(Address::Constant(0), 80_000);
+            for (offset, rule) in &rules {
+                entry.add_instruction(*offset, (*rule).into());
+            }
+            let section = write(&*isa, isa.create_systemv_cie().unwrap(), [entry]).unwrap();
+            let read = read_rules(&section.bytes, endianness(&*isa)).unwrap();
+            assert_eq!(read.as_ref(), Some(&rules), "{target}");
+        }
     }
 }
