@@ -2,7 +2,7 @@
 //!
 //! The code generator does not know how far away the target of a forward branch will be, and so gives every branch a
 //! displacement of 32 bits. Most would do with 8. Here, functions are read again (`listing`), instructions that
-//! have a shorter form get it (`forms`), and everything behind them moves up: what
+//! have a shorter form get it (`forms`, `frame`), and everything behind them moves up: what
 //! branches and addresses in the code say, and what is said about offsets in it elsewhere.
 //!
 //! A function in which there is anything that is not understood stays as it was.
@@ -12,6 +12,7 @@
 
 pub(crate) mod check;
 mod forms;
+mod frame;
 mod listing;
 
 use cwasm_artifact::cpu::CpuFeatures;
@@ -457,12 +458,12 @@ mod tests {
             ("another instruction", &|code, _| code.bytes[24] = 0xf4),
             ("less code", &|code, _| code.bytes.truncate(30)),
             ("a relocation that was forgotten", &|code, _| code.relocations[1].offset = 25),
-            ("a relocation that is gone", &|code, _| drop(code.relocations.pop())),
+            ("a relocation that is gone", &|code, _| code.relocations.truncate(2)),
             ("a relocation too much", &|code, _| code.relocations.push(call(100))),
             ("a return address that was forgotten", &|code, _| code.sites[0].text = 22),
             ("a trap that was forgotten", &|code, _| code.sites[1].text = 29),
             ("a trap of another kind", &|code, _| code.sites[1].trap = Some(Trap::HostError)),
-            ("a site that is gone", &|code, _| drop(code.sites.pop())),
+            ("a site that is gone", &|code, _| code.sites.truncate(2)),
             ("a handler that was forgotten", &|code, _| code.handlers[0].handler = 32),
             ("a call that was forgotten", &|code, _| code.handlers[0].call = 22),
             ("a rule that was forgotten", &|code, _| {

@@ -7,7 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use iced_x86::{Decoder, DecoderOptions, FlowControl, Instruction, Mnemonic, OpKind};
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
 
 use crate::codegen::Code;
 
@@ -27,12 +30,15 @@ pub(crate) fn same(before: Function<'_>, after: Function<'_>) -> Result<(), Stri
     comparison.instructions()?;
     comparison.order()?;
     comparison.records()?;
-    comparison.references()
+    comparison.references()?;
+    comparison.frames()
 }
 
 /// An address in an instruction, before and after.
 #[derive(Clone, Copy, Debug)]
 struct Address {
+    /// Where the instruction is, before.
+    at: u32,
     before: u32,
     after: u32,
     /// How many bytes are read there.
@@ -58,6 +64,23 @@ struct Comparison<'a> {
     tables: BTreeSet<u32>,
     /// How many relocations are in the instructions.
     relocations: usize,
+    /// Where control goes from each instruction, before.
+    edges: BTreeMap<u32, Vec<u32>>,
+    /// What each instruction does to the stack pointer and the frame pointer, before.
+    effects: BTreeMap<u32, Effect>,
+    /// The instructions that refer to the stack by the other pointer, each with the distance between the two that this takes.
+    reframed: Vec<(u32, i64)>,
+}
+
+/// What an instruction does to the distance from the stack pointer up to the frame pointer.
+#[derive(Clone, Copy, Debug)]
+enum Effect {
+    /// Makes it 0.
+    Zero,
+    /// Adds to it.
+    Add(i64),
+    /// Makes it unknown.
+    Unknown,
 }
 
 fn equal<T: PartialEq + std::fmt::Debug>(what: &str, before: T, after: T) -> Result<(), String> {
@@ -79,6 +102,9 @@ impl<'a> Comparison<'a> {
             addresses: Vec::new(),
             tables: BTreeSet::new(),
             relocations: 0,
+            edges: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            reframed: Vec::new(),
         }
     }
 
@@ -106,6 +132,7 @@ impl<'a> Comparison<'a> {
         let after = decode(self.after.code, new)?;
         let (old_end, new_end) = (end(&before), end(&after));
         self.ends.insert(old_end, new_end);
+        self.effects.insert(old, effect(&before));
         let difference = |what: &str| {
             format!("{what} at {old:#x} and {new:#x}: {:?}, {:?}", before.code(), after.code())
         };
@@ -133,7 +160,7 @@ impl<'a> Comparison<'a> {
             match (before.op_kind(operand), after.op_kind(operand)) {
                 (OpKind::NearBranch64, OpKind::NearBranch64) => {
                     if relocations.is_empty() {
-                        self.open.push((target(&before)?, target(&after)?));
+                        self.go(old, target(&before)?, target(&after)?);
                     }
                 }
                 (OpKind::Memory, OpKind::Memory) => {
@@ -141,8 +168,22 @@ impl<'a> Comparison<'a> {
                         let base = (it.memory_base(), it.memory_index(), it.memory_index_scale());
                         (base, it.segment_prefix(), it.memory_size())
                     };
-                    if parts(&before) != parts(&after) {
+                    let distance = |it: &Instruction| it.memory_displacement64().cast_signed();
+                    let reframed = before.memory_base() == Register::RSP
+                        && after.memory_base() == Register::RBP;
+                    let like_before = |it: &Instruction| {
+                        let mut it = *it;
+                        if reframed {
+                            it.set_memory_base(Register::RSP);
+                        }
+                        parts(&it)
+                    };
+                    if parts(&before) != like_before(&after) {
                         return Err(difference("another operand"));
+                    }
+                    if reframed {
+                        self.reframed.push((old, distance(&before) - distance(&after)));
+                        continue;
                     }
                     if !before.is_ip_rel_memory_operand() {
                         if before.memory_displacement64() != after.memory_displacement64() {
@@ -154,6 +195,7 @@ impl<'a> Comparison<'a> {
                                 .map_err(|_| difference("an address outside of the code"))
                         };
                         let address = Address {
+                            at: old,
                             before: place(&before)?,
                             after: place(&after)?,
                             size: u32::try_from(before.memory_size().size()).unwrap_or(u32::MAX),
@@ -189,11 +231,17 @@ impl<'a> Comparison<'a> {
             }
             FlowControl::Call | FlowControl::IndirectCall => {
                 self.calls.insert(old_end);
-                self.open.push((old_end, new_end));
+                self.go(old, old_end, new_end);
             }
-            _ => self.open.push((old_end, new_end)),
+            _ => self.go(old, old_end, new_end),
         }
         Ok(())
+    }
+
+    /// Notes that control goes from an instruction to another.
+    fn go(&mut self, from: u32, old: u32, new: u32) {
+        self.edges.entry(from).or_default().push(old);
+        self.open.push((old, new));
     }
 
     /// Whether the instructions have the same order, and none is in another.
@@ -277,7 +325,7 @@ impl<'a> Comparison<'a> {
     }
 
     /// Compares what is not instructions.
-    fn references(&self) -> Result<(), String> {
+    fn references(&mut self) -> Result<(), String> {
         let last = self.starts.keys().last().and_then(|start| self.ends.range(start + 1..).next());
         let (old_end, new_end) = last.ok_or("there are no instructions")?;
         let constants = self.addresses.iter().filter(|address| {
@@ -285,12 +333,15 @@ impl<'a> Comparison<'a> {
         });
         let old_data = constants.clone().map(|it| it.before).min().unwrap_or(u32::MAX);
         let new_data = constants.clone().map(|it| it.after).min().unwrap_or(u32::MAX);
-        for address in &self.addresses {
-            let Address { before, after, size, .. } = *address;
+        for address in self.addresses.clone() {
+            let Address { at, before, after, size, .. } = address;
             if self.starts.contains_key(&before) {
                 self.moved("the address of an instruction", before, after)?;
-            } else if self.is_table(address) {
-                self.table(before, after, old_data, new_data)?;
+                // Control gets there with the stack as it was here.
+                self.edges.entry(at).or_default().push(before);
+            } else if self.is_table(&address) {
+                let targets = self.table(before, after, old_data, new_data)?;
+                self.edges.entry(at).or_default().extend(targets);
             } else {
                 if before < *old_end || after < *new_end {
                     return Err(format!("{before:#x} and {after:#x} are among instructions"));
@@ -315,8 +366,8 @@ impl<'a> Comparison<'a> {
         address.computed && self.tables.contains(&address.before)
     }
 
-    /// Compares two tables of branches, which go on until code or the first constant begins.
-    fn table(&self, old: u32, new: u32, old_data: u32, new_data: u32) -> Result<(), String> {
+    /// Compares two tables of branches, which go on until code or the first constant begins. Returns where they lead to, before.
+    fn table(&self, old: u32, new: u32, old_data: u32, new_data: u32) -> Result<Vec<u32>, String> {
         let entries = |code: &'a Code, start: u32, next: Option<u32>, data: u32| {
             let end = next.unwrap_or(u32::MAX).min(data);
             let end = (end as usize).min(code.bytes.len());
@@ -329,25 +380,82 @@ impl<'a> Comparison<'a> {
         let (after, _) = entries(self.after.code, new, next.map(|(_, it)| *it), new_data);
         let leads_to =
             |start: u32, entry: &[u8; 4]| start.checked_add_signed(i32::from_le_bytes(*entry));
-        let mut compared = 0;
+        let mut targets = Vec::new();
         for entry in before {
             let Some(before) = leads_to(old, entry).filter(|it| self.starts.contains_key(it))
             else {
                 break;
             };
-            let after = after.get(compared).and_then(|entry| leads_to(new, entry));
+            let after = after.get(targets.len()).and_then(|entry| leads_to(new, entry));
             equal("a branch of a table", self.starts.get(&before).copied(), after)?;
-            compared += 1;
+            targets.push(before);
         }
         // Behind the last table may be what aligns constants.
-        let padding = before.get(compared..).unwrap_or(&[]);
-        if compared == 0 || !padding.iter().flatten().all(|byte| *byte == 0) {
+        let padding = before.get(targets.len()..).unwrap_or(&[]);
+        if targets.is_empty() || !padding.iter().flatten().all(|byte| *byte == 0) {
             return Err(format!("the table at {old:#x} leads elsewhere"));
         }
         if next.is_some() && !padding.is_empty() {
             return Err(format!("the table at {old:#x} has entries that are none"));
         }
+        Ok(targets)
+    }
+
+    /// Whether the stack pointer is as far below the frame pointer as the instructions take it to be that refer to the stack by
+    /// the other one: on every way that control can get there.
+    fn frames(&self) -> Result<(), String> {
+        // `None` where ways disagree, or one of them leaves it open.
+        let mut known: BTreeMap<u32, Option<i64>> = BTreeMap::new();
+        let handlers = self.before.code.handlers.iter();
+        let handlers = handlers.map(|handler| (handler.handler, Some(i64::from(handler.frame))));
+        let mut open: Vec<(u32, Option<i64>)> = handlers.chain([(0, None)]).collect();
+        while let Some((place, distance)) = open.pop() {
+            let distance = match known.get(&place) {
+                Some(old) if *old == distance || old.is_none() => continue,
+                Some(_) => None,
+                None => distance,
+            };
+            known.insert(place, distance);
+            let after = match self.effects.get(&place) {
+                Some(Effect::Zero) => Some(0),
+                Some(Effect::Add(more)) => {
+                    distance.and_then(|distance| distance.checked_add(*more))
+                }
+                Some(Effect::Unknown) | None => None,
+            };
+            let next = self.edges.get(&place).into_iter().flatten();
+            open.extend(next.map(|next| (*next, after)));
+        }
+        for (place, distance) in &self.reframed {
+            let known = known.get(place).copied().flatten();
+            equal("the stack pointer below the frame pointer", known, Some(*distance))?;
+        }
         Ok(())
+    }
+}
+
+fn effect(instruction: &Instruction) -> Effect {
+    let adds = |sign: i64| {
+        let amount = instruction.immediate(1).cast_signed();
+        amount.checked_mul(sign).map_or(Effect::Unknown, Effect::Add)
+    };
+    let immediate = instruction.op_count() == 2 && is_immediate(instruction.op1_kind());
+    match (instruction.mnemonic(), instruction.op0_register()) {
+        (Mnemonic::Mov, Register::RBP) if instruction.op1_register() == Register::RSP => {
+            Effect::Zero
+        }
+        (Mnemonic::Sub, Register::RSP) if immediate => adds(1),
+        (Mnemonic::Add, Register::RSP) if immediate => adds(-1),
+        // They come back with both as they were.
+        (Mnemonic::Call, _) => Effect::Add(0),
+        _ => {
+            let mut factory = InstructionInfoFactory::new();
+            let changed = factory.info(instruction).used_registers().iter().any(|used| {
+                matches!(used.register().full_register(), Register::RSP | Register::RBP)
+                    && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead)
+            });
+            if changed { Effect::Unknown } else { Effect::Add(0) }
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The shorter form of an instruction, where it has one.
 
-use iced_x86::{Code, Instruction};
+use iced_x86::{Code, ConstantOffsets, EncodingKind, Instruction, Register};
 
 /// A branch to somewhere in its function.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,8 +79,51 @@ impl Form {
     }
 }
 
+/// The shortest form of an instruction that refers to nothing in the code. `size` is how many bytes the stack pointer is
+/// below the frame pointer, if that is known; `offsets` tells where in the instruction its parts are.
+pub(super) fn smaller(
+    instruction: &Instruction,
+    bytes: &[u8],
+    size: Option<i32>,
+    offsets: impl FnOnce(&Instruction) -> ConstantOffsets,
+) -> Option<Form> {
+    let small = with_small_operand(instruction, bytes);
+    let in_frame = size.filter(|_| {
+        instruction.memory_base() == Register::RSP && instruction.memory_index() == Register::None
+    });
+    let Some(size) = in_frame else { return small };
+    // Behind the place on the stack is only the operand that got smaller.
+    let bytes = small.as_ref().map_or(bytes, Form::bytes);
+    by_frame_pointer(instruction, bytes, size, &offsets(instruction)).or(small)
+}
+
+/// The form of an instruction that refers to a place on the stack by the frame pointer, if that is shorter.
+fn by_frame_pointer(
+    instruction: &Instruction,
+    bytes: &[u8],
+    size: i32,
+    offsets: &ConstantOffsets,
+) -> Option<Form> {
+    // In the encoding of the largest vectors, distances are in other units.
+    if !matches!(instruction.encoding(), EncodingKind::Legacy | EncodingKind::VEX) {
+        return None;
+    }
+    let distance = i32::try_from(instruction.memory_displacement64().cast_signed()).ok()?;
+    let distance = i8::try_from(distance.checked_sub(size)?).ok()?;
+    let (front, rest) = bytes.split_at_checked(offsets.displacement_offset())?;
+    let (_, rest) = rest.split_at_checked(offsets.displacement_size())?;
+    // A byte that has the register, one that says that the stack pointer is all of the address, and the distance.
+    let (front, [mode, 0x24]) = front.split_last_chunk::<2>()? else { return None };
+    match (mode & 0b1100_0111, offsets.displacement_size()) {
+        (0b0100_0100, 1) | (0b1000_0100, 4) => {}
+        _ => return None,
+    }
+    let mode = mode & 0b0011_1000 | 0b0100_0101;
+    Form::new(&[front, &[mode], &distance.to_le_bytes(), rest])
+}
+
 /// The form of an instruction with an operand in itself that has 8 bits, if that has 32 bits and could.
-pub(super) fn with_small_operand(instruction: &Instruction, bytes: &[u8]) -> Option<Form> {
+fn with_small_operand(instruction: &Instruction, bytes: &[u8]) -> Option<Form> {
     match instruction.code() {
         Code::Add_rm32_imm32
         | Code::Add_rm64_imm32
@@ -165,6 +208,54 @@ mod tests {
             &[0xf7, 0xc1, 1, 0, 0, 0],
         ] {
             assert_eq!(small(bytes), None, "{bytes:02x?}");
+        }
+    }
+
+    fn on_stack(bytes: &[u8], size: i32) -> Option<Vec<u8>> {
+        let mut decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        let instruction = decoder.decode();
+        assert_eq!(instruction.len(), bytes.len());
+        let offsets = |instruction: &Instruction| decoder.get_constant_offsets(instruction);
+        Some(smaller(&instruction, bytes, Some(size), offsets)?.bytes().to_vec())
+    }
+
+    #[test]
+    fn places_on_the_stack_are_reached_from_the_nearer_side() {
+        for (size, long, short) in [
+            // mov rax, [rsp + 8]; mov [rsp + 0x180], r9d
+            (0x88, &[0x48, 0x8b, 0x44, 0x24, 8][..], &[0x48, 0x8b, 0x45, 0x80][..]),
+            (0x190, &[0x44, 0x89, 0x8c, 0x24, 0x80, 1, 0, 0], &[0x44, 0x89, 0x4d, 0xf0]),
+            // Behind the frame: movups xmm1, [rsp + 0x40]; vmovups ymm1, [rsp + 0x40]
+            (0x30, &[0x0f, 0x10, 0x4c, 0x24, 0x40], &[0x0f, 0x10, 0x4d, 0x10]),
+            (0x50, &[0xc5, 0xfc, 0x10, 0x4c, 0x24, 0x40], &[0xc5, 0xfc, 0x10, 0x4d, 0xf0]),
+            // lea r15, [rsp + 0x20]; add dword [rsp + 0x80], 1, with four bytes for each number
+            (0x20, &[0x4c, 0x8d, 0x7c, 0x24, 0x20], &[0x4c, 0x8d, 0x7d, 0]),
+            (0x90, &[0x81, 0x84, 0x24, 0x80, 0, 0, 0, 1, 0, 0, 0], &[0x83, 0x45, 0xf0, 1]),
+            // pinsrb xmm0, [rsp + 0x10], 3
+            (
+                0x20,
+                &[0x66, 0x0f, 0x3a, 0x20, 0x44, 0x24, 0x10, 3],
+                &[0x66, 0x0f, 0x3a, 0x20, 0x45, 0xf0, 3],
+            ),
+        ] {
+            assert_eq!(on_stack(long, size).as_deref(), Some(short), "{long:02x?}");
+        }
+        for (size, bytes) in [
+            // Too far away from the other side: mov rax, [rsp + 8]
+            (0x89, &[0x48, 0x8b, 0x44, 0x24, 8][..]),
+            (i32::MAX, &[0x48, 0x8b, 0x84, 0x24, 0, 0, 0, 0x80]),
+            // mov rax, [rsp]: no shorter
+            (0x10, &[0x48, 0x8b, 0x04, 0x24]),
+            // With an index, or by another register: mov rax, [rsp + rax + 8]; mov rax, [r12 + 8]
+            (0x10, &[0x48, 0x8b, 0x44, 0x04, 8]),
+            (0x10, &[0x49, 0x8b, 0x44, 0x24, 8]),
+            // vmovups zmm1, [rsp + 0x40]
+            (0x50, &[0x62, 0xf1, 0x7c, 0x48, 0x10, 0x4c, 0x24, 1]),
+            // mov rax, fs:[8]; mov eax, ecx
+            (0x10, &[0x64, 0x48, 0x8b, 0x04, 0x25, 8, 0, 0, 0]),
+            (0x10, &[0x89, 0xc8]),
+        ] {
+            assert_eq!(on_stack(bytes, size), None, "{bytes:02x?}");
         }
     }
 

@@ -4,6 +4,7 @@ use cwasm_artifact::cpu::CpuFeatures;
 use iced_x86::{Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction};
 
 use super::forms::{self, Branch, Form};
+use super::frame::Frame;
 use crate::codegen::Code;
 use crate::instructions;
 
@@ -82,8 +83,15 @@ pub(super) fn entry(code: &[u8], table: &Table, offset: u32) -> Option<u32> {
 impl Listing {
     /// `None` if there is anything in the function that is not understood.
     pub(super) fn of(code: &Code, blocks: &[u32]) -> Option<Self> {
-        let mut reading = Reading::new(code, blocks)?;
-        let rest = reading.instructions()?;
+        let read = |frame| {
+            let mut reading = Reading::new(code, blocks, frame)?;
+            let rest = reading.instructions()?;
+            Some((reading, rest))
+        };
+        let (mut reading, mut rest) = read(Frame::Start)?;
+        if !reading.keeps_its_frame() {
+            (reading, rest) = read(Frame::Unknown)?;
+        }
         reading.rest(rest)
     }
 }
@@ -93,6 +101,8 @@ struct Reading<'a> {
     code: &'a Code,
     /// How many bytes it has.
     length: u32,
+    /// What is known of its frame, where it is read.
+    frame: Frame,
     /// Where instructions are known to begin: control gets there, or something is said of what is there.
     entries: Bits,
     /// Where instructions were found to begin.
@@ -112,7 +122,7 @@ struct Rest {
 }
 
 impl<'a> Reading<'a> {
-    fn new(code: &'a Code, blocks: &[u32]) -> Option<Self> {
+    fn new(code: &'a Code, blocks: &[u32], frame: Frame) -> Option<Self> {
         let length = u32::try_from(code.bytes.len()).ok()?;
         let mut entries = Bits::new(length);
         entries.insert(0)?;
@@ -124,6 +134,7 @@ impl<'a> Reading<'a> {
         Some(Self {
             code,
             length,
+            frame,
             entries,
             starts: Bits::new(length),
             ends: Bits::new(length.checked_add(1)?),
@@ -136,6 +147,19 @@ impl<'a> Reading<'a> {
                 features: CpuFeatures::NONE,
             },
         })
+    }
+
+    /// Whether what was known of its frame holds for all of it: control leads to no place before that is opened but the
+    /// start, and nothing did what it must not.
+    fn keeps_its_frame(&self) -> bool {
+        match self.frame {
+            Frame::Open { from, .. } => {
+                self.entries.first_from(1).is_none_or(|entry| entry >= from)
+            }
+            // Nothing was made of it.
+            Frame::Start | Frame::Saved | Frame::Set => true,
+            Frame::Closing(..) | Frame::Closed(..) | Frame::Unknown => false,
+        }
     }
 
     /// Reads all instructions, and the tables between them.
@@ -216,8 +240,13 @@ impl<'a> Reading<'a> {
                     change = Some(Change::Address { field, target });
                 }
             } else if relocated.is_none() && change.is_none() {
-                change = forms::with_small_operand(&instruction, bytes).map(Change::Smaller);
+                let size = self.frame.size();
+                change = forms::smaller(&instruction, bytes, size, |instruction| {
+                    decoder.get_constant_offsets(instruction)
+                })
+                .map(Change::Smaller);
             }
+            self.frame = self.frame.after(&instruction, end);
             if let Some(change) = change {
                 let length = u8::try_from(bytes.len()).ok()?;
                 self.found.spots.push(Spot { offset, length, change });

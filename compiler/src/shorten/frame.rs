@@ -1,0 +1,199 @@
+//! How far the stack pointer is below the frame pointer, in all of a function but its ends.
+//!
+//! The code generator refers to what is on the stack by the stack pointer, which takes a byte more than by the frame
+//! pointer, and three more where it is farther away than the other. They say the same where the
+//! distance between the two is known:
+//!
+//! ```text
+//! push rbp; mov rbp, rsp; ...; sub rsp, SIZE      once, before control goes anywhere else
+//! ...                                             nothing that changes one of them
+//! add rsp, SIZE; pop rbp; ret                     or a jump to another function; any number of times
+//! ```
+//!
+//! Calls come back with both as they were: frames of wasm are linked by frame pointers, and the host's
+//! conventions preserve it. So do handlers: the loader sets both, to where they were during the call.
+
+use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
+
+/// What is known at a place in the code, as its instructions are read one after another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Frame {
+    /// The function begins.
+    Start,
+    /// The caller's frame pointer is saved.
+    Saved,
+    /// The frame pointer is set.
+    Set,
+    /// The stack pointer is this many bytes below it.
+    Open {
+        /// How many.
+        size: i32,
+        /// Where the instruction ends that made it so.
+        from: u32,
+    },
+    /// The frame is given up; what follows is expected to restore the caller's frame pointer.
+    Closing(i32, u32),
+    /// It is restored; what follows is expected to leave.
+    Closed(i32, u32),
+    /// The function does something else.
+    Unknown,
+}
+
+impl Frame {
+    /// How many bytes the stack pointer is below the frame pointer.
+    pub(super) fn size(self) -> Option<i32> {
+        match self {
+            Self::Open { size, .. } => Some(size),
+            _ => None,
+        }
+    }
+
+    /// What is known behind an instruction that ends at `end`.
+    pub(super) fn after(self, instruction: &Instruction, end: u32) -> Self {
+        use Register::{RBP, RSP};
+        let registers = (instruction.op0_register(), instruction.op1_register());
+        match (self, instruction.code()) {
+            (Self::Unknown, _) => Self::Unknown,
+            (Self::Start, Code::Push_r64) if registers.0 == RBP => Self::Saved,
+            (Self::Saved, Code::Mov_rm64_r64) if registers == (RBP, RSP) => Self::Set,
+            (Self::Set, Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32) if registers.0 == RSP => {
+                match amount(instruction) {
+                    Some(size) => Self::Open { size, from: end },
+                    None => Self::Unknown,
+                }
+            }
+            (Self::Open { size, from }, Code::Add_rm64_imm8 | Code::Add_rm64_imm32)
+                if registers.0 == RSP && amount(instruction) == Some(size) =>
+            {
+                Self::Closing(size, from)
+            }
+            (Self::Closing(size, from), Code::Pop_r64) if registers.0 == RBP => {
+                Self::Closed(size, from)
+            }
+            (Self::Closed(size, from), _) => match instruction.flow_control() {
+                FlowControl::Return
+                | FlowControl::UnconditionalBranch
+                | FlowControl::IndirectBranch => Self::Open { size, from },
+                _ => Self::Unknown,
+            },
+            (Self::Set | Self::Open { .. }, _) if leaves_both(instruction) => self,
+            _ => Self::Unknown,
+        }
+    }
+}
+
+/// The number that an instruction adds or subtracts.
+fn amount(instruction: &Instruction) -> Option<i32> {
+    let amount = instruction.immediate(1).cast_signed();
+    i32::try_from(amount).ok().filter(|amount| *amount >= 0)
+}
+
+/// Whether an instruction leaves stack pointer and frame pointer as they are.
+fn leaves_both(instruction: &Instruction) -> bool {
+    if instruction.is_stack_instruction() {
+        return matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
+    }
+    let names = |operand| {
+        instruction.op_kind(operand) == OpKind::Register
+            && matches!(
+                instruction.op_register(operand).full_register(),
+                Register::RSP | Register::RBP
+            )
+    };
+    match (0..instruction.op_count()).find(|operand| names(*operand)) {
+        None => true,
+        // What it changes comes first.
+        Some(first) => match instruction.mnemonic() {
+            Mnemonic::Cmp => true,
+            Mnemonic::Mov => first == 1,
+            _ => false,
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use iced_x86::{Decoder, DecoderOptions};
+
+    /// What is known behind each instruction.
+    fn sizes(bytes: &[u8]) -> Vec<Option<i32>> {
+        let mut frame = Frame::Start;
+        let decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
+        decoder
+            .into_iter()
+            .map(|instruction| {
+                assert!(!instruction.is_invalid());
+                frame = frame.after(&instruction, 0);
+                frame.size()
+            })
+            .collect()
+    }
+
+    const OPEN: &[u8] = &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20];
+
+    #[test]
+    fn the_size_is_known_between_opening_and_closing() {
+        // A stack check between; mov [rsp], rdi; call; add, pop, ret; cold code behind.
+        let code = [
+            &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x3b, 0x27, 0x72, 0x10][..],
+            &[0x48, 0x81, 0xec, 0, 1, 0, 0, 0x48, 0x89, 0x3c, 0x24, 0xe8, 0, 0, 0, 0],
+            &[0x48, 0x81, 0xc4, 0, 1, 0, 0, 0x5d, 0xc3, 0x0f, 0x0b],
+        ]
+        .concat();
+        let (none, some) = (None, Some(256));
+        assert_eq!(
+            sizes(&code),
+            [none, none, none, none, some, some, some, none, none, some, some]
+        );
+    }
+
+    #[test]
+    fn whatever_changes_a_pointer_ends_it_for_good() {
+        for (what, instruction) in [
+            ("push rax", &[0x50][..]),
+            ("pop rax", &[0x58]),
+            ("pop rbp", &[0x5d]),
+            ("leave", &[0xc9]),
+            ("ret", &[0xc3]),
+            ("sub rsp, 8", &[0x48, 0x83, 0xec, 8]),
+            ("add rsp, 8", &[0x48, 0x83, 0xc4, 8]),
+            ("add esp, 32", &[0x83, 0xc4, 0x20]),
+            ("mov rsp, rax", &[0x48, 0x89, 0xc4]),
+            ("mov rbp, [rbp]", &[0x48, 0x8b, 0x6d, 0]),
+            ("mov bpl, al", &[0x40, 0x88, 0xc5]),
+            ("lea rsp, [rsp + 8]", &[0x48, 0x8d, 0x64, 0x24, 8]),
+            ("xchg rax, rbp", &[0x48, 0x95]),
+            ("add rsp, 32; nop", &[0x48, 0x83, 0xc4, 0x20, 0x90]),
+            ("add rsp, 32; pop rbp; nop", &[0x48, 0x83, 0xc4, 0x20, 0x5d, 0x90]),
+        ] {
+            let code = [OPEN, instruction, &[0x90]].concat();
+            assert_eq!(sizes(&code).last(), Some(&None), "{what}");
+        }
+        for (what, instruction) in [
+            ("mov rax, rsp", &[0x48, 0x89, 0xe0][..]),
+            ("mov [rax], rbp", &[0x48, 0x89, 0x28]),
+            ("cmp rsp, rax", &[0x48, 0x39, 0xc4]),
+            ("lea rax, [rsp + 8]", &[0x48, 0x8d, 0x44, 0x24, 8]),
+            ("call rax", &[0xff, 0xd0]),
+            ("jmp rax", &[0xff, 0xe0]),
+        ] {
+            let code = [OPEN, instruction, &[0x90]].concat();
+            assert_eq!(sizes(&code).last(), Some(&Some(32)), "{what}");
+        }
+    }
+
+    #[test]
+    fn nothing_is_known_of_functions_that_begin_in_another_way() {
+        for code in [
+            &[0x90, 0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20][..],
+            &[0x55, 0x90, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20],
+            &[0x55, 0x48, 0x89, 0xe5, 0x50, 0x48, 0x83, 0xec, 0x20],
+            &[0x53, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20],
+            &[0x55, 0x48, 0x89, 0xe3, 0x48, 0x83, 0xec, 0x20],
+            &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0xe0],
+        ] {
+            assert_eq!(sizes(code).last(), Some(&None), "{code:02x?}");
+        }
+    }
+}
