@@ -441,6 +441,32 @@ mod tests {
         assert_eq!(rules, [1, 4, 10]);
     }
 
+    /// `push rbp; mov rbp, rsp; sub rsp, 32`, and the end of such a frame.
+    const OPEN: &[u8] = &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20];
+    const CLOSE: &[u8] = &[0x48, 0x83, 0xc4, 0x20, 0x5d, RET];
+
+    /// `mov rax, [rsp + 8]`, and the same by the frame pointer.
+    const BY_STACK: &[u8] = &[0x48, 0x8b, 0x44, 0x24, 8];
+    const BY_FRAME: &[u8] = &[0x48, 0x8b, 0x45, 0xe8];
+
+    #[test]
+    fn the_stack_is_reached_by_the_frame_pointer_where_that_is_known() {
+        let branch: &[u8] = &[0x74, 7];
+        let before = code(&[OPEN, BY_STACK, branch, BY_STACK, &UD2, BY_STACK, CLOSE]);
+        let expected = [OPEN, BY_FRAME, &[0x74, 6], BY_FRAME, &UD2, BY_FRAME, CLOSE].concat();
+        assert_eq!(bytes(&before, &[0, 15, 22]), expected);
+        // Not before it is known, and not once it is not.
+        let before = code(&[&OPEN[..4], BY_STACK, &OPEN[4..], &CLOSE[..4], BY_STACK, &CLOSE[4..]]);
+        assert_eq!(bytes(&before, &[0]), before.bytes);
+        // Not in a function that changes one of the pointers anywhere: here by push rax; pop rax.
+        let before = code(&[OPEN, BY_STACK, &je(0), &[0x50, 0x58], CLOSE]);
+        let expected = [OPEN, BY_STACK, &[0x74, 0, 0x50, 0x58], CLOSE].concat();
+        assert_eq!(bytes(&before, &[0]), expected);
+        // And not if control leads to before the frame is open.
+        let before = code(&[OPEN, BY_STACK, &jmp(-14)]);
+        assert_eq!(bytes(&before, &[0]), [OPEN, BY_STACK, &[0xeb, 0xf5]].concat());
+    }
+
     #[test]
     fn the_other_opinion_finds_mistakes() {
         let opinion = |before: &Code, blocks: &[u32], mistake: &dyn Fn(&mut Code, &mut [u32])| {
@@ -475,6 +501,21 @@ mod tests {
         for (what, mistake) in mistakes {
             assert!(opinion(&everything, &[0, 10, 32, 39], mistake).is_err(), "{what}");
         }
+        let framed = code(&[OPEN, BY_STACK, CLOSE]);
+        let mistakes: [(&str, &dyn Fn(&mut Code, &mut [u32])); 3] = [
+            ("another place on the stack", &|code, _| code.bytes[11] += 8),
+            ("another size of the frame", &|code, _| code.bytes[7] += 8),
+            ("another register", &|code, _| code.bytes[10] = 0x43),
+        ];
+        for (what, mistake) in mistakes {
+            assert!(opinion(&framed, &[0], mistake).is_err(), "{what}");
+        }
+        // The same where nobody knows how far the pointers are apart.
+        let unknown = |place| code(&[&OPEN[..4], &[0x48, 0x89, 0xc4], place, &[RET]]);
+        let (before, after) = (unknown(BY_STACK), unknown(BY_FRAME));
+        let function = |code| check::Function { code, blocks: &[0] };
+        assert!(check::same(function(&before), function(&after)).is_err());
+        check::same(function(&before), function(&before)).unwrap();
         let table = code(&[&je(25), &table_branch(10), &entries(&[14, -17]), &je(0), &[NOP, RET]]);
         let mut constant =
             code(&[&load_constant(25), &je(4), &nops(4), &[RET], &[0; 14], &[7; 16]]);
