@@ -200,7 +200,7 @@ fn modules_without_code_or_names_are_artifacts_too() {
         "(module (memory 1))",
         "(module (type (func (param i32 i64 f32 f64 funcref externref))))",
         r#"(module (import "a" "" (func)) (export "x" (func 0)) (export "" (func 0)))"#,
-        r#"(module (func) (func (export "a\00b")) (func $dup (export "function[0]")))"#,
+        r#"(module (func) (func (export "a\00b")) (func $dup (export "func[0]")))"#,
     ] {
         compile(&wasm(text), &Settings::default()).unwrap();
     }

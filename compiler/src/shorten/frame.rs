@@ -7,7 +7,7 @@
 //! ```text
 //! push rbp; mov rbp, rsp; ...; sub rsp, SIZE      once, before control goes anywhere else
 //! ...                                             nothing that changes one of them
-//! add rsp, SIZE; pop rbp; ret                     or a jump to another function; any number of times
+//! add rsp, SIZE; mov rsp, rbp; pop rbp; ret       or a jump to another function; any number of times
 //! ```
 //!
 //! Calls come back with both as they were: frames of wasm are linked by frame pointers, and the host's
@@ -17,34 +17,51 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 
 /// What is known at a place in the code, as its instructions are read one after another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Frame {
+pub(super) struct Frame {
+    state: State,
+    /// How many bytes the stack pointer is below the frame pointer while the frame is open, and where the instruction ends
+    /// that opened it.
+    open: Option<(i32, u32)>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
     /// The function begins.
     Start,
     /// The caller's frame pointer is saved.
     Saved,
     /// The frame pointer is set.
     Set,
-    /// The stack pointer is this many bytes below it.
-    Open {
-        /// How many.
-        size: i32,
-        /// Where the instruction ends that made it so.
-        from: u32,
-    },
+    /// The stack pointer is below it by the size of the frame.
+    Open,
     /// The frame is given up; what follows is expected to restore the caller's frame pointer.
-    Closing(i32, u32),
-    /// It is restored; what follows is expected to leave.
-    Closed(i32, u32),
+    Closing,
+    /// The caller's frame pointer is restored; what follows is expected to leave.
+    Closed,
     /// The function does something else.
     Unknown,
 }
 
 impl Frame {
+    /// At the start of a function.
+    pub(super) const START: Self = Self { state: State::Start, open: None };
+
+    /// Nothing is known, and nothing will be.
+    pub(super) const UNKNOWN: Self = Self { state: State::Unknown, open: None };
+
     /// How many bytes the stack pointer is below the frame pointer.
     pub(super) fn size(self) -> Option<i32> {
-        match self {
-            Self::Open { size, .. } => Some(size),
-            _ => None,
+        let (size, _) = self.open.filter(|_| self.state == State::Open)?;
+        Some(size)
+    }
+
+    /// Whether, at the end of a function, what was known in between holds for all of it. `first` is the first place but the start that
+    /// control leads to in another way than from the instruction before: nothing may lead to before the frame is open.
+    pub(super) fn holds(self, first: Option<u32>) -> bool {
+        match (self.state, self.open) {
+            (State::Start | State::Saved | State::Set, None) => true,
+            (State::Open, Some((_, from))) => first.is_none_or(|first| first >= from),
+            _ => false,
         }
     }
 
@@ -52,32 +69,39 @@ impl Frame {
     pub(super) fn after(self, instruction: &Instruction, end: u32) -> Self {
         use Register::{RBP, RSP};
         let registers = (instruction.op0_register(), instruction.op1_register());
-        match (self, instruction.code()) {
-            (Self::Unknown, _) => Self::Unknown,
-            (Self::Start, Code::Push_r64) if registers.0 == RBP => Self::Saved,
-            (Self::Saved, Code::Mov_rm64_r64) if registers == (RBP, RSP) => Self::Set,
-            (Self::Set, Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32) if registers.0 == RSP => {
+        let to = |state| Self { state, ..self };
+        match (self.state, instruction.code()) {
+            (State::Unknown, _) => self,
+            (State::Start, Code::Push_r64) if registers.0 == RBP => to(State::Saved),
+            (State::Saved, Code::Mov_rm64_r64) if registers == (RBP, RSP) => to(State::Set),
+            (State::Set, Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32) if registers.0 == RSP => {
                 match amount(instruction) {
-                    Some(size) => Self::Open { size, from: end },
-                    None => Self::Unknown,
+                    Some(size) => Self { state: State::Open, open: Some((size, end)) },
+                    None => Self::UNKNOWN,
                 }
             }
-            (Self::Open { size, from }, Code::Add_rm64_imm8 | Code::Add_rm64_imm32)
-                if registers.0 == RSP && amount(instruction) == Some(size) =>
+            (State::Open, Code::Add_rm64_imm8 | Code::Add_rm64_imm32)
+                if registers.0 == RSP && amount(instruction) == self.size() =>
             {
-                Self::Closing(size, from)
+                to(State::Closing)
             }
-            (Self::Closing(size, from), Code::Pop_r64) if registers.0 == RBP => {
-                Self::Closed(size, from)
+            (State::Set | State::Open | State::Closing, Code::Mov_rm64_r64)
+                if registers == (RSP, RBP) =>
+            {
+                to(State::Closing)
             }
-            (Self::Closed(size, from), _) => match instruction.flow_control() {
-                FlowControl::Return
-                | FlowControl::UnconditionalBranch
-                | FlowControl::IndirectBranch => Self::Open { size, from },
-                _ => Self::Unknown,
+            (State::Closing, Code::Pop_r64) if registers.0 == RBP => to(State::Closed),
+            (State::Closed, _) => match (instruction.flow_control(), self.open) {
+                (
+                    FlowControl::Return
+                    | FlowControl::UnconditionalBranch
+                    | FlowControl::IndirectBranch,
+                    open,
+                ) => to(if open.is_some() { State::Open } else { State::Set }),
+                _ => Self::UNKNOWN,
             },
-            (Self::Set | Self::Open { .. }, _) if leaves_both(instruction) => self,
-            _ => Self::Unknown,
+            (State::Set | State::Open, _) if leaves_both(instruction) => self,
+            _ => Self::UNKNOWN,
         }
     }
 }
@@ -118,7 +142,7 @@ mod tests {
 
     /// What is known behind each instruction.
     fn sizes(bytes: &[u8]) -> Vec<Option<i32>> {
-        let mut frame = Frame::Start;
+        let mut frame = Frame::START;
         let decoder = Decoder::new(64, bytes, DecoderOptions::NONE);
         decoder
             .into_iter()
@@ -138,13 +162,13 @@ mod tests {
         let code = [
             &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x3b, 0x27, 0x72, 0x10][..],
             &[0x48, 0x81, 0xec, 0, 1, 0, 0, 0x48, 0x89, 0x3c, 0x24, 0xe8, 0, 0, 0, 0],
-            &[0x48, 0x81, 0xc4, 0, 1, 0, 0, 0x5d, 0xc3, 0x0f, 0x0b],
+            &[0x48, 0x81, 0xc4, 0, 1, 0, 0, 0x48, 0x89, 0xec, 0x5d, 0xc3, 0x0f, 0x0b],
         ]
         .concat();
         let (none, some) = (None, Some(256));
         assert_eq!(
             sizes(&code),
-            [none, none, none, none, some, some, some, none, none, some, some]
+            [none, none, none, none, some, some, some, none, none, none, some, some]
         );
     }
 
@@ -164,6 +188,8 @@ mod tests {
             ("mov bpl, al", &[0x40, 0x88, 0xc5]),
             ("lea rsp, [rsp + 8]", &[0x48, 0x8d, 0x64, 0x24, 8]),
             ("xchg rax, rbp", &[0x48, 0x95]),
+            ("mov rsp, rbp; nop", &[0x48, 0x89, 0xec, 0x90]),
+            ("mov rsp, rbp; pop rbp; nop", &[0x48, 0x89, 0xec, 0x5d, 0x90]),
             ("add rsp, 32; nop", &[0x48, 0x83, 0xc4, 0x20, 0x90]),
             ("add rsp, 32; pop rbp; nop", &[0x48, 0x83, 0xc4, 0x20, 0x5d, 0x90]),
         ] {

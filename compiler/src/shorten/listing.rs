@@ -88,9 +88,9 @@ impl Listing {
             let rest = reading.instructions()?;
             Some((reading, rest))
         };
-        let (mut reading, mut rest) = read(Frame::Start)?;
-        if !reading.keeps_its_frame() {
-            (reading, rest) = read(Frame::Unknown)?;
+        let (mut reading, mut rest) = read(Frame::START)?;
+        if !reading.frame.holds(reading.entries.first_from(1)) {
+            (reading, rest) = read(Frame::UNKNOWN)?;
         }
         reading.rest(rest)
     }
@@ -147,19 +147,6 @@ impl<'a> Reading<'a> {
                 features: CpuFeatures::NONE,
             },
         })
-    }
-
-    /// Whether what was known of its frame holds for all of it: control leads to no place before that is opened but the
-    /// start, and nothing did what it must not.
-    fn keeps_its_frame(&self) -> bool {
-        match self.frame {
-            Frame::Open { from, .. } => {
-                self.entries.first_from(1).is_none_or(|entry| entry >= from)
-            }
-            // Nothing was made of it.
-            Frame::Start | Frame::Saved | Frame::Set => true,
-            Frame::Closing(..) | Frame::Closed(..) | Frame::Unknown => false,
-        }
     }
 
     /// Reads all instructions, and the tables between them.
