@@ -445,6 +445,9 @@ mod tests {
     const OPEN: &[u8] = &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20];
     const CLOSE: &[u8] = &[0x48, 0x83, 0xc4, 0x20, 0x48, 0x89, 0xec, 0x5d, RET];
 
+    /// The end without what it does not need.
+    const CLOSED: &[u8] = &[0x48, 0x89, 0xec, 0x5d, RET];
+
     /// `mov rax, [rsp + 8]`, and the same by the frame pointer.
     const BY_STACK: &[u8] = &[0x48, 0x8b, 0x44, 0x24, 8];
     const BY_FRAME: &[u8] = &[0x48, 0x8b, 0x45, 0xe8];
@@ -453,8 +456,12 @@ mod tests {
     fn the_stack_is_reached_by_the_frame_pointer_where_that_is_known() {
         let branch: &[u8] = &[0x74, 7];
         let before = code(&[OPEN, BY_STACK, branch, BY_STACK, &UD2, BY_STACK, CLOSE]);
-        let expected = [OPEN, BY_FRAME, &[0x74, 6], BY_FRAME, &UD2, BY_FRAME, CLOSE].concat();
+        let expected = [OPEN, BY_FRAME, &[0x74, 6], BY_FRAME, &UD2, BY_FRAME, CLOSED].concat();
         assert_eq!(bytes(&before, &[0, 15, 22]), expected);
+        // Also behind a call of a function that takes its arguments from the stack.
+        let call: &[u8] = &[0xff, 0xd0, 0x48, 0x83, 0xec, 16];
+        let before = code(&[OPEN, call, BY_STACK, CLOSE]);
+        assert_eq!(bytes(&before, &[0]), [OPEN, call, BY_FRAME, CLOSED].concat());
         // Not before it is known, and not once it is not.
         let before = code(&[&OPEN[..4], BY_STACK, &OPEN[4..], &CLOSE[..4], BY_STACK, &CLOSE[4..]]);
         assert_eq!(bytes(&before, &[0]), before.bytes);

@@ -52,6 +52,8 @@ struct Comparison<'a> {
     after: Function<'a>,
     /// Where instructions begin.
     starts: BTreeMap<u32, u32>,
+    /// Where instructions began that are gone, and what is there now.
+    gone: BTreeMap<u32, u32>,
     /// Where they end, those before each by that.
     ends: BTreeMap<u32, u32>,
     /// Where calls end, and what leaves for another function.
@@ -96,6 +98,7 @@ impl<'a> Comparison<'a> {
             before,
             after,
             starts: BTreeMap::new(),
+            gone: BTreeMap::new(),
             ends: BTreeMap::new(),
             calls: BTreeSet::new(),
             open: vec![(0, 0)],
@@ -118,6 +121,12 @@ impl<'a> Comparison<'a> {
             self.open.push((old.handler, new.handler));
         }
         while let Some((old, new)) = self.open.pop() {
+            if let Some(end) = self.useless(old, new) {
+                self.gone.insert(old, new);
+                self.effects.insert(old, Effect::Unknown);
+                self.go(old, end, new);
+                continue;
+            }
             match self.starts.insert(old, new) {
                 None => self.instruction(old, new)?,
                 Some(other) => equal("an instruction", other, new)?,
@@ -132,7 +141,17 @@ impl<'a> Comparison<'a> {
         let after = decode(self.after.code, new)?;
         let (old_end, new_end) = (end(&before), end(&after));
         self.ends.insert(old_end, new_end);
-        self.effects.insert(old, effect(&before));
+        let mut effect = effect(&before);
+        if before.mnemonic() == Mnemonic::Call
+            && let Ok(next) = decode(self.before.code, old_end)
+            && next.mnemonic() == Mnemonic::Sub
+            && next.op0_register() == Register::RSP
+            && is_immediate(next.op1_kind())
+        {
+            // What is called takes its arguments from the stack, and what follows makes room for them again.
+            effect = Effect::Add(next.immediate(1).cast_signed().saturating_neg());
+        }
+        self.effects.insert(old, effect);
         let difference = |what: &str| {
             format!("{what} at {old:#x} and {new:#x}: {:?}, {:?}", before.code(), after.code())
         };
@@ -238,6 +257,29 @@ impl<'a> Comparison<'a> {
         Ok(())
     }
 
+    /// Where an instruction ends that is gone, and did nothing that mattered: it added to the stack pointer just before the frame
+    /// was given up.
+    fn useless(&self, old: u32, new: u32) -> Option<u32> {
+        let adds = |it: &Instruction| {
+            it.mnemonic() == Mnemonic::Add
+                && it.op0_register() == Register::RSP
+                && is_immediate(it.op1_kind())
+        };
+        let before = decode(self.before.code, old).ok()?;
+        if !adds(&before) || decode(self.after.code, new).is_ok_and(|after| adds(&after)) {
+            return None;
+        }
+        let next = decode(self.before.code, end(&before)).ok()?;
+        let pop = decode(self.before.code, end(&next)).ok()?;
+        let leave = decode(self.before.code, end(&pop)).ok()?;
+        let gives_up = next.mnemonic() == Mnemonic::Mov
+            && (next.op0_register(), next.op1_register()) == (Register::RSP, Register::RBP)
+            && pop.mnemonic() == Mnemonic::Pop
+            && pop.op0_register() == Register::RBP
+            && leave.flow_control() == FlowControl::Return;
+        gives_up.then(|| end(&before))
+    }
+
     /// Notes that control goes from an instruction to another.
     fn go(&mut self, from: u32, old: u32, new: u32) {
         self.edges.entry(from).or_default().push(old);
@@ -277,7 +319,8 @@ impl<'a> Comparison<'a> {
 
     /// Where an instruction is now.
     fn moved(&self, what: &str, before: u32, after: u32) -> Result<(), String> {
-        equal(what, self.starts.get(&before).copied(), Some(after))
+        let now = self.starts.get(&before).or_else(|| self.gone.get(&before));
+        equal(what, now.copied(), Some(after))
     }
 
     /// Compares what is said about offsets in the code.

@@ -59,6 +59,9 @@ pub(super) struct Form {
 }
 
 impl Form {
+    /// What has no effect where it is.
+    pub(super) const NOTHING: Self = Self { bytes: [0; 15], length: 0 };
+
     fn new(parts: &[&[u8]]) -> Option<Self> {
         let mut form = Self { bytes: [0; 15], length: 0 };
         for part in parts {

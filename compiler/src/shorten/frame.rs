@@ -10,7 +10,9 @@
 //! add rsp, SIZE; mov rsp, rbp; pop rbp; ret       or a jump to another function; any number of times
 //! ```
 //!
-//! Calls come back with both as they were: frames of wasm are linked by frame pointers, and the host's
+//! In the last line, the first instruction is of no use before the second, and goes.
+//!
+//! Calls come back with both as they were, or with the stack pointer above the arguments that were on the stack, and then `sub rsp` follows: frames of wasm are linked by frame pointers, and the host's
 //! conventions preserve it. So do handlers: the loader sets both, to where they were during the call.
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
@@ -34,6 +36,9 @@ enum State {
     Set,
     /// The stack pointer is below it by the size of the frame.
     Open,
+    /// So it is, unless the function that was just called took its arguments from the stack. Then what comes next makes room for
+    /// them again.
+    Called,
     /// The frame is given up; what follows is expected to restore the caller's frame pointer.
     Closing,
     /// The caller's frame pointer is restored; what follows is expected to leave.
@@ -51,8 +56,12 @@ impl Frame {
 
     /// How many bytes the stack pointer is below the frame pointer.
     pub(super) fn size(self) -> Option<i32> {
-        let (size, _) = self.open.filter(|_| self.state == State::Open)?;
+        let (size, _) = self.open.filter(|_| self.is_open())?;
         Some(size)
+    }
+
+    fn is_open(self) -> bool {
+        matches!(self.state, State::Open | State::Called)
     }
 
     /// Whether, at the end of a function, what was known in between holds for all of it. `first` is the first place but the start that
@@ -60,7 +69,9 @@ impl Frame {
     pub(super) fn holds(self, first: Option<u32>) -> bool {
         match (self.state, self.open) {
             (State::Start | State::Saved | State::Set, None) => true,
-            (State::Open, Some((_, from))) => first.is_none_or(|first| first >= from),
+            (State::Open | State::Called, Some((_, from))) => {
+                first.is_none_or(|first| first >= from)
+            }
             _ => false,
         }
     }
@@ -80,12 +91,17 @@ impl Frame {
                     None => Self::UNKNOWN,
                 }
             }
-            (State::Open, Code::Add_rm64_imm8 | Code::Add_rm64_imm32)
+            (State::Called, Code::Sub_rm64_imm8 | Code::Sub_rm64_imm32)
+                if registers.0 == RSP && amount(instruction).is_some() =>
+            {
+                to(State::Open)
+            }
+            (State::Open | State::Called, Code::Add_rm64_imm8 | Code::Add_rm64_imm32)
                 if registers.0 == RSP && amount(instruction) == self.size() =>
             {
                 to(State::Closing)
             }
-            (State::Set | State::Open | State::Closing, Code::Mov_rm64_r64)
+            (State::Set | State::Open | State::Called | State::Closing, Code::Mov_rm64_r64)
                 if registers == (RSP, RBP) =>
             {
                 to(State::Closing)
@@ -100,16 +116,31 @@ impl Frame {
                 ) => to(if open.is_some() { State::Open } else { State::Set }),
                 _ => Self::UNKNOWN,
             },
-            (State::Set | State::Open, _) if leaves_both(instruction) => self,
+            (State::Open | State::Called, _) if is_call(instruction) => to(State::Called),
+            (State::Open | State::Called, _) if leaves_both(instruction) => to(State::Open),
+            (State::Set, _) if leaves_both(instruction) => self,
             _ => Self::UNKNOWN,
         }
     }
+}
+
+/// Whether the instruction between, which adds the frame's size to the stack pointer, is of no use: what follows sets that
+/// pointer, and looks at no flag.
+pub(super) fn closes_anyway(before: Frame, after: Frame, following: &[u8]) -> bool {
+    // mov rsp, rbp; pop rbp; ret
+    before.is_open()
+        && after.state == State::Closing
+        && following.starts_with(&[0x48, 0x89, 0xec, 0x5d, 0xc3])
 }
 
 /// The number that an instruction adds or subtracts.
 fn amount(instruction: &Instruction) -> Option<i32> {
     let amount = instruction.immediate(1).cast_signed();
     i32::try_from(amount).ok().filter(|amount| *amount >= 0)
+}
+
+fn is_call(instruction: &Instruction) -> bool {
+    matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall)
 }
 
 /// Whether an instruction leaves stack pointer and frame pointer as they are.
@@ -181,6 +212,8 @@ mod tests {
             ("leave", &[0xc9]),
             ("ret", &[0xc3]),
             ("sub rsp, 8", &[0x48, 0x83, 0xec, 8]),
+            ("call rax; nop; sub rsp, 8", &[0xff, 0xd0, 0x90, 0x48, 0x83, 0xec, 8]),
+            ("call rax; sub rsp, rax", &[0xff, 0xd0, 0x48, 0x29, 0xc4]),
             ("add rsp, 8", &[0x48, 0x83, 0xc4, 8]),
             ("add esp, 32", &[0x83, 0xc4, 0x20]),
             ("mov rsp, rax", &[0x48, 0x89, 0xc4]),
@@ -202,6 +235,7 @@ mod tests {
             ("cmp rsp, rax", &[0x48, 0x39, 0xc4]),
             ("lea rax, [rsp + 8]", &[0x48, 0x8d, 0x44, 0x24, 8]),
             ("call rax", &[0xff, 0xd0]),
+            ("call rax; sub rsp, 16", &[0xff, 0xd0, 0x48, 0x83, 0xec, 16]),
             ("jmp rax", &[0xff, 0xe0]),
         ] {
             let code = [OPEN, instruction, &[0x90]].concat();

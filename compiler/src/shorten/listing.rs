@@ -4,7 +4,7 @@ use cwasm_artifact::cpu::CpuFeatures;
 use iced_x86::{Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction};
 
 use super::forms::{self, Branch, Form};
-use super::frame::Frame;
+use super::frame::{self, Frame};
 use crate::codegen::Code;
 use crate::instructions;
 
@@ -233,7 +233,12 @@ impl<'a> Reading<'a> {
                 })
                 .map(Change::Smaller);
             }
-            self.frame = self.frame.after(&instruction, end);
+            let frame = self.frame.after(&instruction, end);
+            let following = code.bytes.get(end as usize..).unwrap_or(&[]);
+            if relocated.is_none() && frame::closes_anyway(self.frame, frame, following) {
+                change = Some(Change::Smaller(Form::NOTHING));
+            }
+            self.frame = frame;
             if let Some(change) = change {
                 let length = u8::try_from(bytes.len()).ok()?;
                 self.found.spots.push(Spot { offset, length, change });
