@@ -33,7 +33,7 @@ use crate::reuse::{Kept, Reuse};
 use crate::shorten;
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
-use crate::unwind::Unwind;
+use crate::unwind::{self, Unwind};
 
 /// Told how far a compilation is. Called from several threads.
 pub trait Progress: Sync {
@@ -293,6 +293,7 @@ struct Worker {
     validator: FuncValidatorAllocations,
     /// Where the copied instructions of the function come from.
     locations: Locations,
+    unwind: unwind::Known,
 }
 
 impl Worker {
@@ -302,6 +303,7 @@ impl Worker {
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
             locations: Locations::default(),
+            unwind: unwind::Known::default(),
         }
     }
 
@@ -509,8 +511,7 @@ impl Worker {
         let Some(code) = self.context.take_compiled_code() else {
             return Err(CodegenError::CodeTooLarge.into());
         };
-        let unwind = code.create_unwind_info(env.isa)?;
-        let unwind = Unwind::of(env.isa, unwind.as_ref()).map_err(Box::new)?;
+        let unwind = self.unwind.of(env.isa, &code).map_err(Box::new)?;
         let buffer = &code.buffer;
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {

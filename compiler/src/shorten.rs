@@ -33,11 +33,12 @@ pub(crate) fn shorten(
     edges: &mut [(u32, u32)],
 ) -> Option<CpuFeatures> {
     let mut listing = Listing::of(code, blocks)?;
-    let saved = settle(&mut listing.spots)?;
+    let targets = targets(&listing.spots);
+    let saved = settle(&mut listing.spots, &targets)?;
     if saved.last().is_none_or(|all| *all == 0) {
         return Some(listing.features);
     }
-    let moves = Moves::new(&listing, &saved, code.alignment)?;
+    let moves = Moves::new(&listing, &saved, &targets, code.alignment)?;
     let bytes = rewrite(&code.bytes, &listing, &moves)?;
 
     // Nothing fails from here on.
@@ -64,22 +65,26 @@ pub(crate) fn shorten(
     Some(listing.features)
 }
 
+/// How many spots begin before what each leads to.
+fn targets(spots: &[Spot]) -> Vec<usize> {
+    let target = |spot: &Spot| match spot.change {
+        Change::Branch(Branch { target, .. }) | Change::Address { target, .. } => {
+            before(spots, target)
+        }
+        Change::Smaller(_) => 0,
+    };
+    spots.iter().map(target).collect()
+}
+
 /// Makes all branches short that can be, and returns how many bytes are saved before each spot, and at the end before all
 /// that is behind them.
 ///
 /// Distances only get smaller, so what was short stays so, and what comes out is right after any number of rounds.
-fn settle(spots: &mut [Spot]) -> Option<Vec<u32>> {
-    let targets: Vec<usize> = spots
-        .iter()
-        .map(|spot| match spot.change {
-            Change::Branch(Branch { target, .. }) => before(spots, target),
-            _ => 0,
-        })
-        .collect();
+fn settle(spots: &mut [Spot], targets: &[usize]) -> Option<Vec<u32>> {
     let mut saved = savings(spots)?;
     for _ in 0..ROUNDS {
         let mut changed = false;
-        for (number, (spot, target)) in spots.iter_mut().zip(&targets).enumerate() {
+        for (number, (spot, target)) in spots.iter_mut().zip(targets).enumerate() {
             let end = spot.end()?;
             let Change::Branch(branch) = &mut spot.change else { continue };
             if branch.short {
@@ -128,13 +133,20 @@ struct Moves<'a> {
     spots: &'a [Spot],
     /// As [`settle`] returns it.
     saved: &'a [u32],
+    /// As [`targets`] returns it.
+    targets: &'a [usize],
     /// Where constants begin and where they begin now, if there are any.
     data: Option<(u32, u32)>,
 }
 
 impl<'a> Moves<'a> {
-    fn new(listing: &'a Listing, saved: &'a [u32], alignment: u32) -> Option<Self> {
-        let code = Self { spots: &listing.spots, saved, data: None };
+    fn new(
+        listing: &'a Listing,
+        saved: &'a [u32],
+        targets: &'a [usize],
+        alignment: u32,
+    ) -> Option<Self> {
+        let code = Self { spots: &listing.spots, saved, targets, data: None };
         let data = match listing.data {
             None => None,
             Some(start) => {
@@ -149,15 +161,19 @@ impl<'a> Moves<'a> {
 
     /// Where the start or end of an instruction or table is now.
     fn of(&self, offset: u32) -> u32 {
-        let saved = self.saved.get(before(self.spots, offset));
-        offset.saturating_sub(saved.copied().unwrap_or_default())
+        self.behind(before(self.spots, offset), offset)
     }
 
-    /// Where something is now that an instruction leads to: another, a table, or a constant.
-    fn of_target(&self, offset: u32) -> u32 {
+    /// The same, if it is known how many spots begin before.
+    fn behind(&self, spots: usize, offset: u32) -> u32 {
+        offset.saturating_sub(self.saved.get(spots).copied().unwrap_or_default())
+    }
+
+    /// Where something is now that a spot leads to: an instruction, a table, or a constant.
+    fn of_target(&self, spot: usize, offset: u32) -> Option<u32> {
         match self.data {
-            Some((start, now)) if offset >= start => now.saturating_add(offset - start),
-            _ => self.of(offset),
+            Some((start, now)) if offset >= start => now.checked_add(offset - start),
+            _ => Some(self.behind(*self.targets.get(spot)?, offset)),
         }
     }
 }
@@ -166,13 +182,14 @@ impl<'a> Moves<'a> {
 fn rewrite(code: &[u8], listing: &Listing, moves: &Moves<'_>) -> Option<Vec<u8>> {
     let mut bytes = Vec::with_capacity(code.len());
     let mut copied = 0;
-    for spot in &listing.spots {
+    for (number, spot) in listing.spots.iter().enumerate() {
         bytes.extend_from_slice(code.get(copied..spot.offset as usize)?);
         let old = code.get(spot.offset as usize..spot.end()? as usize)?;
         copied = spot.end()? as usize;
         // Where the instruction ends is what distances are counted from.
-        let end = i64::from(moves.of(spot.end()?));
-        let distance = |target: u32| i32::try_from(i64::from(moves.of_target(target)) - end).ok();
+        let end = i64::from(moves.behind(number + 1, spot.end()?));
+        let distance =
+            |target: u32| i32::try_from(i64::from(moves.of_target(number, target)?) - end).ok();
         match &spot.change {
             Change::Branch(branch) => branch.write(distance(branch.target)?, &mut bytes)?,
             Change::Address { field, target } => {
@@ -245,6 +262,13 @@ mod tests {
         [&[0x0f, 0x84][..], &distance.to_le_bytes()].concat()
     }
 
+    fn signed(number: usize) -> i32 {
+        i32::try_from(number).unwrap()
+    }
+
+    /// What may be wrong about a function, and about where its blocks begin.
+    type Mistake<'a> = (&'a str, &'a dyn Fn(&mut Code, &mut [u32]));
+
     fn nops(count: usize) -> Vec<u8> {
         vec![NOP; count]
     }
@@ -282,10 +306,11 @@ mod tests {
 
     #[test]
     fn branches_are_short_from_minus_128_to_127() {
-        let forward = |count: usize| bytes(&code(&[&je(count as i32), &nops(count), &[RET]]), &[0]);
+        let forward =
+            |count: usize| bytes(&code(&[&je(signed(count)), &nops(count), &[RET]]), &[0]);
         assert_eq!(forward(127), [&[0x74, 127][..], &nops(127), &[RET]].concat());
         assert_eq!(forward(128), [&je(128), &nops(128)[..], &[RET]].concat());
-        let backward = |count: usize| bytes(&code(&[&nops(count), &jmp(-5 - count as i32)]), &[0]);
+        let backward = |count: usize| bytes(&code(&[&nops(count), &jmp(-5 - signed(count))]), &[0]);
         assert_eq!(backward(126), [&nops(126)[..], &[0xeb, 0x80]].concat());
         assert_eq!(backward(127), [&nops(127), &jmp(-132)[..]].concat());
     }
@@ -483,7 +508,7 @@ mod tests {
             check::same(function(before, blocks), function(&after, &moved))
         };
         let everything = everything();
-        let mistakes: [(&str, &dyn Fn(&mut Code, &mut [u32])); 18] = [
+        let mistakes: [Mistake<'_>; 18] = [
             ("a branch that leads elsewhere", &|code, _| code.bytes[5] -= 3),
             ("another condition", &|code, _| code.bytes[4] ^= 1),
             ("another register", &|code, _| code.bytes[8] ^= 1),
@@ -509,7 +534,7 @@ mod tests {
             assert!(opinion(&everything, &[0, 10, 32, 39], mistake).is_err(), "{what}");
         }
         let framed = code(&[OPEN, BY_STACK, CLOSE]);
-        let mistakes: [(&str, &dyn Fn(&mut Code, &mut [u32])); 3] = [
+        let mistakes: [Mistake<'_>; 3] = [
             ("another place on the stack", &|code, _| code.bytes[11] += 8),
             ("another size of the frame", &|code, _| code.bytes[7] += 8),
             ("another register", &|code, _| code.bytes[10] = 0x43),
@@ -531,7 +556,7 @@ mod tests {
             let mistake = |code: &mut Code, _: &mut [u32]| code.bytes[place] ^= 4;
             assert!(opinion(&table, &[0, 6, 31, 37], &mistake).is_err(), "{place}");
         }
-        let mistakes: [(&str, &dyn Fn(&mut Code, &mut [u32])); 3] = [
+        let mistakes: [Mistake<'_>; 3] = [
             ("an address that was forgotten", &|code, _| code.bytes[3] = 25),
             ("another constant", &|code, _| code.bytes[20] = 8),
             ("a constant that is not aligned", &|code, _| {
@@ -596,30 +621,30 @@ mod tests {
         let plain = code(&[&je(0), &[0xe8, 0, 0, 0, 0, 0x8b, 0x00, RET]]);
         let handler = Handler { call: 11, handler: 11, tag: None, frame: 0, vmctx: 0 };
         let place = |offset| Unwind { rules: vec![(offset, Rule::FrameOffset(8))] };
-        let changed = |change: &dyn Fn(&mut Code)| {
+        let changed = |change: &dyn Fn(&mut Code, &mut [u32])| {
             let mut code = Code { relocations: vec![call(7)], ..plain.clone() };
-            change(&mut code);
+            change(&mut code, &mut []);
             shortened(&code, &[0]).is_some()
         };
-        assert!(changed(&|_| ()));
-        let changes: [(&str, &dyn Fn(&mut Code)); 11] = [
-            ("a relocation of a branch", &|code| code.relocations.insert(0, call(2))),
-            ("a relocation between instructions", &|code| code.relocations[0].offset = 8),
-            ("a relocation of an opcode", &|code| code.relocations[0].offset = 6),
-            ("relocations that overlap", &|code| code.relocations.push(call(9))),
-            ("a relocation behind", &|code| code.relocations.push(call(20))),
-            ("a trap in an instruction", &|code| {
+        assert!(changed(&|_, _| ()));
+        let changes: [Mistake<'_>; 11] = [
+            ("a relocation of a branch", &|code, _| code.relocations.insert(0, call(2))),
+            ("a relocation between instructions", &|code, _| code.relocations[0].offset = 8),
+            ("a relocation of an opcode", &|code, _| code.relocations[0].offset = 6),
+            ("relocations that overlap", &|code, _| code.relocations.push(call(9))),
+            ("a relocation behind", &|code, _| code.relocations.push(call(20))),
+            ("a trap in an instruction", &|code, _| {
                 code.sites.push(site(12, Some(Trap::MemoryOutOfBounds)))
             }),
-            ("a return to an instruction", &|code| code.sites.push(site(10, None))),
-            ("a handler in an instruction", &|code| {
+            ("a return to an instruction", &|code, _| code.sites.push(site(10, None))),
+            ("a handler in an instruction", &|code, _| {
                 code.handlers.push(Handler { handler: 12, ..handler })
             }),
-            ("a call in an instruction", &|code| {
+            ("a call in an instruction", &|code, _| {
                 code.handlers.push(Handler { call: 12, ..handler })
             }),
-            ("a rule in an instruction", &|code| code.unwind = Some(place(1))),
-            ("a rule behind", &|code| code.unwind = Some(place(100))),
+            ("a rule in an instruction", &|code, _| code.unwind = Some(place(1))),
+            ("a rule behind", &|code, _| code.unwind = Some(place(100))),
         ];
         for (what, change) in changes {
             assert!(!changed(change), "{what}");
@@ -640,18 +665,18 @@ mod tests {
             let mut before = code(&[]);
             for (block, end) in blocks.iter().zip(&starts[1..]) {
                 let (count, conditional, target) = block;
-                let distance = *target.get(&starts) as i32 - *end as i32;
+                let distance = signed(*target.get(&starts)) - signed(*end);
                 before.bytes.extend(nops(*count));
                 before.bytes.extend(if *conditional { je(distance) } else { jmp(distance) });
             }
             before.bytes.push(RET);
-            let starts: Vec<u32> = starts.into_iter().map(|start| start as u32).collect();
+            let starts: Vec<u32> = starts.into_iter().map(|start| u32::try_from(start).unwrap()).collect();
             let (after, moved) = shortened(&before, &starts).unwrap();
             // None is long that need not be.
             for (block, (start, end)) in blocks.iter().zip(moved.iter().zip(&moved[1..])) {
                 let (count, conditional, target) = block;
                 let distance = i64::from(*target.get(&moved)) - i64::from(*end);
-                let long = end - start - *count as u32 != 2;
+                let long = (end - start) as usize != count + 2;
                 let saved = if distance < 0 { if *conditional { 4 } else { 3 } } else { 0 };
                 prop_assert_eq!(long, i8::try_from(distance + saved).is_err());
             }

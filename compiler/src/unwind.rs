@@ -4,9 +4,10 @@
 //! The code generator keeps to itself what it says about a function, but writes it as an entry of such a section. It is read back from
 //! there, since code may still move within its function, and functions share entries.
 
+use cranelift_codegen::CompiledCode;
 use cranelift_codegen::ir::Endianness;
 use cranelift_codegen::isa::TargetIsa;
-use cranelift_codegen::isa::unwind::UnwindInfo;
+use cranelift_codegen::isa::unwind::{UnwindInfo, UnwindInst};
 use gimli::read::{self, UnwindSection as _};
 use gimli::write::{
     Address, CallFrameInstruction, CommonInformationEntry, EndianVec, Expression,
@@ -64,10 +65,7 @@ impl From<Rule> for CallFrameInstruction {
 
 impl Unwind {
     /// What the code generator says about a function; `None` where the target has no such section.
-    pub(crate) fn of(
-        isa: &dyn TargetIsa,
-        info: Option<&UnwindInfo>,
-    ) -> Result<Option<Self>, CompileError> {
+    fn of(isa: &dyn TargetIsa, info: Option<&UnwindInfo>) -> Result<Option<Self>, CompileError> {
         let (Some(cie), Some(UnwindInfo::SystemV(info))) = (isa.create_systemv_cie(), info) else {
             return Ok(None);
         };
@@ -81,6 +79,43 @@ impl Unwind {
                 message: "the unwind information of a function has rules that are unknown".into(),
             }),
         }
+    }
+}
+
+/// What was read for the last functions, since most of them begin like another.
+#[derive(Debug, Default)]
+pub(crate) struct Known(Vec<Beginning>);
+
+#[derive(Debug)]
+struct Beginning {
+    /// What the code generator notes of it.
+    notes: Vec<(u32, UnwindInst)>,
+    unwind: Option<Unwind>,
+}
+
+impl Known {
+    /// So many kinds of beginnings are remembered.
+    const MOST: usize = 64;
+
+    /// How to unwind a function that was compiled. Nothing but `code.buffer.unwind_info` decides.
+    pub(crate) fn of(
+        &mut self,
+        isa: &dyn TargetIsa,
+        code: &CompiledCode,
+    ) -> Result<Option<Unwind>, CompileError> {
+        let notes = code.buffer.unwind_info.as_slice();
+        if let Some(known) = self.0.iter().find(|known| known.notes == notes) {
+            return Ok(known.unwind.clone());
+        }
+        let info = code.create_unwind_info(isa).map_err(|error| CompileError::Assembly {
+            message: format!("cannot tell how to unwind a function: {error}"),
+        })?;
+        let unwind = Unwind::of(isa, info.as_ref())?;
+        if self.0.len() == Self::MOST {
+            self.0.clear();
+        }
+        self.0.push(Beginning { notes: notes.to_vec(), unwind: unwind.clone() });
+        Ok(unwind)
     }
 }
 
@@ -279,7 +314,8 @@ mod tests {
                 RunTimeEndian::Little => value.to_le_bytes(),
                 RunTimeEndian::Big => value.to_be_bytes(),
             };
-            bytes[offset as usize..][..4].copy_from_slice(&value);
+            let start = usize::try_from(offset).unwrap();
+            bytes[start..start + 4].copy_from_slice(&value);
         }
         bytes
     }

@@ -148,21 +148,17 @@ fn leaves_both(instruction: &Instruction) -> bool {
     if instruction.is_stack_instruction() {
         return matches!(instruction.flow_control(), FlowControl::Call | FlowControl::IndirectCall);
     }
-    let names = |operand| {
-        instruction.op_kind(operand) == OpKind::Register
-            && matches!(
-                instruction.op_register(operand).full_register(),
-                Register::RSP | Register::RBP
-            )
+    let names = |kind, register: Register| {
+        kind == OpKind::Register
+            && matches!(register.full_register(), Register::RSP | Register::RBP)
     };
-    match (0..instruction.op_count()).find(|operand| names(*operand)) {
-        None => true,
-        // What it changes comes first.
-        Some(first) => match instruction.mnemonic() {
-            Mnemonic::Cmp => true,
-            Mnemonic::Mov => first == 1,
-            _ => false,
-        },
+    // What an instruction changes is among its first two operands.
+    let first = names(instruction.op0_kind(), instruction.op0_register());
+    let second = names(instruction.op1_kind(), instruction.op1_register());
+    match (first, second) {
+        (false, false) => true,
+        (true, _) => instruction.mnemonic() == Mnemonic::Cmp,
+        (false, true) => matches!(instruction.mnemonic(), Mnemonic::Cmp | Mnemonic::Mov),
     }
 }
 

@@ -140,7 +140,8 @@ impl<'a> Reading<'a> {
             ends: Bits::new(length.checked_add(1)?),
             addresses: Vec::new(),
             found: Listing {
-                spots: Vec::new(),
+                // About as many as there are in most functions.
+                spots: Vec::with_capacity(code.bytes.len() / 16),
                 tables: Vec::new(),
                 end: 0,
                 data: None,
