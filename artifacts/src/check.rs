@@ -163,6 +163,8 @@ pub enum Part {
     Code,
     /// Metadata that only traps, exceptions and backtraces need ([`LATE`]), and nothing else that a loader reads.
     Late,
+    /// What memories begin with ([`Section::ImageBytes`]), perhaps together with what is [`Part::Late`], and nothing else that a loader reads.
+    Image,
     /// What is for debuggers and linkers, and the space between sections.
     Unused,
 }
@@ -229,17 +231,28 @@ impl Deferred {
             let kind = match section {
                 Section::Text => Part::Code,
                 section if LATE.contains(&section) => Part::Late,
+                // Code that compares addresses itself runs where memories may move, and so may not wait for their pages.
+                Section::ImageBytes if header.settings.get() & settings::EXPLICIT_CHECKS == 0 => {
+                    Part::Image
+                }
                 _ => Part::Now,
             };
             for part in &mut parts[number(range.start / chunk)..number(range.end.div_ceil(chunk))] {
-                // A chunk is either loaded as code, or as something else.
-                *part = if *part == Part::Unused || *part == kind { kind } else { Part::Now };
+                *part = match (*part, kind) {
+                    (Part::Unused, kind) => kind,
+                    (Part::Late | Part::Image, Part::Image) | (Part::Image, Part::Late) => {
+                        Part::Image
+                    }
+                    (known, kind) if known == kind => kind,
+                    // A chunk is either loaded as code, or as something else.
+                    _ => Part::Now,
+                };
             }
         }
         // The front is there from the beginning, on pages that code cannot share.
         let front = number(header.body_offset().div_ceil(chunk));
         for part in &mut parts[..front] {
-            if *part == Part::Late {
+            if matches!(*part, Part::Late | Part::Image) {
                 *part = Part::Now;
             }
         }

@@ -54,8 +54,8 @@ pub fn main(args: &[String]) -> Result<()> {
         }
         ["many-ours"] => instantiate::many_child(None)?,
         ["churn-load", functions] => load::churn(functions.parse()?)?,
-        ["churn-lazily", functions, folder] => {
-            load::churn_lazily(functions.parse()?, folder.as_ref())?
+        ["churn-lazily", functions, data, folder] => {
+            load::churn_lazily(functions.parse()?, data.parse()?, folder.as_ref())?
         }
         ["churn-ours"] => instantiate::churn(None)?,
         ["churn-pooling"] => instantiate::churn(Some(Allocator::Pooling))?,

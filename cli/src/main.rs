@@ -66,9 +66,31 @@ enum Command {
     Wast(wast::Wast),
 }
 
+/// The command line of a program that starts often. To describe the other subcommands to the parser takes longer than to parse.
+#[derive(Debug, Parser)]
+#[command(name = "cwasm", version, max_term_width = 100)]
+struct OnlyRun {
+    #[command(subcommand)]
+    command: RunCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum RunCommand {
+    Run(run::Run),
+}
+
+/// Parses the command line. Ends the process if it is wrong, or asks for help.
+fn parse() -> Command {
+    if std::env::args_os().nth(1).is_some_and(|name| name == "run") {
+        let RunCommand::Run(command) = OnlyRun::parse().command;
+        return Command::Run(command);
+    }
+    Cli::parse().command
+}
+
 fn main() -> ExitCode {
     file_size::survive_limit();
-    let result = match Cli::parse().command {
+    let result = match parse() {
         Command::Compile(command) => command.execute(),
         Command::Run(command) => command.execute(),
         Command::Inspect(command) => command.execute(),
@@ -117,6 +139,21 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn run_alone_is_described_like_among_the_others() {
+        let help = |mut cli: clap::Command| {
+            cli.build();
+            let run = cli.find_subcommand_mut("run").unwrap();
+            [run.render_long_help(), run.render_usage()].map(|text| text.to_string())
+        };
+        assert_eq!(help(OnlyRun::command()), help(Cli::command()));
+        let wrong = |cli: clap::Command| {
+            let parsed = cli.try_get_matches_from(["cwasm", "run", "--no-such", "a.wasm"]);
+            parsed.unwrap_err().to_string()
+        };
+        assert_eq!(wrong(OnlyRun::command()), wrong(Cli::command()));
     }
 
     #[test]

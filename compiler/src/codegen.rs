@@ -22,6 +22,7 @@ use rayon::prelude::*;
 use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
+use crate::counted;
 use crate::effort::Effort;
 use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
@@ -349,13 +350,12 @@ impl Workers {
         self.0.lock().ok().and_then(|mut idle| idle.pop()).unwrap_or_else(Worker::new)
     }
 
-    /// Keeps a worker for the next function. After a failure, it is dropped instead; so it is after a function of many
+    /// Keeps a worker for the next function, with what is left of the last. After a failure, it is dropped instead; so it is after a function of many
     /// instructions, since it would keep as much memory as that took, and the next ones are smaller.
-    fn give_back(&self, mut worker: Worker) {
+    fn give_back(&self, worker: Worker) {
         if worker.context.func.dfg.num_insts() > MAX_KEPT {
             return;
         }
-        worker.clear();
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
         }
@@ -415,6 +415,7 @@ impl Workers {
         direction: Direction,
     ) -> Result<Code, CompileError> {
         let mut worker = self.take();
+        worker.clear();
         let func_type = &env.module.types[ty];
         let Worker { context, builder, .. } = &mut worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
@@ -507,6 +508,9 @@ impl Worker {
             effort => Some(env.settings.isa(effort).map_err(Box::new)?),
         };
         let isa = other.as_deref().unwrap_or(env.isa);
+        if effort.optimise {
+            counted::compare_next(&mut self.context.func);
+        }
         self.context.compile(isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
         let Some(code) = self.context.take_compiled_code() else {
             return Err(CodegenError::CodeTooLarge.into());

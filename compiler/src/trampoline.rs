@@ -178,6 +178,11 @@ fn exit(
     ));
     let values = builder.ins().stack_addr(types::I64, slot, 0);
     store_values(&mut builder, &parameters[1..], values);
+    // What comes after the call wants this only if the call failed. Kept in a register, the register's
+    // own value would have to be saved, and its caller would wait for it.
+    let kept =
+        builder.create_sized_stack_slot(StackSlotData::new(StackSlotKind::ExplicitSlot, 8, 3));
+    builder.ins().stack_store(types::I64, vmctx, kept, 0);
 
     let store = builder.ins().load(types::I64, trusted(), vmctx, offset32(STORE_CONTEXT));
     let fp = builder.ins().get_frame_pointer(types::I64);
@@ -187,15 +192,23 @@ fn exit(
     let host = builder.import_signature(host);
     let call = builder.ins().call_indirect(host, code, &[vmctx, values]);
     let done = builder.inst_results(call)[0];
-    builder.ins().trapz(done, trap_code(Trap::HostError));
-    let threw = builder.ins().icmp_imm_u(IntCC::Equal, done, i64::from(host_context::THREW));
-    let (throwing, returning) = (builder.create_block(), builder.create_block());
+    let (failing, throwing) = (builder.create_block(), builder.create_block());
+    let returning = builder.create_block();
+    builder.set_cold_block(failing);
     builder.set_cold_block(throwing);
-    builder.ins().brif(threw, throwing, &[], returning, &[]);
-    builder.seal_block(throwing);
+    let returned = builder.ins().icmp_imm_u(IntCC::Equal, done, i64::from(host_context::RETURNED));
+    builder.ins().brif(returned, returning, &[], failing, &[]);
     builder.seal_block(returning);
+    builder.seal_block(failing);
+
+    builder.switch_to_block(failing);
+    let threw = builder.ins().icmp_imm_u(IntCC::Equal, done, i64::from(host_context::THREW));
+    builder.ins().trapz(threw, trap_code(Trap::HostError));
+    builder.ins().jump(throwing, &[]);
+    builder.seal_block(throwing);
 
     builder.switch_to_block(throwing);
+    let vmctx = builder.ins().stack_load(types::I64, types::I64, kept, 0);
     let builtins = builder.ins().load(types::I64, trusted(), vmctx, offset32(BUILTINS));
     let code =
         builder.ins().load(types::I64, trusted(), builtins, offset32(Builtin::Throw.offset()));

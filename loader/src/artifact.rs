@@ -21,7 +21,8 @@ use crate::source::{Opened, Source};
 use crate::sys::{self, ImageFile, ImageRun};
 use crate::trust::Trust;
 use crate::type_registry::Registration;
-use crate::vm::lazy::{LazyParts, Lost};
+use crate::vm::lazy::{Kind, LazyParts, Lost};
+use crate::vm::pending::LateImages;
 
 /// A module's machine code and metadata, mapped and ready to be instantiated.
 ///
@@ -53,8 +54,21 @@ pub struct Artifact {
     /// The images of memories, made when they are first worth it. `None` if there is nothing to map, or if the
     /// system has no such files, or has no more.
     images: OnceLock<Option<ImageFile>>,
+    /// Where they are, if memories can begin without them.
+    late_images: OnceLock<Option<LateImages>>,
     /// Whether it was instantiated before.
     instantiated: AtomicBool,
+}
+
+/// What a new instance does about the images of its memories.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Images<'a> {
+    /// It copies them.
+    Copied,
+    /// It maps them.
+    Mapped(&'a ImageFile),
+    /// It begins without, and has them loaded when they are needed.
+    Late,
 }
 
 /// Why a part that was to be loaded could not be.
@@ -111,12 +125,18 @@ impl Artifact {
     }
 
     /// Loads an artifact like [`Artifact::load`], but reads, checks and copies a part of its code (64 KiB) when
-    /// a program first needs it, and so for what only traps, exceptions and backtraces need. What is never used costs neither time nor memory.
+    /// a program first needs it, and so for what only traps, exceptions and backtraces need, and for what memories begin with. What is never used costs neither time nor memory.
     ///
-    /// What is checked is still what runs. The difference is in when: the file is kept open, and if it is overwritten or cut
-    /// before some code was needed, the call that needs it ends with [`crate::Error::CodeLost`]. So does a trap, if what it is
+    /// What is checked is still what runs, and what programs see. The difference is in when: the file is kept open, and if it is overwritten or cut
+    /// before some of it was needed, the call that needs it ends with [`crate::Error::CodeLost`], and so does an access of the host to
+    /// bytes of a memory that nobody touched before. So does a trap, if what it is
     /// cannot be found out any more. To delete the
     /// file, or to rename another over it, changes nothing. [`Artifact::load_rest`] loads what is not there yet.
+    ///
+    /// Memories begin without their contents as long as those were not all loaded. It is the quickest way to a first call, and not to many instances: each of them copies
+    /// what it touches, where after [`Artifact::load_rest`] it would map it. The second instance of an artifact loads contents of less than 128 KiB for that.
+    /// Contents are loaded by the first instance if a memory is shared, has 64-bit addresses or small pages, or if they are in more than 256
+    /// places; and at once if the code checks bounds itself.
     ///
     /// What is only for debuggers and linkers, such as symbols, is neither read nor checked. Bytes in memory are loaded at once.
     ///
@@ -147,10 +167,9 @@ impl Artifact {
     pub fn load_rest(&self) -> Result<(), LoadError> {
         let Some(lazy) = &self.lazy else { return Ok(()) };
         let all = 0..self.snapshot.bytes().len();
-        let loaded = self.load_parts(all.clone(), Part::Code);
-        loaded
-            .and_then(|()| self.load_parts(all, Part::Late))
-            .map_err(|lost| failure(lazy, lost))?;
+        for kind in [Kind::Code, Kind::Data] {
+            self.load_parts(all.clone(), kind).map_err(|lost| failure(lazy, lost))?;
+        }
         self.module.validate_late(&self.module.late(self.snapshot.bytes()))?;
         Ok(())
     }
@@ -158,7 +177,13 @@ impl Artifact {
     /// How many of the parts of its code that are loaded when they are needed have been loaded, and how many there are.
     #[must_use]
     pub fn lazy_parts(&self) -> (usize, usize) {
-        self.lazy.as_ref().map_or((0, 0), LazyParts::loaded)
+        self.lazy.as_ref().map_or((0, 0), |lazy| lazy.loaded(Part::Code))
+    }
+
+    /// The same for what its memories begin with.
+    #[must_use]
+    pub fn lazy_image_parts(&self) -> (usize, usize) {
+        self.lazy.as_ref().map_or((0, 0), |lazy| lazy.loaded(Part::Image))
     }
 
     fn load_trampolines(&self) -> Result<(), LoadError> {
@@ -169,19 +194,19 @@ impl Artifact {
         // They lie behind the functions.
         match places.filter(|place| *place != NONE).min() {
             Some(first) => self
-                .load_parts(text.start + first as usize..text.end, Part::Code)
+                .load_parts(text.start + first as usize..text.end, Kind::Code)
                 .map_err(|lost| failure(lazy, lost)),
             None => Ok(()),
         }
     }
 
     /// Loads the chunks of one kind with these bytes of the file, unless they are there. May be called by a signal handler.
-    fn load_parts(&self, bytes: Range<usize>, part: Part) -> Result<(), Lost> {
+    fn load_parts(&self, bytes: Range<usize>, kind: Kind) -> Result<(), Lost> {
         let Some(lazy) = &self.lazy else { return Ok(()) };
         let text = self.module.range(Section::Text);
         // SAFETY: the snapshot is such a mapping: a private copy, made together with `lazy`, whose front was checked and which
         // lives as long as the artifact. Stores borrow the artifact as long as its code can run.
-        unsafe { lazy.load_all(self.snapshot.bytes(), bytes, &text, part) }
+        unsafe { lazy.load_all(self.snapshot.bytes(), bytes, &text, kind) }
     }
 
     /// Loads the code at an address, if it is code that is loaded when it is needed. May be called by a signal handler.
@@ -197,7 +222,7 @@ impl Artifact {
     /// The metadata that are loaded when they are needed, after these sections of them were. The only way to them.
     fn late(&self, sections: &[Section]) -> Result<Late<'_>, Lost> {
         for section in sections {
-            self.load_parts(self.module.range(*section), Part::Late)?;
+            self.load_parts(self.module.range(*section), Kind::Data)?;
         }
         Ok(self.module.late(self.snapshot.bytes()))
     }
@@ -223,7 +248,7 @@ impl Artifact {
     /// The name of a defined function, if it has one.
     pub(crate) fn function_name(&self, function: u32) -> Result<Option<&str>, Lost> {
         let late = self.late(&[])?;
-        self.load_parts(late.function_name_range(function), Part::Late)?;
+        self.load_parts(late.function_name_range(function), Kind::Data)?;
         Ok(late.function_name(function))
     }
 
@@ -348,7 +373,7 @@ impl Artifact {
             None => Module::new(&checked)?,
             Some(lazy) => Module::deferring(&checked, |names| {
                 // SAFETY: as in `load_parts`; there is no code among the metadata.
-                unsafe { lazy.load_all(snapshot.bytes(), names, &(0..0), Part::Late) }
+                unsafe { lazy.load_all(snapshot.bytes(), names, &(0..0), Kind::Data) }
                     .map_err(|lost| failure(lazy, lost))
             })?,
         };
@@ -379,6 +404,7 @@ impl Artifact {
             settings,
             types: Registration::of_module(&types),
             images: OnceLock::new(),
+            late_images: OnceLock::new(),
             instantiated: AtomicBool::new(false),
             lazy,
             snapshot,
@@ -448,34 +474,79 @@ impl Artifact {
         self.view().bytes(Section::Text)
     }
 
-    /// The images of memories, for mapping. To be asked for once per instance: small images are copied for the first,
+    /// The images of memories. To be asked for once per instance: small images are copied for the first,
     /// which is quicker if there is only one.
-    pub(crate) fn images(&self) -> Option<&ImageFile> {
+    pub(crate) fn images(&self) -> Result<Images<'_>, Lost> {
+        let length = self.module.range(Section::ImageBytes).len();
+        if let Some(lazy) = self.lazy.as_ref().filter(|lazy| lazy.lacks_images()) {
+            let late = self.late_images.get_or_init(|| {
+                let ty = |memory| self.view().memory_type(memory);
+                LateImages::of(self.image_runs()?, &self.module.range(Section::ImageBytes), ty)
+            });
+            // More than one instance is better off with images that are mapped, if that costs next to nothing now.
+            let again = self.instantiated.load(Ordering::Relaxed);
+            let load = || self.load_parts(self.module.range(Section::ImageBytes), Kind::Data);
+            match late {
+                Some(_) if !again || ImageFile::is_large(length) || load().is_err() => {
+                    self.instantiated.store(true, Ordering::Relaxed);
+                    return Ok(Images::Late);
+                }
+                Some(_) => {}
+                None => load()?,
+            }
+            debug_assert!(!lazy.lacks_images());
+        }
         let images = match self.images.get() {
             Some(images) => images,
             None => {
                 let bytes = self.view().bytes(Section::ImageBytes);
                 let runs = self.view().images().len();
-                if !self.instantiated.load(Ordering::Relaxed) && !ImageFile::is_large(bytes.len()) {
+                if !self.instantiated.load(Ordering::Relaxed) && !ImageFile::is_large(length) {
                     self.instantiated.store(true, Ordering::Relaxed);
-                    return None;
+                    return Ok(Images::Copied);
                 }
-                let is_possible = ImageFile::is_possible(bytes.len(), runs);
-                self.images.get_or_init(|| is_possible.then(|| self.make_images(bytes)).flatten())
+                let is_possible = ImageFile::is_possible(length, runs);
+                self.images.get_or_init(|| {
+                    is_possible.then(|| ImageFile::new(bytes, self.image_runs()?).ok()).flatten()
+                })
             }
         };
-        images.as_ref()
+        Ok(images.as_ref().map_or(Images::Copied, Images::Mapped))
     }
 
-    fn make_images(&self, bytes: &[u8]) -> Option<ImageFile> {
+    /// Where the images are, if memories began without them.
+    pub(crate) fn late_images(&self) -> Option<&LateImages> {
+        self.late_images.get()?.as_ref()
+    }
+
+    fn image_runs(&self) -> Option<Vec<ImageRun>> {
         let run = |image: &ImageRecord| {
             let start = usize::try_from(image.bytes.get()).ok()?;
             let end = start.checked_add(usize::try_from(image.length.get()).ok()?)?;
             let at = usize::try_from(image.address.get()).ok()?;
             Some(ImageRun { memory: image.memory.get(), at, bytes: start..end })
         };
-        let runs = self.view().images().iter().map(run).collect::<Option<Vec<_>>>()?;
-        ImageFile::new(bytes, runs).ok()
+        self.view().images().iter().map(run).collect()
+    }
+
+    /// Bytes of images, at `range` of the file, which lies in that section, after they were loaded. May be called by a signal handler.
+    pub(crate) fn image_at(&self, range: Range<usize>) -> Result<&[u8], Lost> {
+        self.load_parts(range.clone(), Kind::Data)?;
+        Ok(self.snapshot.bytes().get(range).unwrap_or_default())
+    }
+
+    /// The bytes of an image, after they were loaded. But for [`Artifact::image_at`], the only way to them.
+    pub(crate) fn image_bytes(&self, image: &ImageRecord) -> Result<&[u8], Lost> {
+        if self.lazy.as_ref().is_some_and(LazyParts::lacks_images) {
+            let section = self.module.range(Section::ImageBytes);
+            let at = |offset: u64| {
+                let offset = usize::try_from(offset).unwrap_or(usize::MAX);
+                section.start.saturating_add(offset).min(section.end)
+            };
+            let end = image.bytes.get().saturating_add(image.length.get());
+            self.load_parts(at(image.bytes.get())..at(end), Kind::Data)?;
+        }
+        Ok(self.view().image_bytes(image))
     }
 
     /// A type of the module as the process knows it.

@@ -152,9 +152,9 @@ pub enum LinkError {
     },
 }
 
-/// Code of an artifact that was loaded with [`crate::Artifact::load_lazily`] could not be had when it was needed: its
-/// file was changed, or cannot be read. What is not as it was sealed never runs. The program ended as by a trap; the
-/// store can be used, and code that was loaded before goes on running.
+/// Code of an artifact that was loaded with [`crate::Artifact::load_lazily`], or what a memory of it begins with, could not be had when it was needed: its
+/// file was changed, or cannot be read. What is not as it was sealed never runs, and nobody sees it. The program ended as by a trap; the
+/// store can be used, and code that was loaded before goes on running. Bytes of a memory that were lost are lost only as long as the file is not what it was.
 #[derive(Debug)]
 pub struct CodeLost {
     lost: Lost,
@@ -172,7 +172,7 @@ impl CodeLost {
         self.lost.range()
     }
 
-    /// The wasm that was running, from the innermost frame outwards.
+    /// The wasm that was running, from the innermost frame outwards. None if it was the host that accessed a memory.
     #[must_use]
     pub fn frames(&self) -> &[Frame] {
         &self.frames
@@ -184,7 +184,7 @@ impl fmt::Display for CodeLost {
         let Range { start, end } = self.range();
         write!(
             f,
-            "the code at {start:#x} to {end:#x} of the artifact, which was not loaded before, "
+            "the part of the artifact from {start:#x} to {end:#x}, which was not loaded before, "
         )?;
         match self.lost.system() {
             None => f.write_str("is not what was sealed: its file was changed after it was opened"),
@@ -213,7 +213,7 @@ pub enum Error {
     /// An exception was thrown, and wasm did not catch it.
     #[error(transparent)]
     Exception(Exception),
-    /// Code that was to be loaded when it is needed is not in its file any more.
+    /// Code, or bytes of a memory, that were to be loaded when they are needed are not in their file any more.
     #[error(transparent)]
     CodeLost(CodeLost),
     /// The module could not be linked.

@@ -21,6 +21,7 @@ use crate::type_registry::Registration;
 use crate::value::list::empty_slots;
 use crate::value::sealed::{Core, Slot};
 use crate::value::{Borrow, Val, WasmTy, WasmTyList};
+use crate::vm::bytes::MemoryBytes;
 use crate::vm::host_func::HostCode;
 use crate::vm::layout::{HostCall, VmFuncRef, VmHostContext, VmValue};
 
@@ -306,12 +307,24 @@ impl<'code, T> Caller<'_, 'code, T> {
     }
 
     /// The bytes of that memory together with the application's data. `None` also if the
-    /// memory is shared, since other threads may write to it.
+    /// memory is shared, since other threads may write to it; and if some of the bytes were to be loaded when they are needed, and
+    /// are lost ([`Memory::data_mut`] says why).
+    ///
+    /// This loads all of them. [`Caller::memory_bytes_and_data_mut`] does not.
     pub fn memory_and_data_mut(&mut self) -> Option<(&mut [u8], &mut T)> {
         let instance = self.instance?;
         let (core, data) = self.store.reborrow().into_parts();
         let memory = core.instances.get(instance as usize)?.exported_memory?;
-        Some((core.memories[memory as usize].bytes_mut()?, data))
+        Some((core.memories[memory as usize].bytes_mut()?.ok()?, data))
+    }
+
+    /// The bytes of that memory, of which those are loaded that are asked for, together with the application's data. `None` also if the
+    /// memory is shared, since other threads may write to it.
+    pub fn memory_bytes_and_data_mut(&mut self) -> Option<(MemoryBytes<'_>, &mut T)> {
+        let instance = self.instance?;
+        let (core, data) = self.store.reborrow().into_parts();
+        let memory = core.instances.get(instance as usize)?.exported_memory?;
+        Some((core.memories[memory as usize].ranges()?, data))
     }
 
     /// An export of the calling instance.

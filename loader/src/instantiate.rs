@@ -12,7 +12,7 @@ use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::records::{ElementRecord, NONE, Span, extern_kind, item_kind, segment_mode};
 use cwasm_artifact::types::{ExternType, IndexType, MemoryType};
 
-use crate::artifact::Artifact;
+use crate::artifact::{Artifact, Images};
 use crate::constant::evaluate;
 use crate::error::{Error, LinkError};
 use crate::external::Extern;
@@ -24,6 +24,7 @@ use crate::vm::builtins;
 use crate::vm::host_func::{HostCode, VmHostFunc};
 use crate::vm::instance::VmInstance;
 use crate::vm::layout::{EntryTrampoline, VmFuncImport, VmFuncRef, VmHostContext, VmValue};
+use crate::vm::memory::NoAccess;
 use crate::vm::table::RawRef;
 
 /// What an import is resolved to.
@@ -184,11 +185,23 @@ fn build<'code>(
         let storage = core.globals[*global as usize].storage;
         core.instances[position].set_imported_global(index, storage);
     }
-    let images = artifact.images();
+    let images = artifact.images().map_err(StoreCore::lost_to_host)?;
     for (index, record) in (counts.imported_memories..).zip(view.memories()) {
         if let ExternType::Memory(ty) = view.extern_type(&record.ty) {
-            let image = images.and_then(|images| images.image(index));
-            memories.push(core.add_memory(&ty, artifact.needs_guards(), image)?);
+            let image = match images {
+                Images::Mapped(images) => images.image(index),
+                _ => None,
+            };
+            let memory = core.add_memory(&ty, artifact.needs_guards(), image)?;
+            if let Images::Late = images {
+                let bytes = ty.bytes(ty.limits.min).unwrap_or(u64::MAX);
+                // SAFETY: the memory was just made, of the type that the artifact says, and the store borrows the artifact. Whether
+                // the image may be late was decided for the artifact as a whole.
+                unsafe { core.memories[memory as usize].begin_without(artifact, index) }
+                    .map_err(|source| Error::MemoryReservation { bytes, source })?;
+                core.late_memory |= core.memories[memory as usize].is_late();
+            }
+            memories.push(memory);
         }
     }
     for record in view.tables() {
@@ -326,10 +339,8 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
         let memory = core.instances[position].memories[image.memory.get() as usize] as usize;
         let memory = &mut core.memories[memory];
         if !memory.has_image() {
-            let bytes = view.image_bytes(image);
-            memory
-                .init(image.address.get(), bytes, 0, bytes.len() as u64)
-                .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
+            let bytes = artifact.image_bytes(image).map_err(StoreCore::lost_to_host)?;
+            memory.init(image.address.get(), bytes, 0, bytes.len() as u64).map_err(inaccessible)?;
         }
     }
     for (index, segment) in (0..).zip(view.data_segments()) {
@@ -341,7 +352,7 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
             let offset = offset(core, position, segment.offset, ty);
             let memory = core.instances[position].memories[segment.memory.get() as usize];
             core.init_memory(position, memory, index, offset, 0, segment.length.get())
-                .ok_or_else(|| trap(TrapKind::MemoryOutOfBounds))?;
+                .map_err(inaccessible)?;
         }
         core.instances[position].dropped_data[index as usize] = true;
     }
@@ -357,7 +368,7 @@ fn withdraw_images(core: &mut StoreCore<'_>, position: usize) {
         let memory = instance.memories[image.memory.get() as usize] as usize;
         let memory = &mut core.memories[memory];
         if memory.has_image() {
-            memory.fill(image.address.get(), 0, image.length.get());
+            memory.withdraw_image(image.address.get(), image.length.get());
         }
     }
 }
@@ -368,6 +379,13 @@ fn offset(core: &StoreCore<'_>, position: usize, at: Span, ty: Option<IndexType>
     match ty {
         Some(IndexType::I64) => value.low64(),
         _ => value.low32().into(),
+    }
+}
+
+fn inaccessible(why: NoAccess) -> Error {
+    match why {
+        NoAccess::Outside => trap(TrapKind::MemoryOutOfBounds),
+        NoAccess::Lost(lost) => StoreCore::lost_to_host(lost),
     }
 }
 
@@ -420,7 +438,7 @@ impl StoreCore<'_> {
         Some(())
     }
 
-    /// `memory.init`. `None` if it is out of bounds.
+    /// `memory.init`.
     pub(crate) fn init_memory(
         &mut self,
         position: usize,
@@ -429,10 +447,10 @@ impl StoreCore<'_> {
         to: u64,
         from: u64,
         length: u64,
-    ) -> Option<()> {
+    ) -> Result<(), NoAccess> {
         let instance = &self.instances[position];
         let view = instance.artifact.view();
-        let record = view.data_segments().get(segment as usize)?;
+        let record = view.data_segments().get(segment as usize).ok_or(NoAccess::Outside)?;
         let bytes = if instance.dropped_data[segment as usize] { &[] } else { view.data(record) };
         self.memories[memory as usize].init(to, bytes, from, length)
     }

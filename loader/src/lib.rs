@@ -80,3 +80,4 @@ pub use table::Table;
 pub use tag::Tag;
 pub use trust::Trust;
 pub use value::{ExternRef, Ref, Val, WasmTy, WasmTyList};
+pub use vm::bytes::MemoryBytes;

@@ -8,7 +8,7 @@ use crate::error::Error;
 use crate::shared_memory::SharedMemory;
 use crate::store::{AsStore, AsStoreMut, StoreCore, StoreId};
 use crate::value::Borrow;
-use crate::vm::memory::{StoreMemory, too_large};
+use crate::vm::memory::{NoAccess, StoreMemory, too_large};
 
 /// A linear memory of a store.
 ///
@@ -105,28 +105,31 @@ impl<'code> Memory<'code> {
     /// The bytes.
     ///
     /// # Errors
-    /// [`Error::WrongStore`]; [`Error::SharedMemory`] if threads share the memory.
+    /// [`Error::WrongStore`]; [`Error::SharedMemory`] if threads share the memory; [`Error::CodeLost`] if some of them were to be loaded
+    /// when they are needed, and are not in the file any more.
     pub fn data<'s, 'c: 's>(&self, store: &'s impl AsStore<'c>) -> Result<&'s [u8], Error> {
-        self.vm(store.as_store().core())?.bytes().ok_or(Error::SharedMemory)
+        let bytes = self.vm(store.as_store().core())?.bytes().ok_or(Error::SharedMemory)?;
+        bytes.map_err(StoreCore::lost_to_host)
     }
 
     /// The bytes.
     ///
     /// # Errors
-    /// [`Error::WrongStore`]; [`Error::SharedMemory`] if threads share the memory.
+    /// As for [`Memory::data`].
     pub fn data_mut<'s, 'c: 's>(
         &self,
         store: &'s mut impl AsStoreMut<'c>,
     ) -> Result<&'s mut [u8], Error> {
         let core = store.as_store_mut().into_core_mut();
         let index = self.index(core)?;
-        core.memories[index as usize].bytes_mut().ok_or(Error::SharedMemory)
+        let bytes = core.memories[index as usize].bytes_mut().ok_or(Error::SharedMemory)?;
+        bytes.map_err(StoreCore::lost_to_host)
     }
 
     /// Copies bytes out of the memory.
     ///
     /// # Errors
-    /// [`Error::WrongStore`], [`Error::MemoryAccess`].
+    /// [`Error::WrongStore`], [`Error::MemoryAccess`]; [`Error::CodeLost`] as for [`Memory::data`].
     pub fn read<'c>(
         &self,
         store: &impl AsStore<'c>,
@@ -135,13 +138,13 @@ impl<'code> Memory<'code> {
     ) -> Result<(), Error> {
         let memory = self.vm(store.as_store().core())?;
         let length = buffer.len();
-        memory.read(offset, buffer).ok_or_else(|| outside(memory, offset, length))
+        memory.read(offset, buffer).map_err(|why| inaccessible(why, memory, offset, length))
     }
 
     /// Copies bytes into the memory.
     ///
     /// # Errors
-    /// [`Error::WrongStore`], [`Error::MemoryAccess`].
+    /// As for [`Memory::read`].
     pub fn write<'c>(
         &self,
         store: &mut impl AsStoreMut<'c>,
@@ -153,7 +156,8 @@ impl<'code> Memory<'code> {
         let index = self.index(core)?;
         let memory = &mut core.memories[index as usize];
         let length = bytes.len();
-        memory.init(offset, bytes, 0, length as u64).ok_or_else(|| outside(memory, offset, length))
+        let result = memory.init(offset, bytes, 0, length as u64);
+        result.map_err(|why| inaccessible(why, memory, offset, length))
     }
 
     /// Grows the memory by `delta` pages; returns the old size in pages.
@@ -171,6 +175,13 @@ impl<'code> Memory<'code> {
     }
 }
 
-fn outside(memory: &StoreMemory, offset: u64, length: usize) -> Error {
-    Error::MemoryAccess { offset, length: length as u64, size: memory.byte_length() as u64 }
+#[cold]
+fn inaccessible(why: NoAccess, memory: &StoreMemory, offset: u64, length: usize) -> Error {
+    match why {
+        NoAccess::Outside => {
+            let size = memory.byte_length() as u64;
+            Error::MemoryAccess { offset, length: length as u64, size }
+        }
+        NoAccess::Lost(lost) => StoreCore::lost_to_host(lost),
+    }
 }

@@ -194,7 +194,7 @@ impl Snapshot {
 
 /// Whether chunks must not be read before they were loaded.
 fn is_absent(part: Part) -> bool {
-    matches!(part, Part::Code | Part::Late)
+    matches!(part, Part::Code | Part::Late | Part::Image)
 }
 
 /// Asks for pages that are about to be written, large ones where they fit. What the system does not grant is had by faults.
@@ -208,18 +208,13 @@ fn populate(map: &MmapMut, range: Range<usize>) {
 /// The bytes of a file, as many as there are, in runs of chunks of one kind.
 pub(crate) fn runs(deferred: &Deferred, length: usize) -> Vec<(Part, Range<usize>)> {
     let mut runs: Vec<(Part, Range<usize>)> = Vec::new();
-    for (number, part) in deferred.parts().iter().enumerate() {
+    // Code, metadata and images become absent together.
+    let is_one = |one: &Part, next: &Part| one == next || is_absent(*one) && is_absent(*next);
+    let mut number = 0;
+    for run in deferred.parts().chunk_by(is_one) {
         let start = (number * CHUNK_SIZE).min(length);
-        let end = (start + CHUNK_SIZE).min(length);
-        match runs.last_mut() {
-            // Code and metadata become absent together.
-            Some((last, run))
-                if is_absent(*last) == is_absent(*part) && (is_absent(*part) || last == part) =>
-            {
-                run.end = end
-            }
-            _ => runs.push((*part, start..end)),
-        }
+        number += run.len();
+        runs.push((run[0], start..(number * CHUNK_SIZE).min(length)));
     }
     let known = runs.last().map_or(0, |(_, run)| run.end);
     if known < length {

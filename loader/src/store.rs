@@ -82,7 +82,7 @@ const NEVER_ENTERED: usize = usize::MAX;
 pub(crate) enum Pending {
     Error(HostError),
     Panic(Box<dyn Any + Send>),
-    /// Who handles an exception could not be found out.
+    /// Who handles an exception could not be found out, or bytes that a builtin needed are gone.
     Lost(Lost),
 }
 
@@ -105,6 +105,8 @@ pub(crate) struct StoreCore<'code> {
     code_owner: Option<Stable<Vec<CodeRange>>>,
     pub(crate) instances: Vec<VmInstance<'code>>,
     pub(crate) memories: Vec<StoreMemory>,
+    /// Whether one of them may have bytes that were not loaded yet.
+    pub(crate) late_memory: bool,
     pub(crate) tables: Vec<Stable<VmTable>>,
     pub(crate) globals: Vec<VmGlobal>,
     pub(crate) tags: Vec<Stable<VmTag>>,
@@ -159,6 +161,7 @@ impl<'code> StoreCore<'code> {
             code_owner: None,
             instances: Vec::new(),
             memories: Vec::new(),
+            late_memory: false,
             tables: Vec::new(),
             globals: Vec::new(),
             tags: Vec::new(),
@@ -181,13 +184,25 @@ impl<'code> StoreCore<'code> {
         this.as_ptr().cast()
     }
 
-    /// Notes the innermost activation; returns the one that was noted before.
-    pub(crate) fn set_activation(
-        this: NonNull<Self>,
-        activation: *const Activation,
-    ) -> *const Activation {
+    /// Whether a memory of the store may have bytes that were not loaded yet.
+    ///
+    /// # Safety
+    /// The store is alive, and nobody changes it meanwhile.
+    pub(crate) unsafe fn has_late_memory(this: *const Self) -> bool {
+        // SAFETY: the caller promises that.
+        unsafe { (*this).late_memory }
+    }
+
+    /// The innermost activation, or null.
+    pub(crate) fn activation(this: NonNull<Self>) -> *const Activation {
         // SAFETY: callers hold a live store that they have exclusive use of.
-        unsafe { std::mem::replace(&mut (*this.as_ptr()).activation, activation) }
+        unsafe { (*this.as_ptr()).activation }
+    }
+
+    /// Notes the innermost activation.
+    pub(crate) fn set_activation(this: NonNull<Self>, activation: *const Activation) {
+        // SAFETY: callers hold a live store that they have exclusive use of.
+        unsafe { (*this.as_ptr()).activation = activation };
     }
 
     /// The frame of the entry trampoline of the innermost activation; zero if no wasm is running.
@@ -221,6 +236,11 @@ impl<'code> StoreCore<'code> {
         Error::trapped(kind, self.frames(), self.trap_frames.omitted())
     }
 
+    /// What the host gets if bytes that it needs are gone.
+    pub(crate) fn lost_to_host(lost: Lost) -> Error {
+        Error::CodeLost(CodeLost::new(lost, Vec::new()))
+    }
+
     /// The buffer for the backtrace of a trap.
     ///
     /// # Safety
@@ -250,6 +270,22 @@ impl<'code> StoreCore<'code> {
         // SAFETY: the store borrows the artifact.
         let artifact = unsafe { &*range.artifact };
         Some((artifact, u32::try_from(pc - range.start).ok()?))
+    }
+
+    /// Makes the byte at an address present, if it is of a memory of the store and was to be loaded when it is needed. `None`
+    /// if not, or if it is present.
+    ///
+    /// Takes no lock and allocates nothing.
+    ///
+    /// # Safety
+    /// The thread was in compiled code of the store: nobody else uses the store.
+    pub(crate) unsafe fn load_address(
+        this: NonNull<Self>,
+        address: usize,
+    ) -> Option<Result<(), Lost>> {
+        // SAFETY: the store is alive, and no reference to it exists while compiled code runs.
+        let memories = unsafe { &mut (*this.as_ptr()).memories };
+        memories.iter_mut().find_map(|memory| memory.load_address(address))
     }
 
     /// Keeps a share of an artifact until the store is dropped, and gives out
@@ -508,6 +544,8 @@ impl<'code> StoreCore<'code> {
         match (unwound, self.pending.take()) {
             // The handlers of the exception, or what trapped, could not be found out.
             (Unwound::Exception, Some(Pending::Lost(lost)))
+            // Nor bytes that a builtin needed: it trapped.
+            | (Unwound::Trap(_), Some(Pending::Lost(lost)))
             | (Unwound::Lost(lost), None | Some(Pending::Lost(_))) => {
                 self.thrown = None;
                 Error::CodeLost(CodeLost::new(lost, self.frames()))
@@ -538,7 +576,7 @@ impl<'code> StoreCore<'code> {
         }
     }
 
-    /// Notes why an exception that nobody catches is none.
+    /// Notes why an exception that nobody catches is none, or why a builtin fails.
     pub(crate) fn note_lost(&mut self, lost: Lost) {
         self.pending = Some(Pending::Lost(lost));
     }

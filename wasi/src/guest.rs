@@ -7,8 +7,9 @@
 
 use crate::types::Errno;
 use core::ops::Range;
-use cwasm_loader::SharedMemory;
+use cwasm_loader::{Error, MemoryBytes, SharedMemory};
 use std::borrow::Cow;
+use std::cell::OnceCell;
 use std::io::{IoSlice, IoSliceMut};
 
 /// How many buffers a vectored call looks at. Calls may move less than was
@@ -32,24 +33,37 @@ const MAX_COPY: usize = 64 * 1024;
 /// cares whether other threads of the guest see the same memory. If they do,
 /// everything is copied once, before it is looked at: what another thread changes
 /// later changes nothing.
-pub struct GuestMemory<'a>(Kind<'a>);
+///
+/// A memory of which the host has yet to load a part may turn out to lack it, since its file was changed. To the call that is
+/// [`Errno::Fault`]; [`Call::finish`](crate::calls::Call::finish) then says why, and the guest does not go on.
+pub struct GuestMemory<'a> {
+    kind: Kind<'a>,
+    /// Why bytes that lie in memory could not be had.
+    lost: OnceCell<Error>,
+}
 
 enum Kind<'a> {
     /// The call has it for itself.
-    Exclusive(&'a mut [u8]),
+    Exclusive(MemoryBytes<'a>),
     /// Other threads use it meanwhile.
     Shared(&'a SharedMemory),
 }
 
 impl<'a> From<&'a mut [u8]> for GuestMemory<'a> {
     fn from(bytes: &'a mut [u8]) -> Self {
-        Self(Kind::Exclusive(bytes))
+        MemoryBytes::from(bytes).into()
+    }
+}
+
+impl<'a> From<MemoryBytes<'a>> for GuestMemory<'a> {
+    fn from(bytes: MemoryBytes<'a>) -> Self {
+        Self { kind: Kind::Exclusive(bytes), lost: OnceCell::new() }
     }
 }
 
 impl<'a> From<&'a SharedMemory> for GuestMemory<'a> {
     fn from(memory: &'a SharedMemory) -> Self {
-        Self(Kind::Shared(memory))
+        Self { kind: Kind::Shared(memory), lost: OnceCell::new() }
     }
 }
 
@@ -59,9 +73,23 @@ impl core::fmt::Debug for GuestMemory<'_> {
     }
 }
 
+/// Notes why bytes could not be had, all of which lie in memory.
+fn noted(lost: &OnceCell<Error>) -> impl Fn(Error) -> Errno {
+    move |error| {
+        // The first reason counts.
+        let _ = lost.set(error);
+        Errno::Fault
+    }
+}
+
 impl GuestMemory<'_> {
+    /// Why bytes that lie in memory could not be had, if that happened.
+    pub(crate) fn into_lost(self) -> Option<Error> {
+        self.lost.into_inner()
+    }
+
     fn size(&self) -> u64 {
-        match &self.0 {
+        match &self.kind {
             Kind::Exclusive(bytes) => u64::try_from(bytes.len()).unwrap_or(u64::MAX),
             Kind::Shared(memory) => memory.size_bytes(),
         }
@@ -72,18 +100,24 @@ impl GuestMemory<'_> {
         range(self.size(), ptr, len)
     }
 
-    /// Checks that `len` bytes at `ptr` lie in memory. Calls with an effect on
+    /// Checks that `len` bytes at `ptr` lie in memory, and are there. Calls with an effect on
     /// the outside check where their result goes before they begin.
     pub(crate) fn check(&self, ptr: u32, len: usize) -> Result<(), Errno> {
         let len = u32::try_from(len).map_err(|_| Errno::Fault)?;
-        self.range(ptr, len).map(|_| ())
+        let range = self.range(ptr, len)?;
+        match &self.kind {
+            Kind::Exclusive(bytes) => bytes.load(range).map_err(noted(&self.lost)),
+            Kind::Shared(_) => Ok(()),
+        }
     }
 
     /// The `len` bytes at `ptr`. Callers bound `len`, since it may be a copy.
     pub(crate) fn read(&self, ptr: u32, len: u32) -> Result<Cow<'_, [u8]>, Errno> {
         let range = self.range(ptr, len)?;
-        match &self.0 {
-            Kind::Exclusive(bytes) => bytes.get(range).map(Cow::Borrowed).ok_or(Errno::Fault),
+        match &self.kind {
+            Kind::Exclusive(bytes) => {
+                bytes.get(range).map(Cow::Borrowed).map_err(noted(&self.lost))
+            }
             Kind::Shared(memory) => {
                 let mut copy = vec![0; range.len()];
                 memory.read(u64::from(ptr), &mut copy).map_err(|_| Errno::Fault)?;
@@ -96,9 +130,9 @@ impl GuestMemory<'_> {
     pub(crate) fn write(&mut self, ptr: u32, bytes: &[u8]) -> Result<(), Errno> {
         let len = u32::try_from(bytes.len()).map_err(|_| Errno::Fault)?;
         let range = self.range(ptr, len)?;
-        match &mut self.0 {
+        match &mut self.kind {
             Kind::Exclusive(memory) => {
-                memory.get_mut(range).ok_or(Errno::Fault)?.copy_from_slice(bytes);
+                memory.get_mut(range).map_err(noted(&self.lost))?.copy_from_slice(bytes);
                 Ok(())
             }
             Kind::Shared(memory) => memory.write(u64::from(ptr), bytes).map_err(|_| Errno::Fault),
@@ -143,8 +177,8 @@ impl GuestMemory<'_> {
         mut fill: impl FnMut(&mut [u8]) -> Result<(), Errno>,
     ) -> Result<(), Errno> {
         let range = self.range(ptr, len)?;
-        match &mut self.0 {
-            Kind::Exclusive(memory) => fill(memory.get_mut(range).ok_or(Errno::Fault)?),
+        match &mut self.kind {
+            Kind::Exclusive(memory) => fill(memory.get_mut(range).map_err(noted(&self.lost))?),
             Kind::Shared(memory) => {
                 let mut copy = vec![0; range.len().min(MAX_COPY)];
                 let mut at = u64::from(ptr);
@@ -171,8 +205,13 @@ impl GuestMemory<'_> {
         read: impl FnOnce(&mut [IoSliceMut<'_>]) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
         let ranges = self.buffer_ranges(ptr, count)?;
-        match &mut self.0 {
-            Kind::Exclusive(memory) => read(&mut buffers_mut(memory, ranges)),
+        match &mut self.kind {
+            Kind::Exclusive(memory) => {
+                // Buffers that overlap an earlier one end the list: a read that is shorter
+                // than asked for is always in order, and Rust has no overlapping `&mut`.
+                let buffers = memory.get_disjoint_mut(&ranges).map_err(noted(&self.lost))?;
+                read(&mut buffers.into_iter().map(IoSliceMut::new).collect::<Vec<_>>())
+            }
             Kind::Shared(memory) => {
                 let total = ranges.iter().map(Range::len).sum::<usize>().min(MAX_COPY);
                 let mut copy = vec![0; total];
@@ -198,11 +237,11 @@ impl GuestMemory<'_> {
         write: impl FnOnce(&[IoSlice<'_>]) -> Result<usize, Errno>,
     ) -> Result<usize, Errno> {
         let ranges = self.buffer_ranges(ptr, count)?;
-        match &self.0 {
+        match &self.kind {
             Kind::Exclusive(memory) => {
-                let buffers: Vec<_> =
-                    ranges.into_iter().map(|range| IoSlice::new(&memory[range])).collect();
-                write(&buffers)
+                let buffer = |range| memory.get(range).map(IoSlice::new);
+                let buffers = ranges.into_iter().map(buffer).collect::<Result<Vec<_>, _>>();
+                write(&buffers.map_err(noted(&self.lost))?)
             }
             Kind::Shared(memory) => {
                 let total = ranges.iter().map(Range::len).sum::<usize>().min(MAX_COPY);
@@ -260,32 +299,6 @@ fn range(size: u64, ptr: u32, len: u32) -> Result<Range<usize>, Errno> {
     let start = usize::try_from(ptr).map_err(|_| Errno::Fault)?;
     let end = usize::try_from(end).map_err(|_| Errno::Fault)?;
     Ok(start..end)
-}
-
-/// The buffers in these places, into which a call reads.
-///
-/// Buffers that overlap an earlier one end the list: a read that is shorter
-/// than asked for is always in order, and Rust has no overlapping `&mut`.
-fn buffers_mut(memory: &mut [u8], mut ranges: Vec<Range<usize>>) -> Vec<IoSliceMut<'_>> {
-    let overlaps = |a: &Range<usize>, b: &Range<usize>| a.start < b.end && b.start < a.end;
-    let disjoint = (0..ranges.len())
-        .find(|&index| ranges[..index].iter().any(|earlier| overlaps(earlier, &ranges[index])));
-    ranges.truncate(disjoint.unwrap_or(ranges.len()));
-
-    // Cut the memory from left to right, then put the pieces in their order.
-    let mut order: Vec<usize> = (0..ranges.len()).collect();
-    order.sort_unstable_by_key(|&index| ranges[index].start);
-    let mut pieces = Vec::with_capacity(ranges.len());
-    let (mut rest, mut offset) = (memory, 0);
-    for index in order {
-        let Range { start, end } = ranges[index];
-        let (_, tail) = rest.split_at_mut(start - offset);
-        let (piece, tail) = tail.split_at_mut(end - start);
-        pieces.push((index, IoSliceMut::new(piece)));
-        (rest, offset) = (tail, end);
-    }
-    pieces.sort_unstable_by_key(|&(index, _)| index);
-    pieces.into_iter().map(|(_, piece)| piece).collect()
 }
 
 #[cfg(test)]

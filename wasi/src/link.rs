@@ -31,15 +31,15 @@ macro_rules! define {
             $snapshot.module(),
             stringify!($name),
             move |mut caller: Caller<'_, '_, T>, $($arg: $ty),*| -> Result<i32, HostError> {
-                if let Some((memory, data)) = caller.memory_and_data_mut() {
+                if let Some((memory, data)) = caller.memory_bytes_and_data_mut() {
                     let mut call = Call::new($get(data), memory, $snapshot);
                     let result = call.$name($($arg),*);
-                    return Ok(call.finish(result)?);
+                    return call.finish(result);
                 }
                 let memory = caller.memory().ok_or(NoMemory)?.shared(&caller)?.ok_or(NoMemory)?;
                 let mut call = Call::new($get(caller.data_mut()), &memory, $snapshot);
                 let result = call.$name($($arg),*);
-                Ok(call.finish(result)?)
+                call.finish(result)
             },
         )?;
     )*};

@@ -201,10 +201,14 @@ pub fn churn(functions: usize) -> Result<crate::child::Figures> {
 }
 
 /// Loads lazily up to the first call again and again, for a profiler to watch. The files stay in `folder`.
-pub fn churn_lazily(functions: usize, folder: &Path) -> Result<crate::child::Figures> {
+pub fn churn_lazily(
+    functions: usize,
+    data: usize,
+    folder: &Path,
+) -> Result<crate::child::Figures> {
     const TIMES: u32 = 10_000;
     let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
-    let files = Files::new(folder, &corpus::synthetic(functions, 0)?, &engine)?;
+    let files = Files::new(folder, &corpus::synthetic(functions, data)?, &engine)?;
     let engine = Engine::default();
     let linker = Linker::new(&engine);
     let start = Clock::Thread.now();

@@ -4,7 +4,7 @@
 //! case states the inequality that it relies on. Notation: `index` is the
 //! operand as an unsigned number of 64 bits (below 2^32 if the memory's addresses have
 //! 32 bits), `offset` the constant of the instruction (in the same range, by
-//! validation), `size` the number of bytes accessed (at most 16), `reach` their
+//! validation), `size` the number of bytes accessed (at most `MAX_ACCESS`), `reach` their
 //! sum `offset + size`, `length` the memory's current size in bytes, `base` the address
 //! of its first byte. An access is inside its memory if `index + reach <= length`,
 //! computed without overflow.
@@ -27,6 +27,9 @@ use super::trap_code;
 use crate::module::MemoryIndex;
 use crate::settings::MemoryBounds;
 
+/// The most bytes that have an address together: those of a small bulk operation.
+pub(super) const MAX_ACCESS: u32 = 64;
+
 /// Where to access: the address is `base + offset`.
 pub(super) struct Address {
     pub(super) base: Value,
@@ -44,18 +47,29 @@ pub(super) fn memory_of(memarg: &MemArg) -> MemoryIndex {
 impl Translator<'_, '_> {
     /// The address of an access to `size` bytes at the index. Emits whatever
     /// check makes the access safe: the access itself must use
-    /// [`Translator::heap_flags`], so that a fault in the guard is a trap.
+    /// [`Translator::heap_flags`], so that a fault in the guard is a trap. If it is made of several instructions,
+    /// the one with the last byte must come first, or the others have an effect before the trap.
     pub(super) fn address(&mut self, memarg: &MemArg, index: Value, size: u32) -> Address {
-        let memory = memory_of(memarg);
+        self.address_in(memory_of(memarg), index, memarg.offset, size)
+    }
+
+    /// The same, in a memory and at an offset that are given apart.
+    pub(super) fn address_in(
+        &mut self,
+        memory: MemoryIndex,
+        index: Value,
+        offset: u64,
+        size: u32,
+    ) -> Address {
         let index = self.extend(index, self.env.module.memories[memory].index);
-        let near = memarg.offset.checked_add(size.into()).is_some_and(|reach| reach <= GUARD_SIZE);
+        let near = offset.checked_add(size.into()).is_some_and(|reach| reach <= GUARD_SIZE);
         match self.memory_style(memory) {
             MemoryStyle::Reserved if near => {
                 // index < 2^32 and reach <= GUARD_SIZE, therefore
                 // index + reach < 2^32 + GUARD_SIZE = GUARDED_SPACE:
                 // the access is inside the memory, or faults in the guard.
                 let base = self.memory_base(memory);
-                self.place(base, index, memarg.offset)
+                self.place(base, index, offset)
             }
             MemoryStyle::Fenced if near => {
                 // index < length and reach <= GUARD_SIZE, therefore
@@ -66,15 +80,40 @@ impl Translator<'_, '_> {
                     self.builder.ins().icmp(IntCC::UnsignedGreaterThanOrEqual, index, length);
                 self.builder.ins().trapnz(outside, trap_code(Trap::MemoryOutOfBounds));
                 let base = self.memory_base(memory);
-                self.checked_place(outside, base, index, memarg.offset)
+                self.checked_place(outside, base, index, offset)
             }
             // The guard is too small for this offset, or there is none.
             MemoryStyle::Reserved | MemoryStyle::Fenced | MemoryStyle::Checked => {
-                let outside = self.check(memory, index, memarg.offset, size);
+                let outside = self.check(memory, index, offset, size);
                 let base = self.memory_base(memory);
-                self.checked_place(outside, base, index, memarg.offset)
+                self.checked_place(outside, base, index, offset)
             }
         }
+    }
+
+    /// The address of the first of `count` bytes from the index on, all of which are inside the memory. `index` and `count`
+    /// have 64 bits, and are below 2^32 if the memory's addresses have 32.
+    pub(super) fn range(&mut self, memory: MemoryIndex, index: Value, count: Value) -> Value {
+        let length = self.memory_length(memory);
+        let ins = self.builder.ins();
+        let outside = match self.env.module.memories[memory].index {
+            IndexType::I32 => {
+                // Both are below 2^32, so the sum does not overflow.
+                let end = ins.iadd(index, count);
+                self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length)
+            }
+            IndexType::I64 => {
+                // count <= length and index <= length - count. The difference does not wrap if the first holds, and does not
+                // matter otherwise.
+                let long = ins.icmp(IntCC::UnsignedGreaterThan, count, length);
+                let last = self.builder.ins().isub(length, count);
+                let late = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, index, last);
+                self.builder.ins().bor(long, late)
+            }
+        };
+        self.builder.ins().trapnz(outside, trap_code(Trap::MemoryOutOfBounds));
+        let base = self.memory_base(memory);
+        self.checked_place(outside, base, index, 0).base
     }
 
     /// Traps unless `index + reach <= length`. Returns whether it is outside, for
@@ -86,7 +125,7 @@ impl Translator<'_, '_> {
             // reach >= 2^64 > length: no index is inside.
             (_, None) => self.builder.ins().iconst(types::I8, 1),
             (IndexType::I32, Some(reach)) => {
-                // index < 2^32 and reach < 2^32 + 16, so the sum does not overflow.
+                // index < 2^32 and reach < 2^32 + MAX_ACCESS, so the sum does not overflow.
                 let end = self.builder.ins().iadd_imm_u(index, reach.cast_signed());
                 self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length)
             }

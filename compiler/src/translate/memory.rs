@@ -1,8 +1,7 @@
-//! Linear memory: loads, stores, sizes and bulk operations.
+//! Linear memory: loads, stores and sizes.
 
 use cranelift_codegen::ir::{self, InstBuilder as _, MemFlagsData, Value, types};
 use cwasm_artifact::abi::builtins::Builtin;
-use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::types::IndexType;
 use wasmparser::{MemArg, Operator};
 
@@ -60,33 +59,7 @@ impl Translator<'_, '_> {
                 let old = self.reduce(old, index);
                 self.stack.push(old);
             }
-            Operator::MemoryCopy { dst_mem, src_mem } => {
-                let target = self.memory_index_type(*dst_mem);
-                let source = self.memory_index_type(*src_mem);
-                let len = self.pop_index(shorter(target, source));
-                let (src, dst) = (self.pop_index(source), self.pop_index(target));
-                let (to, from) = (self.u32_constant(*dst_mem), self.u32_constant(*src_mem));
-                self.bulk(Builtin::MemoryCopy, &[to, from, dst, src, len]);
-            }
-            Operator::MemoryFill { mem } => {
-                let index = self.memory_index_type(*mem);
-                let len = self.pop_index(index);
-                let byte = self.stack.pop();
-                let dst = self.pop_index(index);
-                let memory = self.u32_constant(*mem);
-                self.bulk(Builtin::MemoryFill, &[memory, dst, byte, len]);
-            }
-            Operator::MemoryInit { data_index, mem } => {
-                let (src, len) = self.stack.pop2();
-                let dst = self.pop_index(self.memory_index_type(*mem));
-                let (memory, data) = (self.u32_constant(*mem), self.u32_constant(*data_index));
-                self.bulk(Builtin::MemoryInit, &[memory, data, dst, src, len]);
-            }
-            Operator::DataDrop { data_index } => {
-                let data = self.u32_constant(*data_index);
-                self.builtin(Builtin::DataDrop, &[data]);
-            }
-            _ => return false,
+            _ => return self.bulk(operator),
         }
         true
     }
@@ -115,10 +88,6 @@ impl Translator<'_, '_> {
         self.builder.seal_block(done);
         self.builder.switch_to_block(done);
         old
-    }
-
-    fn bulk(&mut self, builtin: Builtin, arguments: &[Value]) {
-        self.builtin_or_trap(builtin, arguments, Trap::MemoryOutOfBounds);
     }
 
     pub(super) fn memory_index_type(&self, memory: u32) -> IndexType {
@@ -184,9 +153,4 @@ impl Translator<'_, '_> {
         let index = self.stack.pop();
         (self.address(memarg, index, size), self.heap_flags())
     }
-}
-
-/// The type of the length of a copy between memories or tables (specification, 3.4.10).
-pub(super) fn shorter(a: IndexType, b: IndexType) -> IndexType {
-    if a == IndexType::I64 { b } else { a }
 }

@@ -6,7 +6,7 @@
 //! * [`control`]: blocks, branches, `return`, `unreachable`;
 //! * [`local`]: locals, constants, `drop` and `select`;
 //! * [`numeric`] and [`rounding`]: arithmetic, comparisons and conversions;
-//! * [`memory`]: loads, stores and bulk operations, whose addresses are
+//! * [`memory`] and [`bulk`]: loads and stores, and bulk operations, whose addresses are
 //!   computed in [`bounds`] alone;
 //! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`], of which [`dispatch`] is a part;
@@ -19,6 +19,7 @@
 
 mod atomic;
 mod bounds;
+mod bulk;
 mod call;
 mod control;
 mod dispatch;

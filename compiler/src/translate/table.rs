@@ -7,8 +7,8 @@ use cwasm_artifact::abi::vmctx::table_definition;
 use cwasm_artifact::types::IndexType;
 use wasmparser::Operator;
 
+use super::bulk::shorter;
 use super::exception::is_exception;
-use super::memory::shorter;
 use super::runtime::field;
 use super::{Translator, trap_code};
 use crate::module::TableIndex;

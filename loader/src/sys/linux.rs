@@ -132,6 +132,11 @@ impl Fault<'_> {
     pub(crate) fn unreadable(&self) -> Option<usize> {
         self.address.filter(|_| !self.is_write())
     }
+
+    /// The address that could not be accessed, if that is what is wrong.
+    pub(crate) fn address(&self) -> Option<usize> {
+        self.address
+    }
 }
 
 #[cfg(target_arch = "x86_64")]

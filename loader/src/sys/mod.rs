@@ -2,7 +2,7 @@
 //! platform: address space, page protection, faults as signals, the bounds
 //! of a thread's stack, and directories by descriptor. And what is asked of the processor: [`leaf_pair`].
 //!
-//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install`],
+//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`open_pages`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install`],
 //! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
@@ -27,7 +27,7 @@ pub(crate) use linux::{
     protect_code, thread_stack,
 };
 #[cfg(target_os = "linux")]
-pub(crate) use reservation::Reservation;
+pub(crate) use reservation::{Reservation, open_pages};
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("cwasm-loader runs on Linux; another platform needs its own module in `sys`");

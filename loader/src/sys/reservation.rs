@@ -333,6 +333,26 @@ impl Reservation {
         Ok(())
     }
 
+    /// Takes all access to pages that are accessible, and zero, away, for [`open_pages`] to give it back. Address space like that
+    /// does not wait to be used again.
+    pub(crate) fn hide(&mut self, pages: Range<usize>) -> io::Result<()> {
+        if pages.start > pages.end
+            || pages.end > self.accessible
+            || !(pages.start | pages.end).is_multiple_of(page_size())
+        {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.contents = Contents::Other;
+        self.protect(pages, MprotectFlags::empty())
+    }
+
+    /// Makes everything accessible again that [`Reservation::hide`] took away, if nobody opened, or wrote to, any of it.
+    pub(crate) fn unhide(&mut self) -> io::Result<()> {
+        self.protect(0..self.accessible, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        self.contents = Contents::Zeros;
+        Ok(())
+    }
+
     /// Whether it is, or was until somebody wrote to it, an image.
     pub(crate) fn has_image(&self) -> bool {
         self.contents != Contents::Zeros
@@ -387,6 +407,22 @@ impl Drop for Reservation {
         });
         this.into_iter().for_each(Self::unmap);
     }
+}
+
+/// Gives access to pages of a reservation back that [`Reservation::hide`] took away: all that are about to be written. Makes only system calls that a
+/// signal handler may make.
+///
+/// # Safety
+/// `start` is the first of so many bytes of pages of a live reservation, which were accessible before they were hidden, and nobody else changes the protection of these.
+pub(crate) unsafe fn open_pages(start: *mut u8, length: usize) -> Result<(), rustix::io::Errno> {
+    let access = MprotectFlags::READ | MprotectFlags::WRITE;
+    // SAFETY: the range is mapped, by the caller's promise, and only gains permissions that it had before. To populate
+    // pages changes nothing that can be seen; if the system does not, they are had by faults.
+    unsafe {
+        rustix::mm::mprotect(start.cast(), length, access)?;
+        let _ = rustix::mm::madvise(start.cast(), length, Advice::LinuxPopulateWrite);
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -459,23 +495,54 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_is_closed_while_the_lock_is_held_is_released_later() {
-        let file = image_file(3);
-        let key = Contents::Image(file.image(0).unwrap().key());
-        // Until one waits: others test here, too.
-        while waiting_for(&file) == 0 {
-            drop(Reservation::new(LENGTH, 4 * page_size(), file.image(0)).unwrap());
+    fn what_is_hidden_is_accessible_again_when_it_is_opened() {
+        let page = page_size();
+        let mut reservation = Reservation::new(LENGTH, 4 * page, None).unwrap();
+        for pages in [3 * page..5 * page, 0..1, 1..page, 4 * page..5 * page] {
+            assert!(reservation.hide(pages).is_err());
+        }
+        reservation.hide(page..3 * page).unwrap();
+        // Some of it is not there, so it must not wait.
+        assert!(reservation.has_image() && !reservation.is_worth_keeping());
+        reservation.unhide().unwrap();
+        assert!(!reservation.has_image() && reservation.is_worth_keeping());
+        bytes(&mut reservation).fill(7);
+        let mut reservation = Reservation::new(LENGTH, 4 * page, None).unwrap();
+        reservation.hide(page..3 * page).unwrap();
+        let start = reservation.start().as_ptr();
+        // SAFETY: the pages were hidden, and nobody else knows of them.
+        unsafe { open_pages(start.add(page), 2 * page) }.unwrap();
+        assert!(bytes(&mut reservation).iter().all(|byte| *byte == 0));
+        bytes(&mut reservation).fill(7);
+        assert!(!reservation.is_worth_keeping());
+    }
+
+    /// Closes these many images while the lock is held, so that the closing threads cannot have it.
+    fn close_under_the_lock(count: u8) {
+        let files: Vec<_> = (0..count).map(image_file).collect();
+        let keys: Vec<_> =
+            files.iter().map(|file| Contents::Image(file.image(0).unwrap().key())).collect();
+        // Until one waits for each: others test here, too.
+        while files.iter().any(|file| waiting_for(file) == 0) {
+            for file in &files {
+                drop(Reservation::new(LENGTH, 4 * page_size(), file.image(0)).unwrap());
+            }
         }
         let held = loop {
             if let Ok(held) = IDLE.try_lock() {
                 break held;
             }
         };
-        drop(file);
-        assert!(held.iter().any(|waiting| waiting.contents == key));
+        drop(files);
         drop(held);
-        while with_idle(|idle| assert!(idle.iter().all(|waiting| waiting.contents != key)))
-            .is_none()
-        {}
+        let is_gone = |waiting: &Reservation| !keys.contains(&waiting.contents);
+        while with_idle(|idle| assert!(idle.iter().all(is_gone))).is_none() {}
+    }
+
+    #[test]
+    fn images_that_are_closed_while_the_lock_is_held_are_released_later() {
+        for count in [1, 2, 5] {
+            close_under_the_lock(count);
+        }
     }
 }

@@ -46,6 +46,9 @@ thread_local! {
     /// The innermost activation of this thread, or null. Constant initialisation
     /// and no destructor: a signal handler may read it.
     static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
+    /// The lowest address of this thread's stack that wasm may use, for the reserve that follows. At first for one that
+    /// no store has.
+    static LOWEST: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
     /// Whether `prepare` has done its work on this thread.
     static PREPARED: Cell<bool> = const { Cell::new(false) };
 }
@@ -56,7 +59,7 @@ enum End {
     /// Nothing yet.
     None,
     Trap(TrapKind),
-    /// Code that it needed is gone.
+    /// Code that it needed is gone, or bytes of a memory.
     Lost(Lost),
 }
 
@@ -69,12 +72,14 @@ pub(crate) enum Unwound {
     Host,
     /// An exception was not caught; the store holds it and its frames.
     Exception,
-    /// Code that was to be loaded when it is needed is gone; the store holds the frames.
+    /// Code, or bytes of a memory, that were to be loaded when they are needed are gone; the store holds the frames.
     Lost(Lost),
 }
 
 /// Calls a function of the store with its parameters in `values`, which is
 /// overwritten with the results.
+///
+/// What is rare is a call in the last position, so that nothing need be saved for it.
 ///
 /// # Safety
 /// * `store` is exclusively borrowed by the caller, who uses no reference into it
@@ -90,28 +95,32 @@ pub(crate) unsafe fn enter(
     // SAFETY: a function of the store lives as long as the store.
     let VmFuncRef { code, vmctx, entry, .. } = unsafe { func.read() };
     let store = store.cast::<StoreCore<'static>>();
-    let Some(entry) = entry else {
-        // SAFETY: a function reference without an entry trampoline has a host
-        // context for its vmctx; the caller promises the rest.
-        return unsafe { call_host(store, vmctx.cast(), values) };
-    };
-    let callee = Callee { vmctx, code, entry };
     let context = StoreCore::context(store);
-    // SAFETY: the context is a part of the live store. No reference to it
-    // exists, so that compiled code may write to it.
-    unsafe {
-        if (*context).entry_fp != 0 {
-            return enter_again(store, &callee, values);
-        }
-        (*context).stack_limit = stack_limit(store);
-    }
+    let lowest = known_lowest(StoreCore::host_stack(store));
+    // SAFETY: the context is a part of the live store.
+    let outermost = unsafe { (*context).entry_fp == 0 };
+    let (Some(entry), Some(lowest), true) = (entry, lowest, outermost) else {
+        // SAFETY: the caller promises the same.
+        return unsafe { enter_otherwise(store, func, values) };
+    };
+    // SAFETY: as above. No reference to the context exists, so that compiled code may write to it.
+    unsafe { (*context).stack_limit = stack_limit(store, lowest) };
+    let activation = Activation {
+        previous: CURRENT.get(),
+        store,
+        end: Cell::new(End::None),
+        outer_entry_fp: 0,
+        outer_exit_fp: 0,
+        outer: ptr::null(),
+    };
     // SAFETY: the caller promises what this asks for.
-    let result = unsafe { run(store, &callee, values, [0; 2]) };
+    let returned = unsafe { run(&activation, &Callee { vmctx, code, entry }, values) };
+    StoreCore::set_activation(store, ptr::null());
     // Without an entry frame, nobody reads the rest.
     //
     // SAFETY: as above.
     unsafe { (*context).entry_fp = 0 };
-    result
+    if returned { Ok(()) } else { activation.unwound() }
 }
 
 /// What is called to enter wasm.
@@ -121,28 +130,16 @@ struct Callee {
     entry: EntryTrampoline,
 }
 
-/// Calls a function through its trampoline, as the innermost activation. `outer` is the
-/// store's entry and exit frame, if it is in wasm already.
+/// Calls a function through its trampoline, as the innermost activation. Whether it returned. The store
+/// still has the activation then.
 ///
 /// # Safety
-/// As for [`enter`]; the callee is a function of the store.
+/// As for [`enter`], of the activation's store; the callee is a function of the store.
 #[inline(always)]
-unsafe fn run(
-    store: NonNull<StoreCore<'static>>,
-    callee: &Callee,
-    values: *mut VmValue,
-    [outer_entry_fp, outer_exit_fp]: [usize; 2],
-) -> Result<(), Unwound> {
-    let activation = Activation {
-        previous: CURRENT.get(),
-        store,
-        end: Cell::new(End::None),
-        outer_entry_fp,
-        outer_exit_fp,
-        outer: StoreCore::set_activation(store, ptr::null()),
-    };
-    CURRENT.set(&raw const activation);
-    StoreCore::set_activation(store, &raw const activation);
+unsafe fn run(activation: &Activation, callee: &Callee, values: *mut VmValue) -> bool {
+    let store = activation.store;
+    CURRENT.set(activation);
+    StoreCore::set_activation(store, activation);
     let context = StoreCore::context(store);
     // SAFETY: the entry trampoline belongs to the function, whose code and vmctx
     // are passed; the values are as its signature wants them; the signal
@@ -150,23 +147,56 @@ unsafe fn run(
     // artifact was loaded for a reason to trust it.
     let returned = unsafe { (callee.entry)(callee.vmctx, callee.code, values, context) };
     CURRENT.set(activation.previous);
-    StoreCore::set_activation(store, activation.outer);
-    if returned != 0 {
-        return Ok(());
+    returned != 0
+}
+
+impl Activation {
+    /// How it ended, which was not by a return.
+    #[cold]
+    #[inline(never)]
+    fn unwound(&self) -> Result<(), Unwound> {
+        Err(match self.end.get() {
+            End::Trap(TrapKind::HostError) | End::None => Unwound::Host,
+            End::Trap(TrapKind::UncaughtException) => Unwound::Exception,
+            End::Trap(trap) => Unwound::Trap(trap),
+            End::Lost(lost) => Unwound::Lost(lost),
+        })
     }
-    match activation.end.get() {
-        End::Trap(TrapKind::HostError) | End::None => Err(Unwound::Host),
-        End::Trap(TrapKind::UncaughtException) => Err(Unwound::Exception),
-        End::Trap(trap) => Err(Unwound::Trap(trap)),
-        End::Lost(lost) => Err(Unwound::Lost(lost)),
+}
+
+/// The calls that [`enter`] leaves to others.
+///
+/// # Safety
+/// As for [`enter`].
+#[cold]
+#[inline(never)]
+unsafe fn enter_otherwise(
+    store: NonNull<StoreCore<'static>>,
+    func: NonNull<VmFuncRef>,
+    values: *mut VmValue,
+) -> Result<(), Unwound> {
+    // SAFETY: a function of the store lives as long as the store.
+    let VmFuncRef { code, vmctx, entry, .. } = unsafe { func.read() };
+    let Some(entry) = entry else {
+        // SAFETY: a function reference without an entry trampoline has a host
+        // context for its vmctx; the caller promises the rest.
+        return unsafe { call_host(store, vmctx.cast(), values) };
+    };
+    // SAFETY: the context is a part of the live store.
+    if unsafe { (*StoreCore::context(store)).entry_fp != 0 } {
+        // SAFETY: the caller promises what this asks for.
+        return unsafe { enter_again(store, &Callee { vmctx, code, entry }, values) };
     }
+    // Now it is known.
+    lowest_for_wasm(StoreCore::host_stack(store));
+    // SAFETY: the caller promises the same.
+    unsafe { enter(store, func, values) }
 }
 
 /// Enters wasm of a store that is in wasm already: a host function calls back.
 ///
 /// # Safety
-/// As for `run`.
-#[cold]
+/// As for [`run`], of this store.
 #[inline(never)]
 unsafe fn enter_again(
     store: NonNull<StoreCore<'static>>,
@@ -178,11 +208,21 @@ unsafe fn enter_again(
     let outer = unsafe { context.read() };
     // A host function may lend its store to another thread, which has another stack.
     if innermost_of(store).is_none() {
+        let lowest = lowest_for_wasm(StoreCore::host_stack(store));
         // SAFETY: as above.
-        unsafe { (*context).stack_limit = stack_limit(store) };
+        unsafe { (*context).stack_limit = stack_limit(store, lowest) };
     }
+    let activation = Activation {
+        previous: CURRENT.get(),
+        store,
+        end: Cell::new(End::None),
+        outer_entry_fp: outer.entry_fp,
+        outer_exit_fp: outer.exit_fp,
+        outer: StoreCore::activation(store),
+    };
     // SAFETY: the caller promises what this asks for.
-    let result = unsafe { run(store, callee, values, [outer.entry_fp, outer.exit_fp]) };
+    let returned = unsafe { run(&activation, callee, values) };
+    StoreCore::set_activation(store, activation.outer);
     // SAFETY: as above.
     unsafe {
         (*context).entry_fp = outer.entry_fp;
@@ -191,7 +231,7 @@ unsafe fn enter_again(
         (*context).exit_fp = outer.exit_fp;
         (*context).stack_limit = outer.stack_limit;
     }
-    result
+    if returned { Ok(()) } else { activation.unwound() }
 }
 
 /// Calls a host function: no wasm to enter, and none that would check the stack if
@@ -199,7 +239,6 @@ unsafe fn enter_again(
 ///
 /// # Safety
 /// As for [`enter`]; `context` is the host function's.
-#[cold]
 #[inline(never)]
 unsafe fn call_host(
     store: NonNull<StoreCore<'static>>,
@@ -224,9 +263,9 @@ unsafe fn call_host(
     }
 }
 
-/// The stack limit for wasm that is entered here.
-fn stack_limit(store: NonNull<StoreCore<'static>>) -> usize {
-    let lowest = lowest_for_wasm(StoreCore::host_stack(store));
+/// The stack limit for wasm that is entered here, where the stack has a lowest address that wasm may use.
+#[inline(always)]
+fn stack_limit(store: NonNull<StoreCore<'static>>, lowest: usize) -> usize {
     stack_pointer().saturating_sub(StoreCore::max_wasm_stack(store)).max(lowest)
 }
 
@@ -254,11 +293,20 @@ pub(crate) fn stack_left() -> usize {
 }
 
 /// The lowest address of this thread's stack that wasm may use, if host functions are to have
-/// `reserve` bytes; on a small stack, half of it.
-#[inline]
+/// `reserve` bytes; on a small stack, half of it. It is known from then on.
 fn lowest_for_wasm(reserve: usize) -> usize {
     let stack = sys::thread_stack();
-    stack.start.saturating_add(reserve.saturating_add(WAY_TO_HOST).min(stack.len() / 2))
+    let lowest =
+        stack.start.saturating_add(reserve.saturating_add(WAY_TO_HOST).min(stack.len() / 2));
+    LOWEST.set((lowest, reserve));
+    lowest
+}
+
+/// The same, if it was asked for last. Almost all stores have the same reserve.
+#[inline(always)]
+fn known_lowest(reserve: usize) -> Option<usize> {
+    let (lowest, known) = LOWEST.get();
+    (known == reserve).then_some(lowest)
 }
 
 /// Notes the wasm that is running as the frames of a trap or exception of the host.
@@ -295,8 +343,8 @@ fn prepare_thread() -> std::io::Result<()> {
     Ok(())
 }
 
-/// Decides whether a fault is a trap of wasm, and ends the activation if so. Or whether it is about code
-/// that is loaded when it is needed, and loads it.
+/// Decides whether a fault is a trap of wasm, and ends the activation if so. Or whether it is about code, or bytes of a memory,
+/// that are loaded when they are needed, and loads them.
 ///
 /// Runs in a signal handler: it allocates nothing, takes no lock, and reads
 /// only what the faulting thread owns.
@@ -315,7 +363,10 @@ fn on_fault(fault: &mut Fault<'_>) -> bool {
     let Some((artifact, offset)) = (unsafe { StoreCore::find_code(store, fault.pc()) }) else {
         return false;
     };
-    let end = match fault.unreadable().and_then(|address| artifact.load_code_at(address)) {
+    let code = fault.unreadable().and_then(|address| artifact.load_code_at(address));
+    // SAFETY: the thread was in compiled code of the store (its program counter says so).
+    let loaded = code.or_else(|| unsafe { StoreCore::load_address(store, fault.address()?) });
+    let end = match loaded {
         // It is there now: go on.
         Some(Ok(())) => return true,
         Some(Err(lost)) => End::Lost(lost),

@@ -12,7 +12,7 @@ use std::ptr::NonNull;
 use cwasm_artifact::abi::builtins::Builtin;
 
 use super::layout::VmContext;
-use super::memory::{self, range_within};
+use super::memory::{self, NoAccess, range_within};
 use super::shared::Expected;
 use super::table::RawRef;
 use super::throw;
@@ -31,6 +31,8 @@ static BUILTINS: BuiltinArray = BuiltinArray({
     array[Builtin::MemoryGrow as usize] = memory_grow as *const c_void;
     array[Builtin::MemoryCopy as usize] = memory_copy as *const c_void;
     array[Builtin::MemoryFill as usize] = memory_fill as *const c_void;
+    array[Builtin::MemoryMove as usize] = memory_move as *const c_void;
+    array[Builtin::MemorySet as usize] = memory_set as *const c_void;
     array[Builtin::MemoryInit as usize] = memory_init as *const c_void;
     array[Builtin::DataDrop as usize] = data_drop as *const c_void;
     array[Builtin::TableGrow as usize] = table_grow as *const c_void;
@@ -73,6 +75,14 @@ fn success(result: Option<()>) -> u32 {
     u32::from(result.is_some())
 }
 
+/// A truth value, after it was noted if the trap that follows is for something that is lost.
+fn accessed(store: &mut StoreCore<'_>, result: Result<(), NoAccess>) -> u32 {
+    if let Err(NoAccess::Lost(lost)) = result {
+        store.note_lost(lost);
+    }
+    u32::from(result.is_ok())
+}
+
 #[expect(clippy::cast_possible_wrap, reason = "sizes are far below the sign bit; -1 is failure")]
 fn old_size(result: Option<u64>) -> i64 {
     result.map_or(-1, |size| size as i64)
@@ -97,7 +107,8 @@ unsafe extern "C" fn memory_copy(
     let (store, instance) = unsafe { caller(vmctx) };
     let memories = &store.instances[instance].memories;
     let (target, source) = (memories[to_memory as usize], memories[from_memory as usize]);
-    success(memory::copy(&mut store.memories, (target, to), (source, from), length))
+    let result = memory::copy(&mut store.memories, (target, to), (source, from), length);
+    accessed(store, result)
 }
 
 unsafe extern "C" fn memory_fill(
@@ -110,7 +121,73 @@ unsafe extern "C" fn memory_fill(
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     let memory = store.instances[instance].memories[memory as usize] as usize;
-    success(store.memories[memory].fill(to, value.to_le_bytes()[0], length))
+    let result = store.memories[memory].fill(to, value.to_le_bytes()[0], length);
+    accessed(store, result)
+}
+
+/// The length of a range of memory that compiled code has checked.
+#[expect(clippy::cast_possible_truncation, reason = "it lies in the address space")]
+fn checked_length(length: u64) -> usize {
+    length as usize
+}
+
+/// Makes a range that compiled code has checked present, if a memory of the store has parts that are not. If that
+/// fails, the trap that follows is for what is lost.
+///
+/// # Safety
+/// `vmctx` is that of a live instance whose code is running, and the range lies in a memory of its store.
+#[inline]
+unsafe fn is_present(vmctx: *mut VmContext, start: *const u8, length: usize) -> bool {
+    // SAFETY: the store of a live instance is alive, and no reference to it exists while its code runs.
+    if unsafe { !StoreCore::has_late_memory((*vmctx).store_context.cast()) } {
+        return true;
+    }
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, _) = unsafe { caller(vmctx) };
+    make_present(store, start.addr(), length)
+}
+
+#[cold]
+fn make_present(store: &mut StoreCore<'_>, start: usize, length: usize) -> bool {
+    let mut memories = store.memories.iter();
+    let result = memories.try_for_each(|memory| memory.load_addresses(start, length));
+    accessed(store, result.map_err(NoAccess::Lost)) != 0
+}
+
+unsafe extern "C" fn memory_move(
+    vmctx: *mut VmContext,
+    to: *mut u8,
+    from: *const u8,
+    length: u64,
+) -> u32 {
+    let length = checked_length(length);
+    // SAFETY: compiled code passes its own vmctx, and has checked that both ranges lie in memories of its store, which no
+    // other thread has. Whoever entered wasm has borrowed the store exclusively, so nobody has a reference to their bytes,
+    // which are present.
+    unsafe {
+        if !is_present(vmctx, to, length) || !is_present(vmctx, from, length) {
+            return 0;
+        }
+        ptr::copy(from, to, length);
+    }
+    1
+}
+
+unsafe extern "C" fn memory_set(
+    vmctx: *mut VmContext,
+    to: *mut u8,
+    value: u32,
+    length: u64,
+) -> u32 {
+    let length = checked_length(length);
+    // SAFETY: as above.
+    unsafe {
+        if !is_present(vmctx, to, length) {
+            return 0;
+        }
+        ptr::write_bytes(to, value.to_le_bytes()[0], length);
+    }
+    1
 }
 
 unsafe extern "C" fn memory_init(
@@ -124,7 +201,8 @@ unsafe extern "C" fn memory_init(
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
     let memory = store.instances[instance].memories[memory as usize];
-    success(store.init_memory(instance, memory, segment, to, from.into(), length.into()))
+    let result = store.init_memory(instance, memory, segment, to, from.into(), length.into());
+    accessed(store, result)
 }
 
 unsafe extern "C" fn data_drop(vmctx: *mut VmContext, segment: u32) {

@@ -9,11 +9,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cwasm_artifact::abi::memory::MemoryStyle;
 use cwasm_artifact::types::MemoryType;
 
+use super::bytes::MemoryBytes;
 use super::layout::VmMemoryDefinition;
+use super::lazy::Lost;
+use super::pending::PendingImage;
 use super::racy;
 use super::shared::VmSharedMemory;
 use super::space::Space;
 use super::stable::Stable;
+use crate::artifact::Artifact;
 use crate::error::Error;
 use crate::shared_memory::SharedMemory;
 use crate::sys::Image;
@@ -24,8 +28,10 @@ use crate::sys::Image;
 pub(crate) struct VmMemory {
     definition: VmMemoryDefinition,
     space: Space,
+    /// What of its image is loaded when it is needed, if it began without. Whoever touches bytes in Rust has it load them first.
+    pending: Option<Box<PendingImage>>,
     guarded: bool,
-    /// Whether the host or a builtin may have written to it.
+    /// Whether the host may have written to it, or a builtin on the way through here.
     written: bool,
     ty: MemoryType,
 }
@@ -34,6 +40,21 @@ pub(crate) struct VmMemory {
 unsafe impl Send for VmMemory {}
 // SAFETY: as above; sharing allows reading only.
 unsafe impl Sync for VmMemory {}
+
+/// Why bytes of a memory cannot be accessed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoAccess {
+    /// They are out of bounds.
+    Outside,
+    /// They were to be loaded when they are needed, and cannot be had any more.
+    Lost(Lost),
+}
+
+impl From<Lost> for NoAccess {
+    fn from(lost: Lost) -> Self {
+        Self::Lost(lost)
+    }
+}
 
 /// The minimum size of a memory in bytes, if a memory can have this type and
 /// size at all.
@@ -74,16 +95,16 @@ impl VmMemory {
             base: space.start().as_ptr(),
             byte_length: AtomicUsize::new(length),
         };
-        Ok(Self { definition, space, guarded, written: false, ty: *ty })
+        Ok(Self { definition, space, pending: None, guarded, written: false, ty: *ty })
     }
 
     /// Grows by `delta` pages; returns the old size in pages, or `None` if the
     /// memory's maximum, `limit` (in bytes) or the system forbids it.
     pub(crate) fn grow(&mut self, delta: u64, limit: u64) -> Option<u64> {
-        let old = self.bytes().len() as u64 / self.ty.page_size();
+        let old = self.length() as u64 / self.ty.page_size();
         if delta > 0 {
             let length = grown(&self.ty, old, delta, limit)?;
-            // It may move, and that is to write.
+            // It may move (if so, no image is pending), and that is to write.
             self.written = true;
             self.space.commit(length).ok()?;
             self.definition.base = self.space.start().as_ptr();
@@ -92,19 +113,77 @@ impl VmMemory {
         Some(old)
     }
 
-    pub(crate) fn bytes(&self) -> &[u8] {
-        let VmMemoryDefinition { base, byte_length } = &self.definition;
-        // SAFETY: `byte_length` bytes from `base` are committed. Compiled code
-        // writes to them only while the store is borrowed exclusively, and
-        // the slice borrows the memory, which the store owns.
-        unsafe { std::slice::from_raw_parts(*base, byte_length.load(Ordering::Relaxed)) }
+    /// Begins without the image that it has in an artifact, and has that loaded when it is needed. If the system does not
+    /// allow that, it is zeroed still, and has no image.
+    ///
+    /// # Safety
+    /// The memory is as it was made, of the type of the memory with this number in the artifact, which has an image that may be late, and the artifact outlives it.
+    unsafe fn begin_without(&mut self, artifact: &Artifact, memory: u32) -> std::io::Result<()> {
+        let Some(images) = artifact.late_images() else { return Ok(()) };
+        if images.pages_of(memory).next().is_none() {
+            return Ok(());
+        }
+        if self.space.hide(images.pages_of(memory)).is_err() {
+            return self.space.unhide();
+        }
+        // SAFETY: the caller promises the first. The pages were hidden just now, in a space that does not move, and that nobody but
+        // `self` can reach.
+        let pending = unsafe { PendingImage::new(artifact, memory, self.space.start()) };
+        self.pending = pending.map(Box::new);
+        Ok(())
     }
 
-    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+    fn length(&self) -> usize {
+        self.definition.byte_length.load(Ordering::Relaxed)
+    }
+
+    /// Makes bytes present that were not loaded yet.
+    #[inline]
+    fn load(&self, range: &Range<usize>) -> Result<(), Lost> {
+        match &self.pending {
+            None => Ok(()),
+            Some(pending) => pending.load(range),
+        }
+    }
+
+    /// The bytes at a range, which lies within the memory.
+    fn slice(&self, range: Range<usize>) -> Result<&[u8], Lost> {
+        debug_assert!(range.start <= range.end && range.end <= self.length());
+        self.load(&range)?;
+        // SAFETY: `byte_length` bytes from the base are committed, and these are present. Compiled code
+        // writes to them only while the store is borrowed exclusively, and
+        // the slice borrows the memory, which the store owns.
+        Ok(unsafe {
+            std::slice::from_raw_parts(self.definition.base.add(range.start), range.len())
+        })
+    }
+
+    /// The bytes at a range, which lies within the memory.
+    fn slice_mut(&mut self, range: Range<usize>) -> Result<&mut [u8], Lost> {
+        debug_assert!(range.start <= range.end && range.end <= self.length());
         self.written = true;
-        let VmMemoryDefinition { base, byte_length } = &mut self.definition;
-        // SAFETY: as in `bytes`, and `&mut self` is exclusive.
-        unsafe { std::slice::from_raw_parts_mut(*base, *byte_length.get_mut()) }
+        self.load(&range)?;
+        // SAFETY: as in `slice`, and `&mut self` is exclusive.
+        Ok(unsafe {
+            std::slice::from_raw_parts_mut(self.definition.base.add(range.start), range.len())
+        })
+    }
+
+    pub(crate) fn bytes(&self) -> Result<&[u8], Lost> {
+        self.slice(0..self.length())
+    }
+
+    pub(crate) fn bytes_mut(&mut self) -> Result<&mut [u8], Lost> {
+        self.slice_mut(0..self.length())
+    }
+
+    /// The bytes, of which those are loaded that are asked for.
+    fn ranges(&mut self) -> MemoryBytes<'_> {
+        self.written = true;
+        let length = self.length();
+        // SAFETY: so many bytes from the base are committed, `pending` knows which of them are not present, and `&mut self` is
+        // exclusive.
+        unsafe { MemoryBytes::new(self.definition.base, length, self.pending.as_deref()) }
     }
 }
 
@@ -127,6 +206,57 @@ impl StoreMemory {
         } else {
             Self::Own(Stable::new(VmMemory::new(ty, guarded, image)?))
         })
+    }
+
+    /// Has it begin without the image that it has in an artifact, which is loaded when it is needed, if [`StoreMemory::has_image`] then.
+    ///
+    /// # Safety
+    /// The memory is as it was made, of the type of the memory with this number in the artifact, which has an image that may be late, and the artifact outlives it.
+    pub(crate) unsafe fn begin_without(
+        &mut self,
+        artifact: &Artifact,
+        memory: u32,
+    ) -> std::io::Result<()> {
+        match self {
+            // SAFETY: the caller promises the same.
+            Self::Own(own) => unsafe { own.begin_without(artifact, memory) },
+            Self::Shared(_) => Ok(()),
+        }
+    }
+
+    /// Makes the byte at an address present, if it is of the memory and was to be loaded when it is needed. `None` if not, or if it is present.
+    ///
+    /// May be called by a signal handler.
+    pub(crate) fn load_address(&mut self, address: usize) -> Option<Result<(), Lost>> {
+        match self {
+            Self::Own(memory) => memory.pending.as_mut()?.load_address(address),
+            Self::Shared(_) => None,
+        }
+    }
+
+    /// Makes the bytes at an address present that were not loaded yet, if they are of this memory: all of them are, or none.
+    pub(crate) fn load_addresses(&self, start: usize, length: usize) -> Result<(), Lost> {
+        let Self::Own(memory) = self else { return Ok(()) };
+        match start.checked_sub(memory.definition.base.addr()) {
+            Some(at) if at < memory.length() => memory.load(&(at..at.saturating_add(length))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there may be bytes of it that were not loaded yet.
+    pub(crate) fn is_late(&self) -> bool {
+        matches!(self, Self::Own(memory) if memory.pending.is_some())
+    }
+
+    /// Makes a part of its image, which nobody has seen yet, zero.
+    pub(crate) fn withdraw_image(&mut self, start: u64, length: u64) {
+        if let Self::Own(memory) = self
+            && let Some(pending) = &mut memory.pending
+        {
+            return pending.withdraw();
+        }
+        // It lies within the memory, and is there.
+        let _ = self.fill(start, 0, length);
     }
 
     /// Whether it began as the image that it was made with.
@@ -199,18 +329,26 @@ impl StoreMemory {
         }
     }
 
-    /// The bytes, if no other store has them too.
-    pub(crate) fn bytes(&self) -> Option<&[u8]> {
+    /// The bytes, if no other store has them too. All of them are loaded.
+    pub(crate) fn bytes(&self) -> Option<Result<&[u8], Lost>> {
         match self {
             Self::Own(memory) => Some(memory.bytes()),
             Self::Shared(_) => None,
         }
     }
 
-    /// The bytes, if no other store has them too.
-    pub(crate) fn bytes_mut(&mut self) -> Option<&mut [u8]> {
+    /// The bytes, if no other store has them too. All of them are loaded.
+    pub(crate) fn bytes_mut(&mut self) -> Option<Result<&mut [u8], Lost>> {
         match self {
             Self::Own(memory) => Some(memory.bytes_mut()),
+            Self::Shared(_) => None,
+        }
+    }
+
+    /// The bytes, if no other store has them too, of which those are loaded that are asked for.
+    pub(crate) fn ranges(&mut self) -> Option<MemoryBytes<'_>> {
+        match self {
+            Self::Own(memory) => Some(memory.ranges()),
             Self::Shared(_) => None,
         }
     }
@@ -231,68 +369,82 @@ impl StoreMemory {
         }
     }
 
-    /// `memory.fill`. `None` if it is out of bounds.
-    pub(crate) fn fill(&mut self, start: u64, value: u8, length: u64) -> Option<()> {
+    /// `memory.fill`.
+    pub(crate) fn fill(&mut self, start: u64, value: u8, length: u64) -> Result<(), NoAccess> {
         match self {
             Self::Own(memory) => {
-                let bytes = memory.bytes_mut();
-                let range = range_within(start, length, bytes.len())?;
-                bytes[range].fill(value);
-                Some(())
+                let range = within(start, length, memory.length())?;
+                memory.slice_mut(range)?.fill(value);
+                Ok(())
             }
-            Self::Shared(memory) => memory.vm().fill(start, value, length),
+            Self::Shared(memory) => memory.vm().fill(start, value, length).ok_or(NoAccess::Outside),
         }
     }
 
-    /// `memory.init` from a segment's bytes. `None` if it is out of bounds.
-    pub(crate) fn init(&mut self, start: u64, data: &[u8], from: u64, length: u64) -> Option<()> {
-        let data = data.get(range_within(from, length, data.len())?)?;
+    /// `memory.init` from a segment's bytes.
+    pub(crate) fn init(
+        &mut self,
+        start: u64,
+        data: &[u8],
+        from: u64,
+        length: u64,
+    ) -> Result<(), NoAccess> {
+        let data = &data[within(from, length, data.len())?];
         match self {
             Self::Own(memory) => {
-                let bytes = memory.bytes_mut();
-                let range = range_within(start, length, bytes.len())?;
-                bytes[range].copy_from_slice(data);
-                Some(())
+                let range = within(start, length, memory.length())?;
+                memory.slice_mut(range)?.copy_from_slice(data);
+                Ok(())
             }
-            Self::Shared(memory) => memory.vm().write(start, data),
+            Self::Shared(memory) => memory.vm().write(start, data).ok_or(NoAccess::Outside),
         }
     }
 
-    /// Copies bytes out of the memory. `None` if they are out of bounds.
-    pub(crate) fn read(&self, start: u64, buffer: &mut [u8]) -> Option<()> {
+    /// Copies bytes out of the memory.
+    pub(crate) fn read(&self, start: u64, buffer: &mut [u8]) -> Result<(), NoAccess> {
         match self {
             Self::Own(memory) => {
-                let bytes = memory.bytes();
-                let range = range_within(start, buffer.len() as u64, bytes.len())?;
-                buffer.copy_from_slice(&bytes[range]);
-                Some(())
+                let range = within(start, buffer.len() as u64, memory.length())?;
+                buffer.copy_from_slice(memory.slice(range)?);
+                Ok(())
             }
-            Self::Shared(memory) => memory.vm().read(start, buffer),
+            Self::Shared(memory) => memory.vm().read(start, buffer).ok_or(NoAccess::Outside),
+        }
+    }
+
+    /// Makes bytes present that were not loaded yet.
+    fn load(&self, range: &Range<usize>) -> Result<(), Lost> {
+        match self {
+            Self::Own(memory) => memory.load(range),
+            Self::Shared(_) => Ok(()),
         }
     }
 }
 
-/// `memory.copy` between two memories of a store, which may be the same. `None` if it is
-/// out of bounds.
+/// `memory.copy` between two memories of a store, which may be the same.
 pub(crate) fn copy(
     memories: &mut [StoreMemory],
     (target, to): (u32, u64),
     (source, from): (u32, u64),
     length: u64,
-) -> Option<()> {
-    let span = |memory: u32, start: u64| {
-        let memory = memories.get(memory as usize)?;
-        let (base, size) = memory.span();
-        let range = range_within(start, length, size)?;
-        // SAFETY: the range lies within the memory.
-        Some((unsafe { base.add(range.start) }, range.len(), memory.shared().is_some()))
+) -> Result<(), NoAccess> {
+    let place = |memory: u32, start: u64| {
+        let memory = memories.get(memory as usize).ok_or(NoAccess::Outside)?;
+        Ok::<_, NoAccess>((memory, within(start, length, memory.byte_length())?))
     };
-    let (to, length, shared_target) = span(target, to)?;
-    let (from, _, shared_source) = span(source, from)?;
+    // The bounds come first: what is out of bounds traps, whatever can be had.
+    let (to, from) = (place(target, to)?, place(source, from)?);
+    let span = |(memory, range): (&StoreMemory, Range<usize>)| {
+        memory.load(&range)?;
+        // SAFETY: the range lies within the memory.
+        let start = unsafe { memory.base().add(range.start) };
+        Ok::<_, Lost>((start, range.len(), memory.shared().is_some()))
+    };
+    let ((to, length, shared_target), (from, _, shared_source)) = (span(to)?, span(from)?);
     if let StoreMemory::Own(memory) = &mut memories[target as usize] {
         memory.written = true;
     }
-    // SAFETY: both ranges are committed, and stay so: no memory shrinks, and one that may
+    // SAFETY: both ranges are committed and present, and stay so: no memory shrinks, and one that may
     // move does so only by `&mut` of it, which this function has. Nobody
     // has a reference to the bytes of a memory of this store, which is borrowed exclusively;
     // other threads access those of shared ones, which `racy` allows.
@@ -303,7 +455,12 @@ pub(crate) fn copy(
             std::ptr::copy(from, to, length);
         }
     }
-    Some(())
+    Ok(())
+}
+
+/// `start .. start + length` if it ends within `size`.
+fn within(start: u64, length: u64, size: usize) -> Result<Range<usize>, NoAccess> {
+    range_within(start, length, size).ok_or(NoAccess::Outside)
 }
 
 /// `start .. start + length` if it ends within `size`.
@@ -330,12 +487,12 @@ mod tests {
     fn a_memory_keeps_its_bytes_when_it_grows() {
         for guarded in [true, false] {
             let mut memory = memory(1, Some(5), guarded);
-            memory.bytes_mut()[65535] = 7;
+            memory.bytes_mut().unwrap()[65535] = 7;
             assert_eq!(memory.grow(2, u64::MAX), Some(1));
             assert_eq!(memory.grow(3, u64::MAX), None);
             assert_eq!(memory.grow(0, 0), Some(3));
-            assert_eq!(memory.bytes()[65535], 7);
-            assert!(memory.bytes()[65536..].iter().all(|byte| *byte == 0));
+            assert_eq!(memory.bytes().unwrap()[65535], 7);
+            assert!(memory.bytes().unwrap()[65536..].iter().all(|byte| *byte == 0));
             assert_eq!(memory.grow(1, 3 << 16), None);
         }
     }
@@ -343,9 +500,9 @@ mod tests {
     #[test]
     fn the_base_of_a_guarded_memory_never_changes() {
         let mut memory = memory(0, None, true);
-        let base = memory.bytes().as_ptr();
+        let base = memory.bytes().unwrap().as_ptr();
         assert_eq!(memory.grow(100, u64::MAX), Some(0));
-        assert_eq!(memory.bytes().as_ptr(), base);
+        assert_eq!(memory.bytes().unwrap().as_ptr(), base);
     }
 
     #[test]
@@ -359,7 +516,7 @@ mod tests {
                     let ty = MemoryType { limits, index, page_size_log2, shared };
                     let mut memory = StoreMemory::new(&ty, guarded, None).unwrap();
                     memory.fill(0, 5, ty.page_size()).unwrap();
-                    assert_eq!(memory.fill(1, 5, ty.page_size()), None, "{ty}");
+                    assert_eq!(memory.fill(1, 5, ty.page_size()), Err(NoAccess::Outside), "{ty}");
                     assert_eq!(memory.grow(8, u64::MAX), Some(1), "{ty}");
                     assert_eq!(memory.grow(1, u64::MAX), None, "{ty}");
                     assert_eq!(memory.pages(), 9);
@@ -376,16 +533,17 @@ mod tests {
     #[test]
     fn whatever_may_have_written_to_a_memory_is_noted() {
         type Use = fn(&mut [StoreMemory]);
-        let uses: [(bool, Use); 9] = [
+        let uses: [(bool, Use); 10] = [
             (false, |_| ()),
-            (false, |all| assert_eq!(all[0].read(0, &mut [1; 9]), Some(()))),
-            (false, |all| assert_eq!(all[0].bytes().unwrap()[0], 0)),
+            (false, |all| assert_eq!(all[0].read(0, &mut [1; 9]), Ok(()))),
+            (false, |all| assert_eq!(all[0].bytes().unwrap().unwrap()[0], 0)),
             (false, |all| assert_eq!(all[0].grow(0, u64::MAX), Some(1))),
             (true, |all| assert_eq!(all[0].grow(1, u64::MAX), Some(1))),
-            (true, |all| all[0].bytes_mut().unwrap()[9] = 1),
-            (true, |all| assert_eq!(all[0].fill(0, 1, 9), Some(()))),
-            (true, |all| assert_eq!(all[0].init(0, b"bytes", 0, 5), Some(()))),
-            (true, |all| assert_eq!(copy(all, (0, 0), (1, 5), 9), Some(()))),
+            (true, |all| all[0].bytes_mut().unwrap().unwrap()[9] = 1),
+            (true, |all| all[0].ranges().unwrap().get_mut(9..10).unwrap()[0] = 1),
+            (true, |all| assert_eq!(all[0].fill(0, 1, 9), Ok(()))),
+            (true, |all| assert_eq!(all[0].init(0, b"bytes", 0, 5), Ok(()))),
+            (true, |all| assert_eq!(copy(all, (0, 0), (1, 5), 9), Ok(()))),
         ];
         let ty = MemoryType::new(Limits { min: 1, max: None });
         for (number, (wanted, used)) in uses.into_iter().enumerate() {

@@ -5,25 +5,28 @@
 //! * [`layout`]: the structures of the ABI as `repr(C)` types;
 //! * [`stable`]: owners of values that raw pointers lead to;
 //! * [`memory`], [`table`]: linear memories and tables;
+//! * [`bytes`]: those of a memory as a host function has them;
 //! * [`space`]: the address space of a memory; [`shared`]: memories that stores share, with
 //!   [`racy`] accesses from Rust, and threads [`waiting`] in them;
 //! * [`instance`]: the vmctx of an instance;
 //! * [`builtins`]: the functions that compiled code calls;
 //! * [`host_func`]: host functions as compiled code sees them;
 //! * [`exception`], [`throw`]: exceptions, and how one reaches its handler;
-//! * [`lazy`]: code that is loaded when it is needed;
+//! * [`lazy`]: parts of an artifact that are loaded when they are needed; [`pending`]: memories that begin without their image;
 //! * [`activation`]: entering wasm, and leaving it by a trap;
 //! * [`backtrace`]: walking the frames of wasm.
 
 pub(crate) mod activation;
 pub(crate) mod backtrace;
 pub(crate) mod builtins;
+pub(crate) mod bytes;
 pub(crate) mod exception;
 pub(crate) mod host_func;
 pub(crate) mod instance;
 pub(crate) mod layout;
 pub(crate) mod lazy;
 pub(crate) mod memory;
+pub(crate) mod pending;
 pub(crate) mod racy;
 pub(crate) mod shared;
 pub(crate) mod space;

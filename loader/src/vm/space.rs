@@ -2,6 +2,7 @@
 //! accessible, and what is certain to be inaccessible behind that.
 
 use std::io;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
@@ -122,6 +123,23 @@ impl Space {
         }
         *self = larger;
         Ok(())
+    }
+
+    /// Takes the access to pages away that are accessible, and zero, until [`sys::open_pages`] gives it back. Refused where the memory
+    /// may move.
+    pub(crate) fn hide(&mut self, pages: impl Iterator<Item = Range<usize>>) -> io::Result<()> {
+        if !self.fixed {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        for pages in pages {
+            self.reservation.hide(pages)?;
+        }
+        Ok(())
+    }
+
+    /// Undoes [`Space::hide`], if nobody opened, or wrote to, a page since.
+    pub(crate) fn unhide(&mut self) -> io::Result<()> {
+        self.reservation.unhide()
     }
 
     /// Whether it began as an image, which need not be copied then.

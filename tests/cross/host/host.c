@@ -315,6 +315,16 @@ static uint32_t memory_fill(void *vmctx, uint32_t number, uint64_t dst, uint32_t
     return 1;
 }
 
+static void memory_move(void *vmctx, uint8_t *to, const uint8_t *from, uint64_t length) {
+    (void)vmctx;
+    memmove(to, from, length);
+}
+
+static void memory_set(void *vmctx, uint8_t *to, uint32_t byte, uint64_t length) {
+    (void)vmctx;
+    memset(to, (int)byte, length);
+}
+
 static uint32_t memory_init(void *vmctx, uint32_t number, uint32_t segment, uint64_t dst, uint32_t src, uint32_t length) {
     struct instance *instance = owner(vmctx);
     struct memory *memory = instance->memories[number];
@@ -381,6 +391,8 @@ static void fill_builtins(void) {
     builtins[BUILTIN_MEMORY_GROW] = (const void *)memory_grow;
     builtins[BUILTIN_MEMORY_COPY] = (const void *)memory_copy;
     builtins[BUILTIN_MEMORY_FILL] = (const void *)memory_fill;
+    builtins[BUILTIN_MEMORY_MOVE] = (const void *)memory_move;
+    builtins[BUILTIN_MEMORY_SET] = (const void *)memory_set;
     builtins[BUILTIN_MEMORY_INIT] = (const void *)memory_init;
     builtins[BUILTIN_DATA_DROP] = (const void *)data_drop;
     builtins[BUILTIN_TABLE_GROW] = (const void *)table_grow;

@@ -21,6 +21,7 @@ mod testing;
 use crate::ctx::{Shared, WasiCtx};
 use crate::guest::GuestMemory;
 use crate::types::{Errno, Signal, Snapshot};
+use cwasm_loader::HostError;
 
 pub use process::{ProcExit, Signaled};
 
@@ -40,10 +41,14 @@ impl<'a> Call<'a> {
     }
 
     /// What the guest goes on with after a call that returned `result`: the
-    /// number for it, or, if a signal ended the guest, nothing.
-    pub fn finish(self, result: Result<(), Errno>) -> Result<i32, Signaled> {
+    /// number for it, or nothing, if a signal ended the guest ([`Signaled`]), or if bytes of its memory could
+    /// not be had ([`cwasm_loader::Error`]).
+    pub fn finish(self, result: Result<(), Errno>) -> Result<i32, HostError> {
+        if let Some(lost) = self.memory.into_lost() {
+            return Err(lost.into());
+        }
         match self.signal {
-            Some(signal) => Err(Signaled(signal)),
+            Some(signal) => Err(Signaled(signal).into()),
             None => Ok(Errno::of(result)),
         }
     }

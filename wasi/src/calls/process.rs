@@ -106,7 +106,7 @@ mod tests {
         let mut raise = |signal| {
             let mut call = guest.call();
             let result = call.proc_raise(signal);
-            call.finish(result)
+            call.finish(result).map_err(|error| *error.downcast::<Signaled>().unwrap())
         };
         assert_eq!(raise(0), Ok(0));
         assert_eq!(raise(6), Err(Signaled(Signal::ABRT)));

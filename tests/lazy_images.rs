@@ -1,0 +1,1039 @@
+//! Memories that begin without what they hold: programs and hosts see the same bytes as ever, what nobody touches is
+//! not read, and what was changed meanwhile is an error to whoever needs it.
+
+use std::fs::{self, File};
+use std::io::{Seek as _, SeekFrom, Write as _};
+use std::ops::Range;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+
+use cwasm_artifact::builder::reseal;
+use cwasm_artifact::check::{Deferred, Part};
+use cwasm_artifact::header::{CHUNK_SIZE, Header, Section};
+use cwasm_compiler::{MemoryBounds, Settings};
+use cwasm_loader::{
+    Artifact, Caller, Digest, Engine, Error, Global, GlobalType, HostError, Instance, Linker,
+    LoadError, Memory, Store, TrapKind, Trust, Val, ValType,
+};
+use cwasm_tests::fault::random::Random;
+use cwasm_tests::fault::{child, process};
+use cwasm_tests::{compile, compile_with};
+use cwasm_wasi::WasiCtx;
+
+const PAGE: usize = 65536;
+
+/// The sizes of the two memories.
+const SIZES: [usize; 2] = [100 * PAGE, 20 * PAGE];
+
+/// The runs of both: where they begin, and how long they are.
+const RUNS: [&[(usize, usize)]; 2] =
+    [&[(5000, (3 << 20) + 123), (4 << 20, 70_001), (5 << 20, (1 << 20) + 4096)], &[(0, 1 << 20)]];
+
+/// Bytes that tell where they belong, none of which is zero.
+fn pattern(memory: usize, range: Range<usize>) -> impl Iterator<Item = u8> {
+    range.map(move |at| {
+        u8::try_from((at * 31 + at / 251 + at / 65_537 * 7 + memory * 99) % 251).unwrap() + 1
+    })
+}
+
+fn data(memory: usize, at: usize, length: usize) -> String {
+    let bytes: String =
+        pattern(memory, at..at + length).map(|byte| format!("\\{byte:02x}")).collect();
+    format!("(data (memory {memory}) (i32.const {at}) \"{bytes}\")")
+}
+
+/// Two memories with images of several MB, and everything that can be done to memories.
+static TEXT: LazyLock<String> = LazyLock::new(|| {
+    let segments: String = (0..2)
+        .flat_map(|memory| RUNS[memory].iter().map(move |(at, length)| data(memory, *at, *length)))
+        .collect();
+    format!(
+        r#"(module
+        (memory $a (export "a") 100 200) (memory $b (export "b") 20)
+        {segments}
+        (data $passive "PASSIVE")
+        (func (export "load8") (param i32) (result i64) (i64.load8_u (local.get 0)))
+        (func (export "load32") (param i32) (result i64) (i64.load32_u (local.get 0)))
+        (func (export "load64") (param i32) (result i64) (i64.load (local.get 0)))
+        (func (export "loadb") (param i32) (result i64) (i64.load $b (local.get 0)))
+        (func (export "vector") (param i32) (result i64)
+            (i64x2.extract_lane 1 (i8x16.add (v128.load (local.get 0)) (v128.load offset=5 (local.get 0)))))
+        (func (export "store8") (param i32 i64) (i64.store8 (local.get 0) (local.get 1)))
+        (func (export "store64") (param i32 i64) (i64.store (local.get 0) (local.get 1)))
+        (func (export "storeb") (param i32 i64) (i64.store $b (local.get 0) (local.get 1)))
+        (func (export "storev") (param i32 i64) (v128.store (local.get 0) (i64x2.splat (local.get 1))))
+        (func (export "add") (param i32 i64) (drop (i64.atomic.rmw.add (local.get 0) (local.get 1))))
+        (func (export "exchange") (param i32 i64)
+            (drop (i32.atomic.rmw.cmpxchg (local.get 0) (i32.atomic.load (local.get 0)) (i32.wrap_i64 (local.get 1)))))
+        (func (export "fill") (param i32 i32 i32) (memory.fill (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "copy") (param i32 i32 i32) (memory.copy (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "to_b") (param i32 i32 i32) (memory.copy $b $a (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "from_b") (param i32 i32 i32) (memory.copy $a $b (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "init") (param i32 i32 i32)
+            (memory.init $passive (local.get 0) (local.get 1) (local.get 2)))
+        (func (export "notify") (param i32) (result i64)
+            (i64.extend_i32_u (memory.atomic.notify (local.get 0) (i32.const 1))))
+        (func (export "grow") (param i32) (result i64) (i64.extend_i32_s (memory.grow (local.get 0))))
+        (func (export "sum") (param i32) (result i64) (local $sum i64)
+            (loop $l
+                (local.set $sum (i64.add (local.get $sum) (i64.load8_u (local.get 0))))
+                (br_if $l (i32.lt_u (local.tee 0 (i32.add (local.get 0) (i32.const 4093))) (i32.const 6553600))))
+            (local.get $sum))
+        (func (export "nothing")))"#
+    )
+});
+
+static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| compile(&TEXT));
+
+/// What a memory begins with.
+fn initial(memory: usize) -> Vec<u8> {
+    let mut bytes = vec![0; SIZES[memory]];
+    for (at, length) in RUNS[memory] {
+        bytes[*at..at + length]
+            .iter_mut()
+            .zip(pattern(memory, *at..at + length))
+            .for_each(|(byte, wanted)| *byte = wanted);
+    }
+    bytes
+}
+
+/// An artifact in a file.
+struct Program {
+    folder: tempfile::TempDir,
+    bytes: Vec<u8>,
+}
+
+impl Program {
+    fn new() -> Self {
+        Self::of(&PROGRAM)
+    }
+
+    fn of(bytes: &[u8]) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("program.cwasm"), bytes).unwrap();
+        Self { folder, bytes: bytes.to_owned() }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.folder.path().join("program.cwasm")
+    }
+
+    fn trust(&self) -> Trust {
+        Trust::digest(Digest::stated_in(&self.bytes).unwrap())
+    }
+
+    fn lazy(&self) -> Artifact {
+        Artifact::load_lazily(self.path(), &self.trust()).unwrap()
+    }
+
+    fn eager(&self) -> Artifact {
+        Artifact::load(self.path(), &self.trust()).unwrap()
+    }
+
+    /// The chunks of images in the file.
+    fn image_chunks(&self) -> Vec<usize> {
+        let deferred = Deferred::of(Header::of(&self.bytes).unwrap());
+        let is_image = |(_, part): &(usize, &Part)| **part == Part::Image;
+        deferred.parts().iter().enumerate().filter(is_image).map(|(chunk, _)| chunk).collect()
+    }
+
+    /// Changes a byte of every chunk of images, or cuts the file before them.
+    fn damage(&self, cut: bool) {
+        let chunks = self.image_chunks();
+        let mut file = File::options().write(true).open(self.path()).unwrap();
+        if cut {
+            return file.set_len((chunks[0] * CHUNK_SIZE) as u64).unwrap();
+        }
+        for chunk in chunks {
+            let at = (chunk * CHUNK_SIZE + 777).min(self.bytes.len() - 1);
+            file.seek(SeekFrom::Start(at as u64)).unwrap();
+            file.write_all(&[self.bytes[at] ^ 1]).unwrap();
+        }
+    }
+
+    fn repair(&self) {
+        let mut file = File::options().write(true).open(self.path()).unwrap();
+        file.write_all(&self.bytes).unwrap();
+    }
+}
+
+fn start<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) -> Instance<'code> {
+    Linker::new(&Engine::default()).instantiate(store, artifact).unwrap()
+}
+
+fn new_store<'code>() -> Store<'code, ()> {
+    Store::new(&Engine::default(), ())
+}
+
+/// Something that is done to a memory.
+#[derive(Clone, Debug)]
+enum Op {
+    Load(&'static str, u32),
+    Store(&'static str, u32, i64),
+    Bulk(&'static str, u32, u32, u32),
+    HostRead(usize, u64, usize),
+    HostWrite(usize, u64, usize),
+}
+
+/// What it results in, as text.
+fn apply<'code>(store: &mut Store<'code, ()>, instance: Instance<'code>, op: &Op) -> String {
+    let memory = |store: &Store<'code, ()>, memory: usize| {
+        instance.memory(store, ["a", "b"][memory]).unwrap()
+    };
+    let seen = |error: Error| match error {
+        Error::Trap(trap) => format!("{:?}", trap.kind()),
+        Error::CodeLost(_) => "lost".to_owned(),
+        other => other.to_string(),
+    };
+    let result = match *op {
+        Op::Load(name, at) => instance
+            .typed_func::<u32, i64>(store, name)
+            .unwrap()
+            .call(store, at)
+            .map(|value| value.to_string()),
+        Op::Store(name, at, value) => instance
+            .typed_func::<(u32, i64), ()>(store, name)
+            .unwrap()
+            .call(store, (at, value))
+            .map(|()| "done".to_owned()),
+        Op::Bulk(name, a, b, c) => instance
+            .typed_func::<(u32, u32, u32), ()>(store, name)
+            .unwrap()
+            .call(store, (a, b, c))
+            .map(|()| "done".to_owned()),
+        Op::HostRead(number, at, length) => {
+            let mut buffer = vec![0; length];
+            let memory = memory(store, number);
+            memory.read(store, at, &mut buffer).map(|()| format!("{buffer:?}"))
+        }
+        Op::HostWrite(number, at, length) => {
+            let memory = memory(store, number);
+            memory.write(store, at, &vec![200; length]).map(|()| "done".to_owned())
+        }
+    };
+    result.unwrap_or_else(seen)
+}
+
+fn both(store: &Store<'_, ()>, instance: Instance<'_>) -> [Vec<u8>; 2] {
+    ["a", "b"].map(|name| instance.memory(store, name).unwrap().data(store).unwrap().to_vec())
+}
+
+/// Each kind of access, at places of every kind: in an image, over the end of a chunk of the file, of a run and of the memory.
+fn operations() -> Vec<Op> {
+    let program = Program::new();
+    let header = Header::of(&program.bytes).unwrap();
+    let bytes = header.section(Section::ImageBytes).within(program.bytes.len()).unwrap();
+    // The address in the first run, which begins with its page, of a border between chunks.
+    let border =
+        u32::try_from(4096 + bytes.start.next_multiple_of(CHUNK_SIZE) - bytes.start).unwrap();
+    let mut places = vec![0, 4096, 4999, 5000, 1 << 20, (4 << 20) - 3, 4 << 20, (5 << 20) + 11];
+    for back in [0, 1, 7, 8, 16] {
+        places.extend([border - back, border + 65536 - back, 3_150_848 - back]);
+    }
+    places.extend([6_553_592, 6_553_600, u32::MAX - 20]);
+    let mut all = Vec::new();
+    for at in places {
+        for name in ["load8", "load32", "load64", "loadb", "vector", "notify"] {
+            all.push(Op::Load(name, at));
+        }
+        for name in ["store8", "store64", "storeb", "storev", "add", "exchange"] {
+            all.push(Op::Store(name, at, 0x1122_3344_5566_7788));
+        }
+        for (length, other) in [(0, 5), (1, 9), (100, 70_000), (70_000, 3 << 20)] {
+            all.push(Op::Bulk("fill", at, 7, length));
+            for name in ["copy", "to_b", "from_b"] {
+                all.push(Op::Bulk(name, at, other, length));
+                all.push(Op::Bulk(name, other, at, length));
+            }
+            for memory in 0..2 {
+                all.push(Op::HostRead(memory, at.into(), length as usize));
+                all.push(Op::HostWrite(memory, at.into(), length as usize));
+            }
+        }
+        all.push(Op::Bulk("init", at, 0, 7));
+        all.push(Op::Bulk("init", at, 3, 9));
+    }
+    all
+}
+
+#[test]
+fn what_nobody_touches_is_not_read() {
+    let file = Program::new();
+    let chunks = file.image_chunks().len();
+    assert!(chunks >= 80, "{chunks}");
+    let artifact = file.lazy();
+    assert_eq!(artifact.lazy_image_parts(), (0, chunks));
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    let nothing = instance.typed_func::<(), ()>(&store, "nothing").unwrap();
+    nothing.call(&mut store, ()).unwrap();
+    assert_eq!(artifact.lazy_image_parts(), (0, chunks));
+    // Outside of the images, nothing is needed.
+    apply(&mut store, instance, &Op::Store("store64", 6_553_592, 5));
+    apply(&mut store, instance, &Op::Load("load8", 4095));
+    assert_eq!(artifact.lazy_image_parts(), (0, chunks));
+    for op in [
+        Op::Load("load8", 1 << 20),
+        Op::Store("store8", (1 << 20) + (1 << 18), 3),
+        Op::Bulk("fill", 1 << 21, 7, 100),
+        Op::HostRead(0, 5 << 20, 10),
+    ] {
+        let (before, _) = artifact.lazy_image_parts();
+        apply(&mut store, instance, &op);
+        assert_eq!(artifact.lazy_image_parts(), (before + 1, chunks), "{op:?}");
+        apply(&mut store, instance, &op);
+        assert_eq!(artifact.lazy_image_parts(), (before + 1, chunks), "{op:?}");
+    }
+    both(&store, instance);
+    assert_eq!(artifact.lazy_image_parts(), (chunks, chunks));
+    let eager = file.eager();
+    assert_eq!(eager.lazy_image_parts(), (0, 0));
+}
+
+#[test]
+fn memories_begin_with_what_they_hold() {
+    let file = Program::new();
+    let artifact = file.lazy();
+    for _ in 0..3 {
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        assert!(both(&store, instance) == [0, 1].map(initial));
+        let memory = instance.memory(&store, "a").unwrap();
+        assert!(memory.data_mut(&mut store).unwrap()[..] == initial(0)[..]);
+    }
+    artifact.load_rest().unwrap();
+}
+
+#[test]
+fn every_access_does_the_same_first_and_later() {
+    let file = Program::new();
+    let (eager, wanted) = (file.eager(), [0, 1].map(initial));
+    for op in operations() {
+        // Each is the first to touch anything.
+        let lazy = file.lazy();
+        let (mut store, mut other) = (new_store(), new_store());
+        let (instance, model) = (start(&mut store, &lazy), start(&mut other, &eager));
+        for _ in 0..2 {
+            let found = apply(&mut store, instance, &op);
+            assert_eq!(found, apply(&mut other, model, &op), "{op:?}");
+        }
+        let (loaded, all) = lazy.lazy_image_parts();
+        assert!(loaded <= 8 && all > 8, "{op:?}: {loaded}");
+        if matches!(op, Op::Load(..) | Op::HostRead(..)) {
+            assert!(both(&store, instance) == wanted, "{op:?}");
+        }
+    }
+}
+
+#[test]
+fn many_accesses_leave_the_same_bytes() {
+    let file = Program::new();
+    let eager = file.eager();
+    let operations = operations();
+    for seed in 0..12 {
+        let lazy = file.lazy();
+        let (mut store, mut other) = (new_store(), new_store());
+        let (instance, model) = (start(&mut store, &lazy), start(&mut other, &eager));
+        let mut random = Random::new(seed);
+        for step in 0..40 {
+            let op = &operations[random.below(operations.len())];
+            assert_eq!(
+                apply(&mut store, instance, op),
+                apply(&mut other, model, op),
+                "{seed} {step} {op:?}"
+            );
+            if step == 20 {
+                let grown = apply(&mut store, instance, &Op::Load("grow", 3));
+                assert_eq!(grown, apply(&mut other, model, &Op::Load("grow", 3)));
+                assert_eq!(grown, "100");
+            }
+        }
+        let sum = apply(&mut store, instance, &Op::Load("sum", 0));
+        assert_eq!(sum, apply(&mut other, model, &Op::Load("sum", 0)));
+        assert!(both(&store, instance) == both(&other, model), "{seed}");
+    }
+}
+
+#[test]
+fn out_of_bounds_is_still_out_of_bounds() {
+    let file = Program::new();
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    for op in [
+        Op::Load("load8", 6_553_600),
+        Op::Load("load64", 6_553_599),
+        Op::Load("loadb", 1_310_720),
+        Op::Store("store8", u32::MAX, 1),
+        Op::Bulk("fill", 5000, 1, 6_553_600),
+        Op::Bulk("copy", 5000, 6_000_000, 1 << 20),
+        Op::Bulk("from_b", 5000, 1_000_000, 1 << 20),
+        Op::Bulk("init", 5000, 0, 8),
+    ] {
+        assert_eq!(apply(&mut store, instance, &op), "MemoryOutOfBounds", "{op:?}");
+    }
+    // What traps need may begin in the last chunk.
+    assert!(artifact.lazy_image_parts().0 <= 1, "nothing was needed for that");
+    assert!(both(&store, instance) == [0, 1].map(initial));
+}
+
+#[test]
+fn the_rest_is_loaded_while_instances_wait_for_it() {
+    let file = Program::new();
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let before = start(&mut store, &artifact);
+    apply(&mut store, before, &Op::Store("store64", 1 << 20, -1));
+    artifact.load_rest().unwrap();
+    let (loaded, all) = artifact.lazy_image_parts();
+    assert_eq!(loaded, all);
+    // Nothing is needed of the file any more.
+    file.damage(true);
+    let after = start(&mut store, &artifact);
+    assert!(both(&store, after) == [0, 1].map(initial));
+    let [mut wanted, other] = [0, 1].map(initial);
+    wanted[1 << 20..(1 << 20) + 8].fill(0xff);
+    assert!(both(&store, before) == [wanted, other]);
+}
+
+#[test]
+fn what_was_changed_is_an_error_and_never_a_byte() {
+    for cut in [false, true] {
+        let file = Program::new();
+        let artifact = file.lazy();
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        let kept = apply(&mut store, instance, &Op::Load("load64", 1 << 20));
+        // What tells traps apart is there, so that a trap would be one.
+        assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
+        file.damage(cut);
+        for _ in 0..2 {
+            for op in [
+                Op::Load("load8", 1 << 21),
+                Op::Load("vector", 1 << 21),
+                Op::Load("loadb", 77),
+                Op::Store("store8", 1 << 21, 1),
+                Op::Store("storev", 5 << 20, 1),
+                Op::Store("add", 1 << 21, 1),
+                Op::Bulk("fill", 1 << 21, 7, 10),
+                Op::Bulk("copy", 1 << 21, 0, 10),
+                Op::Bulk("copy", 0, 1 << 21, 10),
+                Op::Bulk("to_b", 0, 0, 10),
+                Op::Bulk("from_b", 0, 0, 10),
+                Op::Bulk("init", 1 << 21, 0, 7),
+                Op::Load("sum", 0),
+            ] {
+                assert_eq!(apply(&mut store, instance, &op), "lost", "{op:?}");
+            }
+            assert_eq!(apply(&mut store, instance, &Op::Load("load64", 1 << 20)), kept);
+            assert_eq!(apply(&mut store, instance, &Op::Load("load8", 4000)), "0");
+            let memory = instance.memory(&store, "a").unwrap();
+            assert!(matches!(memory.data(&store), Err(Error::CodeLost(_))));
+            assert!(matches!(memory.data_mut(&mut store), Err(Error::CodeLost(_))));
+            let read = memory.read(&store, 1 << 21, &mut [0; 3]);
+            assert!(matches!(read, Err(Error::CodeLost(_))));
+            let written = memory.write(&mut store, 1 << 21, &[0; 3]);
+            assert!(matches!(written, Err(Error::CodeLost(_))));
+            memory.read(&store, 1 << 20, &mut [0; 3]).unwrap();
+            let outside = memory.read(&store, 1 << 40, &mut [0; 3]);
+            assert!(matches!(outside, Err(Error::MemoryAccess { .. })));
+        }
+        // Where, and why.
+        let load = instance.typed_func::<u32, i64>(&store, "load8").unwrap();
+        match load.call(&mut store, 1 << 21) {
+            Err(Error::CodeLost(lost)) => {
+                let chunk = usize::try_from(lost.range().start).unwrap() / CHUNK_SIZE;
+                assert!(file.image_chunks().contains(&chunk));
+                assert_eq!(lost.frames().len(), 1);
+                assert!(lost.to_string().contains("was changed"), "{lost}");
+            }
+            other => panic!("{other:?}"),
+        }
+        let mut second = new_store();
+        let other = start(&mut second, &artifact);
+        assert_eq!(apply(&mut second, other, &Op::Load("load64", 1 << 20)), kept);
+        assert_eq!(apply(&mut second, other, &Op::Load("load8", 1 << 21)), "lost");
+        assert!(matches!(artifact.load_rest(), Err(LoadError::Changed { .. })));
+        // Whole again, it goes on, and nothing was written meanwhile.
+        file.repair();
+        assert!(both(&store, instance) == [0, 1].map(initial));
+        assert!(both(&second, other) == [0, 1].map(initial));
+    }
+}
+
+#[test]
+fn a_file_that_was_deleted_or_replaced_is_there_still() {
+    let file = Program::new();
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    fs::remove_file(file.path()).unwrap();
+    fs::write(file.path(), b"another file").unwrap();
+    assert!(both(&store, instance) == [0, 1].map(initial));
+}
+
+#[test]
+fn another_instance_may_have_the_memory() {
+    let (file, second) = (Program::new(), Program::new());
+    let (artifact, damaged) = (file.lazy(), second.lazy());
+    let user = cwasm_tests::artifact(
+        r#"(module (import "o" "a" (memory 100))
+            (data (i32.const 2097152) "written")
+            (func (export "load") (param i32) (result i64) (i64.load (local.get 0))))"#,
+    );
+    let mut store = new_store();
+    let owner = start(&mut store, &artifact);
+    let mut linker = Linker::new(&Engine::default());
+    linker.instance(&store, "o", owner).unwrap();
+    // Its segment is written when it is made.
+    let instance = linker.instantiate(&mut store, &user).unwrap();
+    assert_eq!(artifact.lazy_image_parts().0, 1);
+    let mut wanted = initial(0);
+    wanted[1 << 21..(1 << 21) + 7].copy_from_slice(b"written");
+    let load = instance.typed_func::<u32, i64>(&store, "load").unwrap();
+    for at in [1 << 20, (1 << 21) - 1, 1 << 21] {
+        let place = usize::try_from(at).unwrap();
+        let number = i64::from_le_bytes(wanted[place..place + 8].try_into().unwrap());
+        assert_eq!(load.call(&mut store, at).unwrap(), number);
+    }
+    assert!(owner.memory(&store, "a").unwrap().data(&store).unwrap() == wanted);
+    // And if it is lost, that is why there is no instance.
+    let owner = start(&mut store, &damaged);
+    let mut linker = Linker::new(&Engine::default());
+    linker.instance(&store, "o", owner).unwrap();
+    second.damage(false);
+    let result = linker.instantiate(&mut store, &user);
+    assert!(matches!(result, Err(Error::CodeLost(_))), "{result:?}");
+    let load = Op::Load("load8", 1 << 21);
+    assert_eq!(apply(&mut store, owner, &load), "lost");
+}
+
+#[test]
+fn segments_behind_the_images_are_written_over_them() {
+    let text = format!(
+        r#"(module (import "host" "at" (global $at i32))
+            (memory (export "a") 100) {} (data (global.get $at) "behind"))"#,
+        data(0, 0, 3 << 20)
+    );
+    let file = Program::of(&compile(&text));
+    let engine = Engine::default();
+    let wanted = |at: usize| {
+        let mut bytes: Vec<u8> = pattern(0, 0..3 << 20).collect();
+        bytes[at..at + 6].copy_from_slice(b"behind");
+        bytes
+    };
+    let artifact = file.lazy();
+    for at in [1 << 20, 777_777, 0] {
+        let mut store = Store::new(&engine, ());
+        let mut linker = Linker::new(&engine);
+        let ty = GlobalType { value: ValType::I32, mutable: false };
+        let global = Global::new(&mut store, ty, Val::I32(at)).unwrap();
+        linker.define(&store, "host", "at", global).unwrap();
+        let instance = linker.instantiate(&mut store, &artifact).unwrap();
+        let memory = instance.memory(&store, "a").unwrap();
+        let found = &memory.data(&store).unwrap()[..3 << 20];
+        assert!(found == wanted(usize::try_from(at).unwrap()), "{at}");
+    }
+}
+
+#[test]
+fn an_image_that_is_withdrawn_is_zero() {
+    // An element segment fails, and its functions are in the table of another by then.
+    let text = format!(
+        r#"(module (import "o" "t" (table 2 funcref)) (memory 100) {}
+            (func $load (result i32) (i32.load (i32.const 1048576)))
+            (elem (i32.const 0) $load) (elem (i32.const 9) $load))"#,
+        data(0, 0, 3 << 20)
+    );
+    let file = Program::of(&compile(&text));
+    let owner = cwasm_tests::artifact(
+        r#"(module (table (export "t") 2 funcref)
+            (func (export "f") (result i32) (call_indirect (result i32) (i32.const 0))))"#,
+    );
+    for damaged in [false, true] {
+        let artifact = file.lazy();
+        if damaged {
+            file.damage(false);
+        }
+        let mut store = new_store();
+        let instance = start(&mut store, &owner);
+        let mut linker = Linker::new(&Engine::default());
+        linker.instance(&store, "o", instance).unwrap();
+        let failed = linker.instantiate(&mut store, &artifact).unwrap_err();
+        assert_eq!(failed.trap().unwrap().kind(), TrapKind::TableOutOfBounds);
+        let load = instance.typed_func::<(), i32>(&store, "f").unwrap();
+        assert_eq!(load.call(&mut store, ()).unwrap(), 0);
+        assert_eq!(artifact.lazy_image_parts().0, 0);
+    }
+}
+
+#[test]
+fn memories_that_cannot_wait_have_all_of_it_at_once() {
+    let wanted: Vec<u8> = pattern(0, 0..1 << 20).collect();
+    for (memory, index) in [("i64 20", "i64"), ("20 30 shared", "i32")] {
+        let segment = data(0, 0, 1 << 20).replace("i32.const", &format!("{index}.const"));
+        let text = format!("(module (memory (export \"a\") {memory}) {segment})");
+        let file = Program::of(&compile(&text));
+        let artifact = file.lazy();
+        let (before, all) = artifact.lazy_image_parts();
+        assert!(before == 0 && all >= 16, "{memory}");
+        for _ in 0..2 {
+            let mut store = new_store();
+            let instance = start(&mut store, &artifact);
+            assert_eq!(artifact.lazy_image_parts(), (all, all), "{memory}");
+            let mut found = vec![0; 1 << 20];
+            let memory = instance.memory(&store, "a").unwrap();
+            memory.read(&store, 0, &mut found).unwrap();
+            assert!(found == wanted);
+        }
+        let artifact = file.lazy();
+        file.damage(false);
+        let failed = Linker::new(&Engine::default()).instantiate(&mut new_store(), &artifact);
+        assert!(matches!(failed, Err(Error::CodeLost(_))), "{memory}: {failed:?}");
+    }
+    // Code that compares addresses itself.
+    let explicit = Settings { memory_bounds: MemoryBounds::Explicit, ..Settings::default() };
+    let file = Program::of(&compile_with(&TEXT, &explicit));
+    let artifact = file.lazy();
+    assert_eq!(artifact.lazy_image_parts(), (0, 0));
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    assert!(both(&store, instance) == [0, 1].map(initial));
+}
+
+#[test]
+fn the_second_instance_has_a_small_image_loaded() {
+    let file = Program::of(&compile(&format!(
+        "(module (memory (export \"a\") 3) {} (func (export \"load8\") (param i32) (result i64) (i64.load8_u (local.get 0))))",
+        data(0, 0, 126_000)
+    )));
+    let artifact = file.lazy();
+    let (before, all) = artifact.lazy_image_parts();
+    assert!(before == 0 && all > 0);
+    for round in 0..3 {
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        assert_eq!(artifact.lazy_image_parts().0, if round == 0 { 0 } else { all }, "{round}");
+        let found = &instance.memory(&store, "a").unwrap().data(&store).unwrap()[..126_000];
+        if round > 0 {
+            assert!(found.iter().copied().eq(pattern(0, 0..126_000)));
+        }
+        if round == 0 {
+            assert_eq!(artifact.lazy_image_parts().0, all);
+        }
+    }
+    // Unless that is not possible; then it is missed where it is needed.
+    let artifact = file.lazy();
+    file.damage(false);
+    for _ in 0..2 {
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        assert_eq!(apply(&mut store, instance, &Op::Load("load8", 80_000)), "lost");
+        assert_eq!(apply(&mut store, instance, &Op::Load("load8", 150_000)), "0");
+    }
+}
+
+#[test]
+fn address_space_that_is_used_again_begins_with_zeros() {
+    let file = Program::new();
+    let artifact = file.lazy();
+    let plain = cwasm_tests::artifact(r#"(module (memory (export "m") 120))"#);
+    for round in 0..30 {
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        match round % 4 {
+            0 => {}
+            1 => drop(apply(&mut store, instance, &Op::Store("store64", 1 << 20, -1))),
+            2 => drop(both(&store, instance)),
+            _ => drop(apply(&mut store, instance, &Op::HostWrite(0, 1 << 21, 100))),
+        }
+        drop(store);
+        let mut store = new_store();
+        for _ in 0..3 {
+            let instance = start(&mut store, &plain);
+            let memory = instance.memory(&store, "m").unwrap();
+            assert!(memory.data(&store).unwrap().iter().all(|byte| *byte == 0), "{round}");
+        }
+    }
+}
+
+#[test]
+fn many_threads_need_the_same_image_at_once() {
+    let file = Program::new();
+    let wanted = [0, 1].map(initial);
+    for _ in 0..5 {
+        let artifact = file.lazy();
+        let ready = AtomicUsize::new(0);
+        let meet = |goal: usize| {
+            ready.fetch_add(1, Ordering::Relaxed);
+            while ready.load(Ordering::Relaxed) < goal {
+                std::hint::spin_loop();
+            }
+        };
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (artifact, wanted, meet) = (&artifact, &wanted, &meet);
+                scope.spawn(move || {
+                    let mut store = new_store();
+                    let instance = start(&mut store, artifact);
+                    meet(4);
+                    let sum = apply(&mut store, instance, &Op::Load("sum", thread));
+                    assert_eq!(sum, apply(&mut store, instance, &Op::Load("sum", thread)));
+                    assert!(both(&store, instance) == *wanted);
+                });
+            }
+        });
+        // And one memory that several read, by the store that they share.
+        let artifact = file.lazy();
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        ready.store(0, Ordering::Relaxed);
+        let (store, memory) = (&store, instance.memory(&store, "a").unwrap());
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (wanted, meet) = (&wanted, &meet);
+                scope.spawn(move || {
+                    meet(4);
+                    for at in (0..SIZES[0] - 100).step_by(50_000 + thread) {
+                        let mut found = [0; 100];
+                        memory.read(&store, at as u64, &mut found).unwrap();
+                        assert!(found == wanted[0][at..at + 100]);
+                    }
+                });
+            }
+        });
+    }
+}
+
+/// Runs `body` as a host function of an instance with an image in its memory.
+fn in_host(
+    file: &Program,
+    before: impl FnOnce(),
+    body: impl Fn(Caller<'_, '_, Vec<u8>>) -> Result<(), HostError> + Send + Sync + 'static,
+) -> (Result<(), Error>, Vec<u8>, usize) {
+    let engine = Engine::default();
+    let artifact = file.lazy();
+    let mut store = Store::new(&engine, Vec::new());
+    let mut linker = Linker::new(&engine);
+    linker.func("host", "f", body).unwrap();
+    let instance = linker.instantiate(&mut store, &artifact).unwrap();
+    before();
+    let result = instance.typed_func::<(), ()>(&store, "f").unwrap().call(&mut store, ());
+    (result, store.into_data(), artifact.lazy_image_parts().0)
+}
+
+#[test]
+fn host_functions_have_the_ranges_that_they_ask_for() {
+    let file = Program::of(&compile(&format!(
+        r#"(module (import "host" "f" (func $f)) (memory (export "memory") 50) {} (export "f" (func $f)))"#,
+        data(0, 0, 3 << 20)
+    )));
+    let wanted: Vec<u8> = pattern(0, 0..3 << 20).collect();
+    let (result, found, loaded) = in_host(
+        &file,
+        || {},
+        |mut caller| {
+            let (mut bytes, data) = caller.memory_bytes_and_data_mut().unwrap();
+            assert_eq!(bytes.len(), 50 * PAGE);
+            data.extend(bytes.get((1 << 20) - 5..(1 << 20) + 5)?);
+            let several = bytes.get_disjoint_mut(&[1 << 21..(1 << 21) + 3, 5..10])?;
+            several.iter().for_each(|part| data.extend(part.iter()));
+            bytes.get_mut(5..6)?[0] = 0;
+            data.extend(bytes.get(4..7)?);
+            assert!(matches!(bytes.get(0..50 * PAGE + 1), Err(Error::MemoryAccess { .. })));
+            Ok(())
+        },
+    );
+    result.unwrap();
+    assert!(loaded <= 5, "{loaded}");
+    let mut parts = wanted[(1 << 20) - 5..(1 << 20) + 5].to_vec();
+    parts.extend(&wanted[1 << 21..(1 << 21) + 3]);
+    parts.extend(&wanted[5..10]);
+    parts.extend([wanted[4], 0, wanted[6]]);
+    assert_eq!(found, parts);
+    let (result, found, _) = in_host(
+        &file,
+        || {},
+        |mut caller| {
+            let (bytes, data) = caller.memory_and_data_mut().unwrap();
+            data.extend_from_slice(bytes);
+            Ok(())
+        },
+    );
+    result.unwrap();
+    assert!(found[..3 << 20] == wanted);
+    // What is lost is reported, and passed on as it is.
+    type Body = fn(Caller<'_, '_, Vec<u8>>) -> Result<(), HostError>;
+    let bodies: [Body; 3] = [
+        |mut caller| {
+            let (bytes, _) = caller.memory_bytes_and_data_mut().unwrap();
+            bytes.get(3 << 20..50 * PAGE)?;
+            bytes.get(1 << 20..(1 << 20) + 1)?;
+            Ok(())
+        },
+        |mut caller| {
+            assert!(caller.memory_and_data_mut().is_none());
+            caller.memory().unwrap().data_mut(&mut caller)?;
+            Ok(())
+        },
+        |caller| {
+            let memory: Memory<'_> = caller.memory().unwrap();
+            Ok(memory.read(&caller, 1 << 20, &mut [0])?)
+        },
+    ];
+    for body in bodies {
+        let (result, ..) = in_host(&file, || file.damage(true), body);
+        assert!(matches!(result, Err(Error::CodeLost(_))), "{result:?}");
+        fs::write(file.path(), &file.bytes).unwrap();
+    }
+}
+
+/// A program that writes a part of its image to the standard output, and reads into another part.
+fn wasi_program() -> Program {
+    Program::of(&compile(&format!(
+        r#"(module
+        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+        (memory (export "memory") 100) {}
+        (func $vector (param $at i32)
+            (i32.store (i32.const 5000000) (local.get $at))
+            (i32.store (i32.const 5000004) (i32.const 70000))
+            (i32.store (i32.const 5000008) (i32.add (local.get $at) (i32.const 1000000)))
+            (i32.store (i32.const 5000012) (i32.const 5)))
+        (func (export "write") (param i32) (result i32)
+            (call $vector (local.get 0))
+            (call $write (i32.const 1) (i32.const 5000000) (i32.const 2) (i32.const 5000016)))
+        (func (export "read") (param i32) (result i32)
+            (call $vector (local.get 0))
+            (call $read (i32.const 0) (i32.const 5000000) (i32.const 2) (i32.const 5000016)))
+        ;; The vector and the result are in the image, too.
+        (func (export "all") (result i32)
+            (call $write (i32.const 1) (i32.const 2000000) (i32.const 0) (i32.const 2500000))))"#,
+        data(0, 0, 3 << 20)
+    )))
+}
+
+#[test]
+fn wasi_has_what_it_is_given_and_no_more() {
+    let file = wasi_program();
+    let wanted: Vec<u8> = pattern(0, 0..3 << 20).collect();
+    let run = |name: &str, at: u32, before: &dyn Fn()| {
+        let artifact = file.lazy();
+        let output = Arc::new(Mutex::new(Vec::new()));
+        let mut builder = WasiCtx::builder();
+        builder.capture_stdout(Arc::clone(&output)).stdin_bytes(vec![9; 70_003]);
+        let engine = Engine::default();
+        let mut store = Store::new(&engine, builder.build().unwrap());
+        let mut linker = Linker::new(&engine);
+        cwasm_wasi::add_to_linker(&mut linker, |ctx| ctx).unwrap();
+        let instance = linker.instantiate(&mut store, &artifact).unwrap();
+        before();
+        let result = match name {
+            "all" => instance.typed_func::<(), i32>(&store, name).unwrap().call(&mut store, ()),
+            _ => instance.typed_func::<u32, i32>(&store, name).unwrap().call(&mut store, at),
+        };
+        let loaded = artifact.lazy_image_parts().0;
+        let memory = instance.memory(&store, "memory").unwrap();
+        let bytes = memory.data(&store).map(<[u8]>::to_vec).unwrap_or_default();
+        let output = output.lock().unwrap().clone();
+        (result, loaded, output, bytes)
+    };
+    for at in [0, 1_000_003] {
+        let (result, loaded, output, bytes) = run("write", at, &|| {});
+        assert_eq!(result.unwrap(), 0);
+        assert!((2..=4).contains(&loaded), "{loaded}");
+        let at = at as usize;
+        let parts = [&wanted[at..at + 70_000], &wanted[at + 1_000_000..at + 1_000_005]];
+        assert!(output == parts.concat());
+        assert!(bytes[..3 << 20] == wanted);
+
+        let (result, loaded, _, bytes) = run("read", u32::try_from(at).unwrap(), &|| {});
+        assert_eq!(result.unwrap(), 0);
+        assert!((2..=4).contains(&loaded), "{loaded}");
+        let mut read = wanted.clone();
+        read[at..at + 70_000].fill(9);
+        read[at + 1_000_000..at + 1_000_003].fill(9);
+        assert!(bytes[..3 << 20] == read);
+    }
+    let (result, loaded, _, bytes) = run("all", 0, &|| {});
+    assert_eq!((result.unwrap(), loaded), (0, 1));
+    assert_eq!(bytes[2_500_000..2_500_004], [0; 4]);
+    for name in ["write", "read", "all"] {
+        let (result, loaded, output, _) = run(name, 0, &|| file.damage(false));
+        assert!(matches!(result, Err(Error::CodeLost(_))), "{name}: {result:?}");
+        assert_eq!((loaded, output.len()), (0, 0));
+        fs::write(file.path(), &file.bytes).unwrap();
+    }
+}
+
+#[test]
+fn images_make_few_mappings() {
+    let file = Program::new();
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    let before = process::mappings();
+    artifact.load_rest().unwrap();
+    both(&store, instance);
+    let after = process::mappings();
+    assert!(after < before + 30, "{before} {after}");
+}
+
+#[test]
+fn images_that_no_compiler_makes_are_the_same_too() {
+    const PAGE: usize = 4096;
+    let header = Header::of(&PROGRAM).unwrap();
+    let place = |section| header.section(section).within(PROGRAM.len()).unwrap();
+    let (records, available) = (place(Section::Images), place(Section::ImageBytes).len() / PAGE);
+    assert_eq!(records.len(), 4 * 32);
+    let mut waited = 0;
+    for seed in 0..30 {
+        let mut random = Random::new(seed);
+        let mut bytes = PROGRAM.clone();
+        for record in bytes[records.clone()].chunks_exact_mut(32) {
+            // Somewhere in a memory, from somewhere: often over another.
+            let memory = random.below(2);
+            let pages = SIZES[memory] / PAGE;
+            let length = random.below(pages.min(available) / 4);
+            let (at, from) = (random.below(pages - length), random.below(available - length));
+            record[..4].copy_from_slice(&u32::try_from(memory).unwrap().to_le_bytes());
+            for (field, value) in record[8..].chunks_exact_mut(8).zip([at, from, length]) {
+                field.copy_from_slice(&((value * PAGE) as u64).to_le_bytes());
+            }
+        }
+        reseal(&mut bytes).unwrap();
+        let file = Program::of(&bytes);
+        let (eager, lazy) = (file.eager(), file.lazy());
+        let (mut store, mut other) = (new_store(), new_store());
+        let (instance, model) = (start(&mut store, &lazy), start(&mut other, &eager));
+        waited += usize::from(lazy.lazy_image_parts().0 == 0);
+        for at in (0..u32::try_from(SIZES[1]).unwrap()).step_by(97_001) {
+            for name in ["load64", "loadb"] {
+                let op = Op::Load(name, at);
+                assert_eq!(apply(&mut store, instance, &op), apply(&mut other, model, &op));
+            }
+        }
+        assert!(both(&store, instance) == both(&other, model), "{seed}");
+    }
+    assert!((3..28).contains(&waited), "some can wait, and some cannot: {waited}");
+}
+
+#[test]
+fn a_chunk_with_something_else_in_it_is_missed_like_any_other() {
+    let file = Program::new();
+    let header = Header::of(&file.bytes).unwrap();
+    let place = |section| header.section(section).within(file.bytes.len()).unwrap();
+    let (images, sites) = (place(Section::ImageBytes), place(Section::Sites));
+    let last = (images.end - 1) / CHUNK_SIZE;
+    assert_eq!(sites.start / CHUNK_SIZE, last, "what traps need begins in the last chunk");
+    assert_eq!(file.image_chunks().last(), Some(&last));
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    let (_, all) = artifact.lazy_image_parts();
+    instance.memory(&store, "a").unwrap().data(&store).unwrap();
+    // The end of the images is the end of the second memory's.
+    let before = (1 << 20) - (images.end - last * CHUNK_SIZE);
+    instance.memory(&store, "b").unwrap().read(&store, 0, &mut vec![0; before]).unwrap();
+    assert_eq!(artifact.lazy_image_parts(), (all - 1, all));
+    let second = start(&mut store, &artifact);
+    assert!(both(&store, second) == [0, 1].map(initial));
+    assert_eq!(artifact.lazy_image_parts(), (all, all));
+    // Now they are mapped.
+    let third = start(&mut store, &artifact);
+    assert!(both(&store, third) == [0, 1].map(initial));
+    // And a trap needs it as well.
+    let artifact = file.lazy();
+    let mut store = new_store();
+    let instance = start(&mut store, &artifact);
+    assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
+    assert_eq!(artifact.lazy_image_parts(), (1, all));
+}
+
+/// A mapping that its neighbours cannot be joined with.
+enum Taken {
+    Writable(#[expect(dead_code, reason = "it is kept")] memmap2::MmapMut),
+    ReadOnly(#[expect(dead_code, reason = "it is kept")] memmap2::Mmap),
+}
+
+#[test]
+fn without_mappings_it_is_an_error_and_never_a_wrong_byte() {
+    child::run("without_mappings_it_is_an_error_and_never_a_wrong_byte", || {
+        let file = Program::new();
+        let artifact = file.lazy();
+        let mut store = new_store();
+        let instance = start(&mut store, &artifact);
+        let wanted = [0, 1].map(initial);
+        let sum = {
+            let eager = file.eager();
+            let mut store = new_store();
+            let instance = start(&mut store, &eager);
+            apply(&mut store, instance, &Op::Load("sum", 0))
+        };
+        let mut taken = Vec::with_capacity(1 << 17);
+        let take = || {
+            let map = memmap2::MmapMut::map_anon(4096)?;
+            Ok::<_, std::io::Error>([
+                Taken::Writable(memmap2::MmapMut::map_anon(4096)?),
+                Taken::ReadOnly(map.make_read_only()?),
+            ])
+        };
+        while let Ok(two) = take() {
+            taken.extend(two);
+        }
+        let mut lost = 0;
+        for place in 0..40_u32 {
+            let at = 100_000 + place * 70_000;
+            let start = at as usize;
+            let number = u64::from_le_bytes(wanted[0][start..start + 8].try_into().unwrap());
+            let found = match place % 2 {
+                0 => apply(&mut store, instance, &Op::Load("load64", at)),
+                _ => {
+                    let mut bytes = [0; 8];
+                    let memory = instance.memory(&store, "a").unwrap();
+                    match memory.read(&store, at.into(), &mut bytes) {
+                        Ok(()) => i64::from_le_bytes(bytes).to_string(),
+                        Err(Error::CodeLost(_)) => "lost".to_owned(),
+                        Err(other) => panic!("{other}"),
+                    }
+                }
+            };
+            lost += usize::from(found == "lost");
+            assert!(found == "lost" || found == number.cast_signed().to_string(), "{found}");
+            // A mapping more each time.
+            taken.pop();
+        }
+        assert!((3..37).contains(&lost), "{lost}");
+        while let Ok(two) = take() {
+            taken.extend(two);
+        }
+        let (mut refused, mut made) = (0, 0);
+        for _ in 0..60 {
+            let mut store = new_store();
+            match Linker::new(&Engine::default()).instantiate(&mut store, &artifact) {
+                Ok(instance) => {
+                    made += 1;
+                    for (number, name) in ["a", "b"].into_iter().enumerate() {
+                        let mut found = [0; 100];
+                        let memory = instance.memory(&store, name).unwrap();
+                        match memory.read(&store, 1 << 19, &mut found) {
+                            Ok(()) => assert!(found == wanted[number][1 << 19..(1 << 19) + 100]),
+                            Err(Error::CodeLost(_)) => {}
+                            Err(other) => panic!("{other}"),
+                        }
+                    }
+                }
+                Err(Error::MemoryReservation { .. } | Error::CodeLost(_)) => refused += 1,
+                Err(other) => panic!("{other}"),
+            }
+            drop(store);
+            taken.pop();
+        }
+        assert!(refused > 0 && made > 0, "{refused} {made}");
+        drop(taken);
+        assert_eq!(apply(&mut store, instance, &Op::Load("sum", 0)), sum);
+        assert!(both(&store, instance) == wanted);
+    })
+    .well();
+}
