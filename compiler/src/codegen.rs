@@ -31,7 +31,8 @@ use crate::layout::{self, Blocks, Phases};
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
 use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
-use crate::shorten;
+use crate::settings::OptLevel;
+use crate::shorten::{self, Aim};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
 use crate::unwind::{self, Unwind};
@@ -546,7 +547,11 @@ impl Worker {
         let (mut starts, mut edges) = (code.bb_starts, code.bb_edges);
         // No feature of other architectures has a name yet.
         if env.isa.triple().architecture == Architecture::X86_64 {
-            finished.features = shortened(&mut finished, &mut starts, &mut edges)?;
+            let aim = match env.settings.opt_level {
+                OptLevel::SpeedAndSize => Aim::Size,
+                OptLevel::None | OptLevel::Less | OptLevel::Speed => Aim::Speed,
+            };
+            finished.features = shortened(&mut finished, &mut starts, &mut edges, aim)?;
         }
         finished.phases = layout::phases(Blocks {
             starts: &starts,
@@ -562,10 +567,11 @@ fn shortened(
     code: &mut Code,
     blocks: &mut [u32],
     edges: &mut [(u32, u32)],
+    aim: Aim,
 ) -> Result<CpuFeatures, Problem> {
     // A second opinion takes longer than the first, but then nearly everything that tests compile has one.
     let before = cfg!(debug_assertions).then(|| (code.clone(), blocks.to_vec()));
-    let Some(features) = shorten::shorten(code, blocks, edges) else {
+    let Some(features) = shorten::shorten(code, blocks, edges, aim) else {
         // It does no harm, but means that the code generator does something new.
         if before.is_some() {
             return Err(Problem::Shortened("it is not understood".to_owned()));

@@ -25,14 +25,24 @@ use listing::{Change, Listing, Spot};
 /// that only gets short after others did, one after another, would cost the square of their number.
 const ROUNDS: usize = 16;
 
+/// What short forms are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Only those that do not take longer.
+    Speed,
+    /// All. Processors pass on what was stored on the stack faster where it is referred to by the stack pointer.
+    Size,
+}
+
 /// Shortens the code of a function, and moves everything in it along; also the offsets of its `blocks`, and of the edges between
 /// them. Returns what CPU features it needs, or `None` if it is not understood and nothing was changed.
 pub(crate) fn shorten(
     code: &mut Code,
     blocks: &mut [u32],
     edges: &mut [(u32, u32)],
+    aim: Aim,
 ) -> Option<CpuFeatures> {
-    let mut listing = Listing::of(code, blocks)?;
+    let mut listing = Listing::of(code, blocks, aim)?;
     let targets = targets(&listing.spots);
     let saved = settle(&mut listing.spots, &targets)?;
     if saved.last().is_none_or(|all| *all == 0) {
@@ -290,7 +300,7 @@ mod tests {
     fn shortened(before: &Code, blocks: &[u32]) -> Option<(Code, Vec<u32>)> {
         let (mut after, mut moved) = (before.clone(), blocks.to_vec());
         let mut edges: Vec<_> = blocks.iter().map(|block| (*block, 0)).collect();
-        if shorten(&mut after, &mut moved, &mut edges).is_none() {
+        if shorten(&mut after, &mut moved, &mut edges, Aim::Size).is_none() {
             assert_eq!((&after.bytes, &moved[..]), (&before.bytes, blocks));
             return None;
         }
@@ -483,6 +493,13 @@ mod tests {
         let before = code(&[OPEN, BY_STACK, branch, BY_STACK, &UD2, BY_STACK, CLOSE]);
         let expected = [OPEN, BY_FRAME, &[0x74, 6], BY_FRAME, &UD2, BY_FRAME, CLOSED].concat();
         assert_eq!(bytes(&before, &[0, 15, 22]), expected);
+        // Not where speed counts more; the end gets shorter all the same.
+        let (mut after, expected) = (
+            before.clone(),
+            [OPEN, BY_STACK, &[0x74, 7], BY_STACK, &UD2, BY_STACK, CLOSED].concat(),
+        );
+        shorten(&mut after, &mut [0, 15, 22], &mut [], Aim::Speed).unwrap();
+        assert_eq!(after.bytes, expected);
         // Also behind a call of a function that takes its arguments from the stack.
         let call: &[u8] = &[0xff, 0xd0, 0x48, 0x83, 0xec, 16];
         let before = code(&[OPEN, call, BY_STACK, CLOSE]);

@@ -233,6 +233,20 @@ fn deep_nesting_and_long_signatures_compile() {
 }
 
 #[test]
+fn code_for_size_is_smaller() {
+    let operators = "(local.set 0 (i32.add (i32.load (local.get 0)) (call $f (local.get 0))))";
+    let text = format!(
+        "(module (memory 1) (func $f (export \"f\") (param i32) (result i32) {} (local.get 0)))",
+        operators.repeat(20)
+    );
+    let length = |opt_level| {
+        let artifact = compile(&wasm(&text), &Settings { opt_level, ..x86() }).unwrap();
+        read(&artifact, |view, _| view.functions()[0].length.get())
+    };
+    assert!(length(OptLevel::SpeedAndSize) < length(OptLevel::Speed));
+}
+
+#[test]
 fn progress_adds_up() {
     #[derive(Default)]
     struct Sum {

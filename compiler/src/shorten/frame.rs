@@ -1,8 +1,8 @@
 //! How far the stack pointer is below the frame pointer, in all of a function but its ends.
 //!
 //! The code generator refers to what is on the stack by the stack pointer, which takes a byte more than by the frame
-//! pointer, and three more where it is farther away than the other. They say the same where the
-//! distance between the two is known:
+//! pointer, and three more where it is farther away than the other. They say the same where the distance between the
+//! two is known. Where size counts more than speed, the shorter form is used:
 //!
 //! ```text
 //! push rbp; mov rbp, rsp; ...; sub rsp, SIZE      once, before control goes anywhere else
@@ -12,8 +12,9 @@
 //!
 //! In the last line, the first instruction is of no use before the second, and goes.
 //!
-//! Calls come back with both as they were, or with the stack pointer above the arguments that were on the stack, and then `sub rsp` follows: frames of wasm are linked by frame pointers, and the host's
-//! conventions preserve it. So do handlers: the loader sets both, to where they were during the call.
+//! Calls come back with both as they were, or with the stack pointer above the arguments that were on the stack, which
+//! `sub rsp` then makes room for again: frames of wasm are linked by frame pointers, and the host's conventions preserve
+//! them. Handlers begin with both as they were during the call: the loader sets them.
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, OpKind, Register};
 

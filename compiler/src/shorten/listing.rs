@@ -3,6 +3,7 @@
 use cwasm_artifact::cpu::CpuFeatures;
 use iced_x86::{Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction};
 
+use super::Aim;
 use super::forms::{self, Branch, Form};
 use super::frame::{self, Frame};
 use crate::codegen::Code;
@@ -82,9 +83,9 @@ pub(super) fn entry(code: &[u8], table: &Table, offset: u32) -> Option<u32> {
 
 impl Listing {
     /// `None` if there is anything in the function that is not understood.
-    pub(super) fn of(code: &Code, blocks: &[u32]) -> Option<Self> {
+    pub(super) fn of(code: &Code, blocks: &[u32], aim: Aim) -> Option<Self> {
         let read = |frame| {
-            let mut reading = Reading::new(code, blocks, frame)?;
+            let mut reading = Reading::new(code, blocks, frame, aim)?;
             let rest = reading.instructions()?;
             Some((reading, rest))
         };
@@ -103,6 +104,7 @@ struct Reading<'a> {
     length: u32,
     /// What is known of its frame, where it is read.
     frame: Frame,
+    aim: Aim,
     /// Where instructions are known to begin: control gets there, or something is said of what is there.
     entries: Bits,
     /// Where instructions were found to begin.
@@ -122,7 +124,7 @@ struct Rest {
 }
 
 impl<'a> Reading<'a> {
-    fn new(code: &'a Code, blocks: &[u32], frame: Frame) -> Option<Self> {
+    fn new(code: &'a Code, blocks: &[u32], frame: Frame, aim: Aim) -> Option<Self> {
         let length = u32::try_from(code.bytes.len()).ok()?;
         let mut entries = Bits::new(length);
         entries.insert(0)?;
@@ -135,6 +137,7 @@ impl<'a> Reading<'a> {
             code,
             length,
             frame,
+            aim,
             entries,
             starts: Bits::new(length),
             ends: Bits::new(length.checked_add(1)?),
@@ -228,7 +231,7 @@ impl<'a> Reading<'a> {
                     change = Some(Change::Address { field, target });
                 }
             } else if relocated.is_none() && change.is_none() {
-                let size = self.frame.size();
+                let size = self.frame.size().filter(|_| self.aim == Aim::Size);
                 change = forms::smaller(&instruction, bytes, size, |instruction| {
                     decoder.get_constant_offsets(instruction)
                 })
