@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use cwasm_compiler::Settings;
+use cwasm_compiler::{OptLevel, Settings};
 use cwasm_loader::{Caller, Engine, Error, Linker, Store};
 use cwasm_tests::load;
 use cwasm_wasi::{ProcExit, WasiCtx};
@@ -80,7 +80,14 @@ fn needs(program: &Path) -> Option<&'static str> {
 }
 
 fn check(program: &Path) -> Result<(), Failed> {
-    let output = run(program).map_err(|error| Failed::from(error.to_string()))?;
+    for opt_level in [OptLevel::Speed, OptLevel::SpeedAndSize] {
+        check_at(program, opt_level)?;
+    }
+    Ok(())
+}
+
+fn check_at(program: &Path, opt_level: OptLevel) -> Result<(), Failed> {
+    let output = run(program, opt_level).map_err(|error| Failed::from(error.to_string()))?;
     if output.code != 0 {
         return Err(format!("it exited with {}", output.code).into());
     }
@@ -114,9 +121,9 @@ struct Output {
     stderr: Vec<u8>,
 }
 
-fn run(program: &Path) -> Result<Output, Box<dyn std::error::Error>> {
+fn run(program: &Path, opt_level: OptLevel) -> Result<Output, Box<dyn std::error::Error>> {
     let wasm = fs::read(program)?;
-    let settings = Settings { jobs: 1, ..Settings::default() };
+    let settings = Settings { jobs: 1, opt_level, ..Settings::default() };
     let artifact = load(&cwasm_compiler::compile(&wasm, &settings)?);
     let (stdout, stderr) = (Arc::new(Mutex::default()), Arc::new(Mutex::default()));
     let wasi = WasiCtx::builder()

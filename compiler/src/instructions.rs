@@ -58,7 +58,7 @@ fn of_block(code: &[u8]) -> CpuFeatures {
 }
 
 /// The feature as an artifact records it. Those of the baseline need no record.
-fn known(feature: CpuidFeature) -> CpuFeatures {
+pub(crate) fn known(feature: CpuidFeature) -> CpuFeatures {
     match feature {
         CpuidFeature::SSE3 => CpuFeatures::SSE3,
         CpuidFeature::SSSE3 => CpuFeatures::SSSE3,

@@ -11,6 +11,7 @@
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * `inline`: small functions to the places where they are called;
 //! * [`codegen`]: that to machine code, on several threads;
+//! * `shorten`: to shorter forms of its instructions;
 //! * `reuse`: the code of functions that did not change, from an earlier compilation;
 //! * [`link`]: the code of functions to a text section without open references;
 //! * `layout`: where functions should begin, for their loops;
@@ -39,6 +40,7 @@ mod product;
 mod reference;
 mod reuse;
 pub mod settings;
+mod shorten;
 mod tables;
 mod trampoline;
 mod translate;

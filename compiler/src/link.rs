@@ -2,7 +2,6 @@
 //! reference is resolved: loading it changes no byte.
 
 use cranelift_codegen::binemit::Reloc;
-use cranelift_codegen::isa::unwind::UnwindInfo;
 use cwasm_artifact::cpu::CpuFeatures;
 use target_lexicon::{Architecture, Triple};
 
@@ -11,6 +10,7 @@ use crate::error::CompileError;
 use crate::module::{ConstantTable, Dispatch, FuncIndex, Module, TableIndex, TypeIndex};
 use crate::reference::Reference;
 use crate::trampoline::Direction;
+use crate::unwind::Unwind;
 
 /// Where a piece of code is in the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ pub struct Text {
     /// The byte between functions. Running into it traps.
     pub filler: u8,
     /// How to unwind each piece of code, ordered by offset.
-    pub(crate) unwind: Vec<(TextRange, UnwindInfo)>,
+    pub(crate) unwind: Vec<(TextRange, Unwind)>,
 }
 
 /// About how much room there is before a function so that it begins where it should.
@@ -191,7 +191,7 @@ struct Linker {
     sites: Vec<Site>,
     features: CpuFeatures,
     handlers: Vec<Handler>,
-    unwind: Vec<(TextRange, UnwindInfo)>,
+    unwind: Vec<(TextRange, Unwind)>,
 }
 
 impl Linker {

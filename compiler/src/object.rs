@@ -179,7 +179,7 @@ fn symbols(compiled: &CompiledModule<'_>) -> Vec<Symbol> {
         let wanted = module.names.function(index).or(exported[number as usize]);
         let name = wanted
             .filter(|name| !name.is_empty())
-            .map_or_else(|| format!("function[{number}]"), printable);
+            .map_or_else(|| format!("func[{number}]"), printable);
         symbols.push(Symbol { name: unique(name, number), range: *range, kind: Kind::Code });
     }
     for (ty, trampolines) in &text.trampolines {

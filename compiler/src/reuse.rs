@@ -20,7 +20,6 @@ use std::io::Write as _;
 
 use cranelift_codegen::binemit::Reloc;
 use cranelift_codegen::ir::Function;
-use cranelift_codegen::isa::unwind::UnwindInfo;
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::cpu::CpuFeatures;
@@ -34,6 +33,11 @@ use crate::module::{FuncIndex, Module, TagIndex};
 use crate::reference::Reference;
 use crate::settings::Settings;
 use crate::translate::Environment;
+use crate::unwind::Unwind;
+
+/// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
+/// done to code once it is generated, and with [`Stored`].
+const FORM: &str = "cwasm function, form 2";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];
@@ -69,7 +73,7 @@ impl<'a> Reuse<'a> {
         env: &Environment<'_>,
         settings: &Settings,
     ) -> Self {
-        let mut exact = Sha256::new_with_prefix("cwasm function\n");
+        let mut exact = Sha256::new_with_prefix(FORM);
         // The number of threads does not change code.
         let settings = Settings { jobs: 0, ..settings.clone() };
         let isa = env.isa;
@@ -77,7 +81,7 @@ impl<'a> Reuse<'a> {
         // Writing to a hash cannot fail.
         let _ = writeln!(
             Digest(&mut exact),
-            "{} {:?}\n{settings:?}\n{}\n{}\n{features:?}",
+            "\n{} {:?}\n{settings:?}\n{}\n{}\n{features:?}",
             env!("CARGO_PKG_VERSION"),
             fingerprint(),
             isa.triple(),
@@ -327,7 +331,7 @@ struct Stored {
     /// Bits of the CPU features that it needs.
     features: u64,
     handlers: Vec<StoredHandler>,
-    unwind: Option<UnwindInfo>,
+    unwind: Option<Unwind>,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
     bytes: Vec<u8>,

@@ -200,7 +200,7 @@ fn modules_without_code_or_names_are_artifacts_too() {
         "(module (memory 1))",
         "(module (type (func (param i32 i64 f32 f64 funcref externref))))",
         r#"(module (import "a" "" (func)) (export "x" (func 0)) (export "" (func 0)))"#,
-        r#"(module (func) (func (export "a\00b")) (func $dup (export "function[0]")))"#,
+        r#"(module (func) (func (export "a\00b")) (func $dup (export "func[0]")))"#,
     ] {
         compile(&wasm(text), &Settings::default()).unwrap();
     }
@@ -230,6 +230,20 @@ fn deep_nesting_and_long_signatures_compile() {
         (0..1000).map(|n| format!("local.get {n} ")).collect::<String>(),
     );
     compile(&wasm(&wide), &Settings::default()).unwrap();
+}
+
+#[test]
+fn code_for_size_is_smaller() {
+    let operators = "(local.set 0 (i32.add (i32.load (local.get 0)) (call $f (local.get 0))))";
+    let text = format!(
+        "(module (memory 1) (func $f (export \"f\") (param i32) (result i32) {} (local.get 0)))",
+        operators.repeat(20)
+    );
+    let length = |opt_level| {
+        let artifact = compile(&wasm(&text), &Settings { opt_level, ..x86() }).unwrap();
+        read(&artifact, |view, _| view.functions()[0].length.get())
+    };
+    assert!(length(OptLevel::SpeedAndSize) < length(OptLevel::Speed));
 }
 
 #[test]

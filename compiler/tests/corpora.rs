@@ -1,5 +1,5 @@
 //! The modules of the specification's test suite: what is valid compiles, for
-//! both architectures, unless it needs a proposal that is not compiled; and what it
+//! all architectures, unless it needs a proposal that is not compiled; and what it
 //! calls invalid is refused.
 
 use cwasm_compiler::{CompileError, MemoryBounds, OptLevel, RelaxedSimd, Settings};
@@ -13,9 +13,10 @@ fn compile(wasm: &[u8], settings: &Settings) -> Result<(), CompileError> {
 }
 
 /// Everything interesting switched on at once, for the verifier to see.
-fn all_settings() -> [Settings; 4] {
+fn all_settings() -> [Settings; 5] {
     [
         Settings::default(),
+        Settings { opt_level: OptLevel::SpeedAndSize, ..Settings::default() },
         Settings {
             fuel: true,
             epoch: true,

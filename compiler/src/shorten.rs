@@ -1,0 +1,717 @@
+//! Shorter forms of x86-64 instructions, in functions that are generated already.
+//!
+//! The code generator does not know how far away the target of a forward branch will be, and so gives every branch a
+//! displacement of 32 bits. Most would do with 8. Here, functions are read again (`listing`), instructions that
+//! have a shorter form get it (`forms`, `frame`), and everything behind them moves up: what
+//! branches and addresses in the code say, and what is said about offsets in it elsewhere.
+//!
+//! A function in which there is anything that is not understood stays as it was.
+//!
+//! What comes out does what the other did, instruction by instruction. Builds with debug assertions compare the two, by other
+//! means (`check`).
+
+pub(crate) mod check;
+mod forms;
+mod frame;
+mod listing;
+
+use cwasm_artifact::cpu::CpuFeatures;
+
+use crate::codegen::Code;
+use forms::Branch;
+use listing::{Change, Listing, Spot};
+
+/// After so many rounds, branches stay as they are. Nearly all functions need four at most. A branch
+/// that only gets short after others did, one after another, would cost the square of their number.
+const ROUNDS: usize = 16;
+
+/// What short forms are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Aim {
+    /// Only those that do not take longer.
+    Speed,
+    /// All. Processors pass on what was stored on the stack faster where it is referred to by the stack pointer.
+    Size,
+}
+
+/// Shortens the code of a function, and moves everything in it along; also the offsets of its `blocks`, and of the edges between
+/// them. Returns what CPU features it needs, or `None` if it is not understood and nothing was changed.
+pub(crate) fn shorten(
+    code: &mut Code,
+    blocks: &mut [u32],
+    edges: &mut [(u32, u32)],
+    aim: Aim,
+) -> Option<CpuFeatures> {
+    let mut listing = Listing::of(code, blocks, aim)?;
+    let targets = targets(&listing.spots);
+    let saved = settle(&mut listing.spots, &targets)?;
+    if saved.last().is_none_or(|all| *all == 0) {
+        return Some(listing.features);
+    }
+    let moves = Moves::new(&listing, &saved, &targets, code.alignment)?;
+    let bytes = rewrite(&code.bytes, &listing, &moves)?;
+
+    // Nothing fails from here on.
+    code.bytes = bytes;
+    for relocation in &mut code.relocations {
+        relocation.offset = moves.of(relocation.offset);
+    }
+    for site in &mut code.sites {
+        site.text = moves.of(site.text);
+    }
+    for handler in &mut code.handlers {
+        handler.call = moves.of(handler.call);
+        handler.handler = moves.of(handler.handler);
+    }
+    for (offset, _) in code.unwind.iter_mut().flat_map(|unwind| &mut unwind.rules) {
+        *offset = moves.of(*offset);
+    }
+    for block in blocks {
+        *block = moves.of(*block);
+    }
+    for (from, to) in edges {
+        (*from, *to) = (moves.of(*from), moves.of(*to));
+    }
+    Some(listing.features)
+}
+
+/// How many spots begin before what each leads to.
+fn targets(spots: &[Spot]) -> Vec<usize> {
+    let target = |spot: &Spot| match spot.change {
+        Change::Branch(Branch { target, .. }) | Change::Address { target, .. } => {
+            before(spots, target)
+        }
+        Change::Smaller(_) => 0,
+    };
+    spots.iter().map(target).collect()
+}
+
+/// Makes all branches short that can be, and returns how many bytes are saved before each spot, and at the end before all
+/// that is behind them.
+///
+/// Distances only get smaller, so what was short stays so, and what comes out is right after any number of rounds.
+fn settle(spots: &mut [Spot], targets: &[usize]) -> Option<Vec<u32>> {
+    let mut saved = savings(spots)?;
+    for _ in 0..ROUNDS {
+        let mut changed = false;
+        for (number, (spot, target)) in spots.iter_mut().zip(targets).enumerate() {
+            let end = spot.end()?;
+            let Change::Branch(branch) = &mut spot.change else { continue };
+            if branch.short {
+                continue;
+            }
+            let short = Branch { short: true, ..*branch };
+            let (here, there) = (*saved.get(number)?, *saved.get(*target)?);
+            // What a branch saves itself is between it and its target only if that is before it.
+            let here = match *target > number {
+                true => *saved.get(number + 1)?,
+                false => here + u32::from(spot.length).checked_sub(short.length())?,
+            };
+            let distance =
+                i64::from(branch.target) - i64::from(there) - (i64::from(end) - i64::from(here));
+            if i8::try_from(distance).is_ok() {
+                *branch = short;
+                changed = true;
+            }
+        }
+        if !changed {
+            break;
+        }
+        saved = savings(spots)?;
+    }
+    Some(saved)
+}
+
+/// How many spots begin before an offset.
+fn before(spots: &[Spot], offset: u32) -> usize {
+    spots.partition_point(|spot| spot.offset < offset)
+}
+
+fn savings(spots: &[Spot]) -> Option<Vec<u32>> {
+    let mut sum = 0_u32;
+    let mut saved = Vec::with_capacity(spots.len() + 1);
+    saved.push(sum);
+    for spot in spots {
+        sum = sum.checked_add(spot.saves()?)?;
+        saved.push(sum);
+    }
+    Some(saved)
+}
+
+/// Where everything in a function moves to.
+struct Moves<'a> {
+    spots: &'a [Spot],
+    /// As [`settle`] returns it.
+    saved: &'a [u32],
+    /// As [`targets`] returns it.
+    targets: &'a [usize],
+    /// Where constants begin and where they begin now, if there are any.
+    data: Option<(u32, u32)>,
+}
+
+impl<'a> Moves<'a> {
+    fn new(
+        listing: &'a Listing,
+        saved: &'a [u32],
+        targets: &'a [usize],
+        alignment: u32,
+    ) -> Option<Self> {
+        let code = Self { spots: &listing.spots, saved, targets, data: None };
+        let data = match listing.data {
+            None => None,
+            Some(start) => {
+                // As far from a multiple of the alignment as before: the constants are aligned among themselves.
+                let end = code.of(listing.end);
+                let gap = start.checked_sub(end)?.checked_rem(alignment)?;
+                Some((start, end.checked_add(gap)?))
+            }
+        };
+        Some(Self { data, ..code })
+    }
+
+    /// Where the start or end of an instruction or table is now.
+    fn of(&self, offset: u32) -> u32 {
+        self.behind(before(self.spots, offset), offset)
+    }
+
+    /// The same, if it is known how many spots begin before.
+    fn behind(&self, spots: usize, offset: u32) -> u32 {
+        offset.saturating_sub(self.saved.get(spots).copied().unwrap_or_default())
+    }
+
+    /// Where something is now that a spot leads to: an instruction, a table, or a constant.
+    fn of_target(&self, spot: usize, offset: u32) -> Option<u32> {
+        match self.data {
+            Some((start, now)) if offset >= start => now.checked_add(offset - start),
+            _ => Some(self.behind(*self.targets.get(spot)?, offset)),
+        }
+    }
+}
+
+/// The code with everything in its new place.
+fn rewrite(code: &[u8], listing: &Listing, moves: &Moves<'_>) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(code.len());
+    let mut copied = 0;
+    for (number, spot) in listing.spots.iter().enumerate() {
+        bytes.extend_from_slice(code.get(copied..spot.offset as usize)?);
+        let old = code.get(spot.offset as usize..spot.end()? as usize)?;
+        copied = spot.end()? as usize;
+        // Where the instruction ends is what distances are counted from.
+        let end = i64::from(moves.behind(number + 1, spot.end()?));
+        let distance =
+            |target: u32| i32::try_from(i64::from(moves.of_target(number, target)?) - end).ok();
+        match &spot.change {
+            Change::Branch(branch) => branch.write(distance(branch.target)?, &mut bytes)?,
+            Change::Address { field, target } => {
+                let start = bytes.len();
+                bytes.extend_from_slice(old);
+                put(&mut bytes, start + usize::from(*field), distance(*target)?)?;
+            }
+            Change::Smaller(form) => bytes.extend_from_slice(form.bytes()),
+        }
+        if i64::try_from(bytes.len()).ok()? != end {
+            return None;
+        }
+    }
+    bytes.extend_from_slice(code.get(copied..listing.end as usize)?);
+    for table in &listing.tables {
+        let start = moves.of(table.start);
+        for entry in (table.start..table.end).step_by(4) {
+            let distance = i64::from(moves.of(listing::entry(code, table, entry)?));
+            let distance = i32::try_from(distance - i64::from(start)).ok()?;
+            put(&mut bytes, (start + (entry - table.start)) as usize, distance)?;
+        }
+    }
+    if let Some((start, now)) = moves.data {
+        bytes.resize(now as usize, 0);
+        bytes.extend_from_slice(code.get(start as usize..)?);
+    }
+    Some(bytes)
+}
+
+/// Overwrites four bytes.
+fn put(bytes: &mut [u8], place: usize, value: i32) -> Option<()> {
+    *bytes.get_mut(place..)?.first_chunk_mut()? = value.to_le_bytes();
+    Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::codegen::{Handler, Relocation, Site};
+    use crate::layout::Phases;
+    use crate::module::FuncIndex;
+    use crate::reference::Reference;
+    use crate::unwind::{Rule, Unwind};
+    use cranelift_codegen::binemit::Reloc;
+    use cwasm_artifact::abi::traps::Trap;
+    use proptest::prelude::*;
+
+    const RET: u8 = 0xc3;
+    const NOP: u8 = 0x90;
+    const UD2: [u8; 2] = [0x0f, 0x0b];
+
+    fn code(parts: &[&[u8]]) -> Code {
+        Code {
+            bytes: parts.concat(),
+            alignment: 1,
+            phases: Phases::HALVES,
+            relocations: Vec::new(),
+            sites: Vec::new(),
+            features: CpuFeatures::NONE,
+            handlers: Vec::new(),
+            unwind: None,
+        }
+    }
+
+    fn jmp(distance: i32) -> Vec<u8> {
+        [&[0xe9][..], &distance.to_le_bytes()].concat()
+    }
+
+    fn je(distance: i32) -> Vec<u8> {
+        [&[0x0f, 0x84][..], &distance.to_le_bytes()].concat()
+    }
+
+    fn signed(number: usize) -> i32 {
+        i32::try_from(number).unwrap()
+    }
+
+    /// What may be wrong about a function, and about where its blocks begin.
+    type Mistake<'a> = (&'a str, &'a dyn Fn(&mut Code, &mut [u32]));
+
+    fn nops(count: usize) -> Vec<u8> {
+        vec![NOP; count]
+    }
+
+    fn site(text: u32, trap: Option<Trap>) -> Site {
+        Site { text, wasm: text + 1000, trap, inlined: None }
+    }
+
+    fn call(offset: u32) -> Relocation {
+        Relocation {
+            offset,
+            kind: Reloc::X86CallPCRel4,
+            target: Reference::Function(FuncIndex::from_u32(3)),
+            addend: -4,
+        }
+    }
+
+    /// What becomes of a function, and of where its blocks begin. The other opinion must be the same.
+    fn shortened(before: &Code, blocks: &[u32]) -> Option<(Code, Vec<u32>)> {
+        let (mut after, mut moved) = (before.clone(), blocks.to_vec());
+        let mut edges: Vec<_> = blocks.iter().map(|block| (*block, 0)).collect();
+        if shorten(&mut after, &mut moved, &mut edges, Aim::Size).is_none() {
+            assert_eq!((&after.bytes, &moved[..]), (&before.bytes, blocks));
+            return None;
+        }
+        assert!(edges.iter().map(|(from, _)| *from).eq(moved.iter().copied()));
+        let function = |code, blocks| check::Function { code, blocks };
+        check::same(function(before, blocks), function(&after, &moved)).unwrap();
+        Some((after, moved))
+    }
+
+    fn bytes(before: &Code, blocks: &[u32]) -> Vec<u8> {
+        shortened(before, blocks).expect("it is understood").0.bytes
+    }
+
+    #[test]
+    fn branches_are_short_from_minus_128_to_127() {
+        let forward =
+            |count: usize| bytes(&code(&[&je(signed(count)), &nops(count), &[RET]]), &[0]);
+        assert_eq!(forward(127), [&[0x74, 127][..], &nops(127), &[RET]].concat());
+        assert_eq!(forward(128), [&je(128), &nops(128)[..], &[RET]].concat());
+        let backward = |count: usize| bytes(&code(&[&nops(count), &jmp(-5 - signed(count))]), &[0]);
+        assert_eq!(backward(126), [&nops(126)[..], &[0xeb, 0x80]].concat());
+        assert_eq!(backward(127), [&nops(127), &jmp(-132)[..]].concat());
+    }
+
+    #[test]
+    fn a_branch_gets_short_after_another_did() {
+        // The first goes over 129 bytes, which are 125 once the second is short, and that ends there as well.
+        let before = code(&[&je(129), &je(123), &nops(123), &[RET]]);
+        assert_eq!(
+            bytes(&before, &[0]),
+            [&[0x74, 125, 0x74, 123][..], &nops(123), &[RET]].concat()
+        );
+        // 132 bytes are not enough less.
+        let before = code(&[&je(132), &je(126), &nops(126), &[RET]]);
+        let expected = [&je(128), &[0x74, 126][..], &nops(126), &[RET]].concat();
+        assert_eq!(bytes(&before, &[0]), expected);
+    }
+
+    #[test]
+    fn long_chains_end() {
+        // Each gets short after the one behind it did.
+        let link = [je(129), nops(123)].concat();
+        let count = 1000;
+        let before = code(&[&link.repeat(count), &je(0), &[RET]]);
+        let after = bytes(&before, &[0]);
+        assert!(after.len() < before.bytes.len() && after.len() > before.bytes.len() - 4 * count);
+    }
+
+    /// `lea r11, [rip + distance]`, a load, an addition and the branch, up to the table.
+    fn table_branch(distance: i32) -> Vec<u8> {
+        let rest: &[u8] = &[0x4b, 0x63, 0x04, 0x93, 0x49, 0x01, 0xc3, 0x41, 0xff, 0xe3];
+        [&[0x4c, 0x8d, 0x1d][..], &distance.to_le_bytes(), rest].concat()
+    }
+
+    fn entries(distances: &[i32]) -> Vec<u8> {
+        distances.iter().flat_map(|distance| distance.to_le_bytes()).collect()
+    }
+
+    #[test]
+    fn tables_lead_where_they_led() {
+        // The branch at 0 goes to 6 + 17 + 12; the first entry to the last block, the second to that before, the third back.
+        let before =
+            code(&[&je(29), &table_branch(10), &entries(&[18, 12, -17]), &je(0), &[NOP, RET]]);
+        let (after, blocks) = shortened(&before, &[0, 6, 35, 41]).unwrap();
+        let expected =
+            [&[0x74, 29][..], &table_branch(10), &entries(&[14, 12, -17]), &[0x74, 0, NOP, RET]];
+        assert_eq!(after.bytes, expected.concat());
+        assert_eq!(blocks, [0, 2, 31, 33]);
+    }
+
+    /// `movups xmm0, [rip + distance]`
+    fn load_constant(distance: i32) -> Vec<u8> {
+        [&[0x0f, 0x10, 0x05][..], &distance.to_le_bytes()].concat()
+    }
+
+    #[test]
+    fn constants_stay_aligned() {
+        let constant: Vec<u8> = (1..=16).collect();
+        for (count, length) in [(0, 16), (4, 16), (12, 32), (17, 32)] {
+            // The code has 14 bytes more than these, and 10 when it is short.
+            let start = (14 + count as usize).next_multiple_of(16);
+            let padding = vec![0; start - 14 - count as usize];
+            let distance = i32::try_from(start).unwrap() - 7;
+            let mut before = code(&[
+                &load_constant(distance),
+                &je(count),
+                &nops(count as usize),
+                &[RET],
+                &padding,
+                &constant,
+                &constant,
+            ]);
+            before.alignment = 16;
+            let (after, _) = shortened(&before, &[0]).unwrap();
+            assert_eq!(after.bytes[length..], [&constant[..], &constant].concat());
+            assert_eq!(after.bytes[3..7], (i32::try_from(length).unwrap() - 7).to_le_bytes());
+        }
+    }
+
+    #[test]
+    fn constants_may_follow_a_table() {
+        let constant: Vec<u8> = (1..=16).collect();
+        let mut before = code(&[
+            &load_constant(25 + 16),
+            &je(0),
+            &table_branch(10),
+            &entries(&[-17, -30]),
+            &[0; 10],
+            &constant,
+        ]);
+        before.alignment = 16;
+        let (after, _) = shortened(&before, &[0, 13]).unwrap();
+        let expected = [
+            &load_constant(25 + 16),
+            &[0x74, 0][..],
+            &table_branch(10),
+            &entries(&[-17, -26]),
+            &[0; 14],
+            &constant,
+        ];
+        assert_eq!(after.bytes, expected.concat());
+    }
+
+    /// A function with everything in it that moves: branches, calls, a handler, traps. Its blocks begin at 0, 10, 32 and 39.
+    fn everything() -> Code {
+        let mut before = code(&[
+            &[0x55, 0x48, 0x89, 0xe5],        // 0: push rbp; mov rbp, rsp
+            &je(27),                          // 4: to 37
+            &[0x48, 0x81, 0xec, 16, 0, 0, 0], // 10: sub rsp, 16
+            &[0xe8, 0, 0, 0, 0],              // 17: call
+            &[0x48, 0x8d, 0x05, 0, 0, 0, 0],  // 22: lea rax, [rip + elsewhere]
+            &[0x8b, 0x00],                    // 29: mov eax, [rax]
+            &[RET],                           // 31
+            &jmp(0),                          // 32: to 37
+            &UD2,                             // 37
+            &[0xe9, 0, 0, 0, 0],              // 39: jmp elsewhere
+        ]);
+        before.relocations = vec![call(18), call(25), call(40)];
+        before.sites = vec![
+            site(22, None),
+            site(29, Some(Trap::MemoryOutOfBounds)),
+            site(37, Some(Trap::StackOverflow)),
+        ];
+        before.handlers = vec![Handler { call: 22, handler: 32, tag: None, frame: 16, vmctx: 8 }];
+        before.unwind = Some(Unwind {
+            rules: vec![
+                (1, Rule::FrameOffset(16)),
+                (4, Rule::FrameRegister(6)),
+                (17, Rule::Saved(3, -24)),
+            ],
+        });
+        before
+    }
+
+    #[test]
+    fn everything_that_is_said_of_the_code_moves_along() {
+        let before = everything();
+        let (after, blocks) = shortened(&before, &[0, 10, 32, 39]).unwrap();
+        let expected = [
+            &[0x55, 0x48, 0x89, 0xe5, 0x74, 21, 0x48, 0x83, 0xec, 16][..],
+            &[0xe8, 0, 0, 0, 0, 0x48, 0x8d, 0x05, 0, 0, 0, 0, 0x8b, 0x00, RET, 0xeb, 0],
+            &UD2,
+            &[0xe9, 0, 0, 0, 0],
+        ];
+        assert_eq!(after.bytes, expected.concat());
+        assert_eq!(blocks, [0, 6, 25, 29]);
+        let offsets: Vec<_> = after.relocations.iter().map(|it| it.offset).collect();
+        assert_eq!(offsets, [11, 18, 30]);
+        let places: Vec<_> = after.sites.iter().map(|it| (it.text, it.wasm)).collect();
+        assert_eq!(places, [(15, 1022), (22, 1029), (27, 1037)]);
+        assert_eq!((after.handlers[0].call, after.handlers[0].handler), (15, 25));
+        let rules: Vec<_> = after.unwind.unwrap().rules.iter().map(|(place, _)| *place).collect();
+        assert_eq!(rules, [1, 4, 10]);
+    }
+
+    /// `push rbp; mov rbp, rsp; sub rsp, 32`, and the end of such a frame.
+    const OPEN: &[u8] = &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x83, 0xec, 0x20];
+    const CLOSE: &[u8] = &[0x48, 0x83, 0xc4, 0x20, 0x48, 0x89, 0xec, 0x5d, RET];
+
+    /// The end without what it does not need.
+    const CLOSED: &[u8] = &[0x48, 0x89, 0xec, 0x5d, RET];
+
+    /// `mov rax, [rsp + 8]`, and the same by the frame pointer.
+    const BY_STACK: &[u8] = &[0x48, 0x8b, 0x44, 0x24, 8];
+    const BY_FRAME: &[u8] = &[0x48, 0x8b, 0x45, 0xe8];
+
+    #[test]
+    fn the_stack_is_reached_by_the_frame_pointer_where_that_is_known() {
+        let branch: &[u8] = &[0x74, 7];
+        let before = code(&[OPEN, BY_STACK, branch, BY_STACK, &UD2, BY_STACK, CLOSE]);
+        let expected = [OPEN, BY_FRAME, &[0x74, 6], BY_FRAME, &UD2, BY_FRAME, CLOSED].concat();
+        assert_eq!(bytes(&before, &[0, 15, 22]), expected);
+        // Not where speed counts more; the end gets shorter all the same.
+        let (mut after, expected) = (
+            before.clone(),
+            [OPEN, BY_STACK, &[0x74, 7], BY_STACK, &UD2, BY_STACK, CLOSED].concat(),
+        );
+        shorten(&mut after, &mut [0, 15, 22], &mut [], Aim::Speed).unwrap();
+        assert_eq!(after.bytes, expected);
+        // Also behind a call of a function that takes its arguments from the stack.
+        let call: &[u8] = &[0xff, 0xd0, 0x48, 0x83, 0xec, 16];
+        let before = code(&[OPEN, call, BY_STACK, CLOSE]);
+        assert_eq!(bytes(&before, &[0]), [OPEN, call, BY_FRAME, CLOSED].concat());
+        // Not before it is known, and not once it is not.
+        let before = code(&[&OPEN[..4], BY_STACK, &OPEN[4..], &CLOSE[..4], BY_STACK, &CLOSE[4..]]);
+        assert_eq!(bytes(&before, &[0]), before.bytes);
+        // Not in a function that changes one of the pointers anywhere: here by push rax; pop rax.
+        let before = code(&[OPEN, BY_STACK, &je(0), &[0x50, 0x58], CLOSE]);
+        let expected = [OPEN, BY_STACK, &[0x74, 0, 0x50, 0x58], CLOSE].concat();
+        assert_eq!(bytes(&before, &[0]), expected);
+        // And not if control leads to before the frame is open.
+        let before = code(&[OPEN, BY_STACK, &jmp(-14)]);
+        assert_eq!(bytes(&before, &[0]), [OPEN, BY_STACK, &[0xeb, 0xf5]].concat());
+    }
+
+    #[test]
+    fn the_other_opinion_finds_mistakes() {
+        let opinion = |before: &Code, blocks: &[u32], mistake: &dyn Fn(&mut Code, &mut [u32])| {
+            let (mut after, mut moved) = shortened(before, blocks).unwrap();
+            mistake(&mut after, &mut moved);
+            let function = |code, blocks| check::Function { code, blocks };
+            check::same(function(before, blocks), function(&after, &moved))
+        };
+        let everything = everything();
+        let mistakes: [Mistake<'_>; 18] = [
+            ("a branch that leads elsewhere", &|code, _| code.bytes[5] -= 3),
+            ("another condition", &|code, _| code.bytes[4] ^= 1),
+            ("another register", &|code, _| code.bytes[8] ^= 1),
+            ("another value", &|code, _| code.bytes[9] += 1),
+            ("another instruction", &|code, _| code.bytes[24] = 0xf4),
+            ("less code", &|code, _| code.bytes.truncate(30)),
+            ("a relocation that was forgotten", &|code, _| code.relocations[1].offset = 25),
+            ("a relocation that is gone", &|code, _| code.relocations.truncate(2)),
+            ("a relocation too much", &|code, _| code.relocations.push(call(100))),
+            ("a return address that was forgotten", &|code, _| code.sites[0].text = 22),
+            ("a trap that was forgotten", &|code, _| code.sites[1].text = 29),
+            ("a trap of another kind", &|code, _| code.sites[1].trap = Some(Trap::HostError)),
+            ("a site that is gone", &|code, _| code.sites.truncate(2)),
+            ("a handler that was forgotten", &|code, _| code.handlers[0].handler = 32),
+            ("a call that was forgotten", &|code, _| code.handlers[0].call = 22),
+            ("a rule that was forgotten", &|code, _| {
+                code.unwind.as_mut().unwrap().rules[2].0 = 17;
+            }),
+            ("a block that was forgotten", &|_, blocks| blocks[1] = 10),
+            ("another alignment", &|code, _| code.alignment = 32),
+        ];
+        for (what, mistake) in mistakes {
+            assert!(opinion(&everything, &[0, 10, 32, 39], mistake).is_err(), "{what}");
+        }
+        let framed = code(&[OPEN, BY_STACK, CLOSE]);
+        let mistakes: [Mistake<'_>; 3] = [
+            ("another place on the stack", &|code, _| code.bytes[11] += 8),
+            ("another size of the frame", &|code, _| code.bytes[7] += 8),
+            ("another register", &|code, _| code.bytes[10] = 0x43),
+        ];
+        for (what, mistake) in mistakes {
+            assert!(opinion(&framed, &[0], mistake).is_err(), "{what}");
+        }
+        // The same where nobody knows how far the pointers are apart.
+        let unknown = |place| code(&[&OPEN[..4], &[0x48, 0x89, 0xc4], place, &[RET]]);
+        let (before, after) = (unknown(BY_STACK), unknown(BY_FRAME));
+        let function = |code| check::Function { code, blocks: &[0] };
+        assert!(check::same(function(&before), function(&after)).is_err());
+        check::same(function(&before), function(&before)).unwrap();
+        let table = code(&[&je(25), &table_branch(10), &entries(&[14, -17]), &je(0), &[NOP, RET]]);
+        let mut constant =
+            code(&[&load_constant(25), &je(4), &nops(4), &[RET], &[0; 14], &[7; 16]]);
+        constant.alignment = 16;
+        for place in 19..27 {
+            let mistake = |code: &mut Code, _: &mut [u32]| code.bytes[place] ^= 4;
+            assert!(opinion(&table, &[0, 6, 31, 37], &mistake).is_err(), "{place}");
+        }
+        let mistakes: [Mistake<'_>; 3] = [
+            ("an address that was forgotten", &|code, _| code.bytes[3] = 25),
+            ("another constant", &|code, _| code.bytes[20] = 8),
+            ("a constant that is not aligned", &|code, _| {
+                code.bytes[3] += 1;
+                code.bytes.insert(16, 0);
+            }),
+        ];
+        for (what, mistake) in mistakes {
+            assert!(opinion(&constant, &[0], mistake).is_err(), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_not_understood_stays() {
+        let constant = [1; 16];
+        for (what, bytes, blocks) in [
+            ("no instruction", code(&[&je(1), &[0x06, RET]]), &[0][..]),
+            ("half of an instruction", code(&[&je(1), &[RET, 0x48]]), &[0, 7]),
+            ("a branch into an instruction", code(&[&je(1), &[0x8b, 0xc3, RET]]), &[0]),
+            ("a branch out of the function", code(&[&je(2), &[NOP, RET]]), &[0]),
+            ("a branch before the function", code(&[&je(-7), &[RET]]), &[0]),
+            (
+                "a branch to a table",
+                code(&[&je(0), &table_branch(10), &entries(&[4]), &jmp(-9)]),
+                &[0, 27],
+            ),
+            ("a block outside", code(&[&je(0), &[RET]]), &[0, 7]),
+            ("a block in an instruction", code(&[&je(0), &[RET]]), &[0, 3]),
+            ("the end of the function is reached", code(&[&je(0), &[NOP]]), &[0]),
+            ("a gap without a table", code(&[&je(0), &[RET, 0, 0, 0, 0, RET]]), &[0, 11]),
+            ("bytes that nothing refers to", code(&[&je(0), &[RET, 0]]), &[0]),
+            ("a loop instruction", code(&[&je(0), &[0xe2, 0, RET]]), &[0]),
+            ("a branch with a prefix", code(&[&je(0), &[0x3e, 0x74, 0, RET]]), &[0]),
+            ("a call without a relocation", code(&[&je(0), &[0xe8, 0, 0, 0, 0, RET]]), &[0]),
+            ("an interrupt", code(&[&je(0), &[0xcc, RET]]), &[0]),
+            ("an address in an instruction", code(&[&je(0), &load_constant(-2), &[RET]]), &[0]),
+            ("an address behind", code(&[&je(0), &load_constant(17), &[RET], &constant]), &[0]),
+            (
+                "padding that is too long",
+                code(&[&je(0), &load_constant(2), &[RET, 0], &constant]),
+                &[0],
+            ),
+            ("an empty function", code(&[]), &[]),
+            (
+                "a table that leads into an instruction",
+                code(&[&je(0), &table_branch(10), &entries(&[5]), &je(0), &[RET]]),
+                &[0, 27],
+            ),
+            (
+                "a table of which nothing has the address",
+                code(&[&je(0), &table_branch(14), &entries(&[4]), &je(0), &[RET]]),
+                &[0, 27],
+            ),
+            (
+                "a table with half an entry",
+                code(&[&je(0), &table_branch(10), &entries(&[6]), &[0, 0], &je(0), &[RET]]),
+                &[0, 29],
+            ),
+        ] {
+            assert!(shortened(&bytes, blocks).is_none(), "{what}");
+        }
+        let plain = code(&[&je(0), &[0xe8, 0, 0, 0, 0, 0x8b, 0x00, RET]]);
+        let handler = Handler { call: 11, handler: 11, tag: None, frame: 0, vmctx: 0 };
+        let place = |offset| Unwind { rules: vec![(offset, Rule::FrameOffset(8))] };
+        let changed = |change: &dyn Fn(&mut Code, &mut [u32])| {
+            let mut code = Code { relocations: vec![call(7)], ..plain.clone() };
+            change(&mut code, &mut []);
+            shortened(&code, &[0]).is_some()
+        };
+        assert!(changed(&|_, _| ()));
+        let changes: [Mistake<'_>; 11] = [
+            ("a relocation of a branch", &|code, _| code.relocations.insert(0, call(2))),
+            ("a relocation between instructions", &|code, _| code.relocations[0].offset = 8),
+            ("a relocation of an opcode", &|code, _| code.relocations[0].offset = 6),
+            ("relocations that overlap", &|code, _| code.relocations.push(call(9))),
+            ("a relocation behind", &|code, _| code.relocations.push(call(20))),
+            ("a trap in an instruction", &|code, _| {
+                code.sites.push(site(12, Some(Trap::MemoryOutOfBounds)))
+            }),
+            ("a return to an instruction", &|code, _| code.sites.push(site(10, None))),
+            ("a handler in an instruction", &|code, _| {
+                code.handlers.push(Handler { handler: 12, ..handler })
+            }),
+            ("a call in an instruction", &|code, _| {
+                code.handlers.push(Handler { call: 12, ..handler })
+            }),
+            ("a rule in an instruction", &|code, _| code.unwind = Some(place(1))),
+            ("a rule behind", &|code, _| code.unwind = Some(place(100))),
+        ];
+        for (what, change) in changes {
+            assert!(!changed(change), "{what}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_branches_there_are(
+            blocks in prop::collection::vec((0_usize..90, any::<bool>(), any::<prop::sample::Index>()), 1..40)
+        ) {
+            // Each block: instructions that do nothing, and a branch to another, or a return.
+            let length = |(count, conditional, _): &(usize, bool, _)| count + if *conditional { 6 } else { 5 };
+            let mut starts = vec![0];
+            for block in &blocks {
+                starts.push(starts.last().unwrap() + length(block));
+            }
+            let mut before = code(&[]);
+            for (block, end) in blocks.iter().zip(&starts[1..]) {
+                let (count, conditional, target) = block;
+                let distance = signed(*target.get(&starts)) - signed(*end);
+                before.bytes.extend(nops(*count));
+                before.bytes.extend(if *conditional { je(distance) } else { jmp(distance) });
+            }
+            before.bytes.push(RET);
+            let starts: Vec<u32> = starts.into_iter().map(|start| u32::try_from(start).unwrap()).collect();
+            let (after, moved) = shortened(&before, &starts).unwrap();
+            // None is long that need not be.
+            for (block, (start, end)) in blocks.iter().zip(moved.iter().zip(&moved[1..])) {
+                let (count, conditional, target) = block;
+                let distance = i64::from(*target.get(&moved)) - i64::from(*end);
+                let long = (end - start) as usize != count + 2;
+                let saved = if distance < 0 { if *conditional { 4 } else { 3 } } else { 0 };
+                prop_assert_eq!(long, i8::try_from(distance + saved).is_err());
+            }
+            prop_assert!(after.bytes.len() <= before.bytes.len());
+        }
+
+        #[test]
+        fn no_bytes_do_harm(
+            bytes in prop::collection::vec(any::<u8>(), 0..200),
+            offsets in prop::collection::vec(0_u32..220, 0..20),
+            alignment in 0_u32..20,
+        ) {
+            let mut code = code(&[&bytes]);
+            code.alignment = alignment;
+            let (blocks, rest) = offsets.split_at(offsets.len() / 2);
+            code.relocations = rest.iter().step_by(2).map(|offset| call(*offset)).collect();
+            code.sites = rest.iter().map(|offset| site(*offset, None)).collect();
+            let _ = shortened(&code, blocks);
+        }
+    }
+}

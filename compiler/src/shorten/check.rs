@@ -1,0 +1,546 @@
+//! A second opinion on code that was shortened, which shares nothing with what shortened it.
+//!
+//! Two codes do the same if there is a map between their instructions such that each does what its image does, control goes from
+//! one to the next as it does between their images, and what each refers to is the image of what
+//! the other does. Control decides what is compared: from the start of the function, of each block, and of each handler, along
+//! every edge. Then the map decides about everything that is said of offsets in the code.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use iced_x86::{
+    Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
+    OpKind, Register,
+};
+
+use crate::codegen::Code;
+
+/// A function, and where its blocks begin.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Function<'a> {
+    pub(crate) code: &'a Code,
+    pub(crate) blocks: &'a [u32],
+}
+
+/// Compares a function with what became of it.
+///
+/// # Errors
+/// Says in what they differ.
+pub(crate) fn same(before: Function<'_>, after: Function<'_>) -> Result<(), String> {
+    let mut comparison = Comparison::new(before, after);
+    comparison.instructions()?;
+    comparison.order()?;
+    comparison.records()?;
+    comparison.references()?;
+    comparison.frames()
+}
+
+/// An address in an instruction, before and after.
+#[derive(Clone, Copy, Debug)]
+struct Address {
+    /// Where the instruction is, before.
+    at: u32,
+    before: u32,
+    after: u32,
+    /// How many bytes are read there.
+    size: u32,
+    /// Whether nothing is, but the address is computed.
+    computed: bool,
+}
+
+struct Comparison<'a> {
+    before: Function<'a>,
+    after: Function<'a>,
+    /// Where instructions begin.
+    starts: BTreeMap<u32, u32>,
+    /// Where instructions began that are gone, and what is there now.
+    gone: BTreeMap<u32, u32>,
+    /// Where they end, those before each by that.
+    ends: BTreeMap<u32, u32>,
+    /// Where calls end, and what leaves for another function.
+    calls: BTreeSet<u32>,
+    /// Pairs of places at which control can be.
+    open: Vec<(u32, u32)>,
+    /// What instructions have the distance to.
+    addresses: Vec<Address>,
+    /// The starts of tables of branches.
+    tables: BTreeSet<u32>,
+    /// How many relocations are in the instructions.
+    relocations: usize,
+    /// Where control goes from each instruction, before.
+    edges: BTreeMap<u32, Vec<u32>>,
+    /// What each instruction does to the stack pointer and the frame pointer, before.
+    effects: BTreeMap<u32, Effect>,
+    /// The instructions that refer to the stack by the other pointer, each with the distance between the two that this takes.
+    reframed: Vec<(u32, i64)>,
+}
+
+/// What an instruction does to the distance from the stack pointer up to the frame pointer.
+#[derive(Clone, Copy, Debug)]
+enum Effect {
+    /// Makes it 0.
+    Zero,
+    /// Adds to it.
+    Add(i64),
+    /// Makes it unknown.
+    Unknown,
+}
+
+fn equal<T: PartialEq + std::fmt::Debug>(what: &str, before: T, after: T) -> Result<(), String> {
+    match before == after {
+        true => Ok(()),
+        false => Err(format!("{what}: {before:x?} became {after:x?}")),
+    }
+}
+
+impl<'a> Comparison<'a> {
+    fn new(before: Function<'a>, after: Function<'a>) -> Self {
+        Self {
+            before,
+            after,
+            starts: BTreeMap::new(),
+            gone: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            calls: BTreeSet::new(),
+            open: vec![(0, 0)],
+            addresses: Vec::new(),
+            tables: BTreeSet::new(),
+            relocations: 0,
+            edges: BTreeMap::new(),
+            effects: BTreeMap::new(),
+            reframed: Vec::new(),
+        }
+    }
+
+    /// Follows control through both.
+    fn instructions(&mut self) -> Result<(), String> {
+        let (before, after) = (self.before.code, self.after.code);
+        equal("blocks", self.before.blocks.len(), self.after.blocks.len())?;
+        self.open.extend(self.before.blocks.iter().copied().zip(self.after.blocks.iter().copied()));
+        equal("handlers", before.handlers.len(), after.handlers.len())?;
+        for (old, new) in before.handlers.iter().zip(&after.handlers) {
+            self.open.push((old.handler, new.handler));
+        }
+        while let Some((old, new)) = self.open.pop() {
+            if let Some(end) = self.useless(old, new) {
+                self.gone.insert(old, new);
+                self.effects.insert(old, Effect::Unknown);
+                self.go(old, end, new);
+                continue;
+            }
+            match self.starts.insert(old, new) {
+                None => self.instruction(old, new)?,
+                Some(other) => equal("an instruction", other, new)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Compares two instructions, and opens what control goes to from there.
+    fn instruction(&mut self, old: u32, new: u32) -> Result<(), String> {
+        let before = decode(self.before.code, old)?;
+        let after = decode(self.after.code, new)?;
+        let (old_end, new_end) = (end(&before), end(&after));
+        self.ends.insert(old_end, new_end);
+        let mut effect = effect(&before);
+        if before.mnemonic() == Mnemonic::Call
+            && let Ok(next) = decode(self.before.code, old_end)
+            && next.mnemonic() == Mnemonic::Sub
+            && next.op0_register() == Register::RSP
+            && is_immediate(next.op1_kind())
+        {
+            // What is called takes its arguments from the stack, and what follows makes room for them again.
+            effect = Effect::Add(next.immediate(1).cast_signed().saturating_neg());
+        }
+        self.effects.insert(old, effect);
+        let difference = |what: &str| {
+            format!("{what} at {old:#x} and {new:#x}: {:?}, {:?}", before.code(), after.code())
+        };
+        let relocated = |code: &Code, start: u32, end: u32| -> Vec<_> {
+            let here = |offset: u32| start <= offset && offset < end;
+            let here = code.relocations.iter().filter(|it| here(it.offset));
+            here.map(|it| (it.offset - start, it.kind, it.target, it.addend)).collect()
+        };
+        let relocations = relocated(self.before.code, old, old_end);
+        equal("relocations", &relocations, &relocated(self.after.code, new, new_end))?;
+        self.relocations += relocations.len();
+        // What the linker writes into has the same form.
+        if !relocations.is_empty() && before.len() != after.len() {
+            return Err(difference("another form"));
+        }
+        if before.mnemonic() != after.mnemonic()
+            || before.op_count() != after.op_count()
+            || before.has_lock_prefix() != after.has_lock_prefix()
+            || before.has_rep_prefix() != after.has_rep_prefix()
+            || before.has_repne_prefix() != after.has_repne_prefix()
+        {
+            return Err(difference("another instruction"));
+        }
+        for operand in 0..before.op_count() {
+            match (before.op_kind(operand), after.op_kind(operand)) {
+                (OpKind::NearBranch64, OpKind::NearBranch64) => {
+                    if relocations.is_empty() {
+                        self.go(old, target(&before)?, target(&after)?);
+                    }
+                }
+                (OpKind::Memory, OpKind::Memory) => {
+                    let parts = |it: &Instruction| {
+                        let base = (it.memory_base(), it.memory_index(), it.memory_index_scale());
+                        (base, it.segment_prefix(), it.memory_size())
+                    };
+                    let distance = |it: &Instruction| it.memory_displacement64().cast_signed();
+                    let reframed = before.memory_base() == Register::RSP
+                        && after.memory_base() == Register::RBP;
+                    let like_before = |it: &Instruction| {
+                        let mut it = *it;
+                        if reframed {
+                            it.set_memory_base(Register::RSP);
+                        }
+                        parts(&it)
+                    };
+                    if parts(&before) != like_before(&after) {
+                        return Err(difference("another operand"));
+                    }
+                    if reframed {
+                        self.reframed.push((old, distance(&before) - distance(&after)));
+                        continue;
+                    }
+                    if !before.is_ip_rel_memory_operand() {
+                        if before.memory_displacement64() != after.memory_displacement64() {
+                            return Err(difference("another displacement"));
+                        }
+                    } else if relocations.is_empty() {
+                        let place = |it: &Instruction| {
+                            u32::try_from(it.ip_rel_memory_address())
+                                .map_err(|_| difference("an address outside of the code"))
+                        };
+                        let address = Address {
+                            at: old,
+                            before: place(&before)?,
+                            after: place(&after)?,
+                            size: u32::try_from(before.memory_size().size()).unwrap_or(u32::MAX),
+                            computed: before.mnemonic() == Mnemonic::Lea,
+                        };
+                        self.addresses.push(address);
+                    }
+                }
+                (OpKind::Register, OpKind::Register) => {
+                    if before.op_register(operand) != after.op_register(operand) {
+                        return Err(difference("another register"));
+                    }
+                }
+                (a, b) if is_immediate(a) && is_immediate(b) => {
+                    if value(&before, operand) != value(&after, operand) {
+                        return Err(difference("another value"));
+                    }
+                }
+                _ => return Err(difference("another operand")),
+            }
+        }
+        match before.flow_control() {
+            FlowControl::Return | FlowControl::Exception => {}
+            FlowControl::UnconditionalBranch => {
+                if !relocations.is_empty() {
+                    self.calls.insert(old_end);
+                }
+            }
+            // A table, or another function.
+            FlowControl::IndirectBranch => {
+                self.tables.insert(old_end);
+                self.calls.insert(old_end);
+            }
+            FlowControl::Call | FlowControl::IndirectCall => {
+                self.calls.insert(old_end);
+                self.go(old, old_end, new_end);
+            }
+            _ => self.go(old, old_end, new_end),
+        }
+        Ok(())
+    }
+
+    /// Where an instruction ends that is gone, and did nothing that mattered: it added to the stack pointer just before the frame
+    /// was given up.
+    fn useless(&self, old: u32, new: u32) -> Option<u32> {
+        let adds = |it: &Instruction| {
+            it.mnemonic() == Mnemonic::Add
+                && it.op0_register() == Register::RSP
+                && is_immediate(it.op1_kind())
+        };
+        let before = decode(self.before.code, old).ok()?;
+        if !adds(&before) || decode(self.after.code, new).is_ok_and(|after| adds(&after)) {
+            return None;
+        }
+        let next = decode(self.before.code, end(&before)).ok()?;
+        let pop = decode(self.before.code, end(&next)).ok()?;
+        let leave = decode(self.before.code, end(&pop)).ok()?;
+        let gives_up = next.mnemonic() == Mnemonic::Mov
+            && (next.op0_register(), next.op1_register()) == (Register::RSP, Register::RBP)
+            && pop.mnemonic() == Mnemonic::Pop
+            && pop.op0_register() == Register::RBP
+            && leave.flow_control() == FlowControl::Return;
+        gives_up.then(|| end(&before))
+    }
+
+    /// Notes that control goes from an instruction to another.
+    fn go(&mut self, from: u32, old: u32, new: u32) {
+        self.edges.entry(from).or_default().push(old);
+        self.open.push((old, new));
+    }
+
+    /// Whether the instructions have the same order, and none is in another.
+    fn order(&self) -> Result<(), String> {
+        for map in [&self.starts, &self.ends] {
+            let mut last = None;
+            for (old, new) in map {
+                if last.is_some_and(|last| last >= new) {
+                    return Err(format!(
+                        "{old:#x} became {new:#x}, which is before its predecessor"
+                    ));
+                }
+                last = Some(new);
+            }
+        }
+        // Each ends before the next begins.
+        let mut starts = self.starts.values().copied().skip(1);
+        for (start, end) in
+            self.starts.values().zip(self.starts.keys().map(|start| self.end_of(*start)))
+        {
+            let next = starts.next();
+            if end.is_none() || next.is_some_and(|next| next <= *start || end > Some(next)) {
+                return Err(format!("the instruction at {start:#x} goes on in the next"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Where the instruction ends now that began at an offset.
+    fn end_of(&self, start: u32) -> Option<u32> {
+        self.ends.range(start + 1..).next().map(|(_, end)| *end)
+    }
+
+    /// Where an instruction is now.
+    fn moved(&self, what: &str, before: u32, after: u32) -> Result<(), String> {
+        let now = self.starts.get(&before).or_else(|| self.gone.get(&before));
+        equal(what, now.copied(), Some(after))
+    }
+
+    /// Compares what is said about offsets in the code.
+    fn records(&self) -> Result<(), String> {
+        let (before, after) = (self.before.code, self.after.code);
+        equal("the alignment", before.alignment, after.alignment)?;
+        for relocations in [before.relocations.len(), after.relocations.len()] {
+            equal("relocations in instructions", self.relocations, relocations)?;
+        }
+        equal("sites", before.sites.len(), after.sites.len())?;
+        for (old, new) in before.sites.iter().zip(&after.sites) {
+            let rest = |site: &crate::codegen::Site| (site.wasm, site.trap, site.inlined);
+            equal("a site", rest(old), rest(new))?;
+            match old.trap {
+                // Traps that control does not lead to are compared where they are.
+                Some(_) if !self.starts.contains_key(&old.text) => {
+                    let (old, new) = (decode(before, old.text)?, decode(after, new.text)?);
+                    equal("a trap", old.code(), new.code())?;
+                }
+                Some(_) => self.moved("a trap", old.text, new.text)?,
+                None => {
+                    equal("a call", true, self.calls.contains(&old.text))?;
+                    equal("a return address", self.ends.get(&old.text), Some(&new.text))?;
+                }
+            }
+        }
+        for (old, new) in before.handlers.iter().zip(&after.handlers) {
+            equal("a handler", (old.tag, old.frame, old.vmctx), (new.tag, new.frame, new.vmctx))?;
+            self.moved("a handler", old.handler, new.handler)?;
+            equal("a call with a handler", true, self.calls.contains(&old.call))?;
+            equal("a call with a handler", self.ends.get(&old.call), Some(&new.call))?;
+        }
+        let rules =
+            |code: &Code| code.unwind.as_ref().map(|it| it.rules.clone()).unwrap_or_default();
+        let (old, new) = (rules(before), rules(after));
+        equal("rules", old.len(), new.len())?;
+        for ((old, rule), (new, now)) in old.into_iter().zip(new) {
+            equal("a rule", rule, now)?;
+            equal("the place of a rule", self.ends.get(&old), Some(&new))?;
+        }
+        for (old, new) in self.before.blocks.iter().zip(self.after.blocks) {
+            self.moved("a block", *old, *new)?;
+        }
+        Ok(())
+    }
+
+    /// Compares what is not instructions.
+    fn references(&mut self) -> Result<(), String> {
+        let last = self.starts.keys().last().and_then(|start| self.ends.range(start + 1..).next());
+        let (old_end, new_end) = last.ok_or("there are no instructions")?;
+        let constants = self.addresses.iter().filter(|address| {
+            !self.starts.contains_key(&address.before) && !self.is_table(address)
+        });
+        let old_data = constants.clone().map(|it| it.before).min().unwrap_or(u32::MAX);
+        let new_data = constants.clone().map(|it| it.after).min().unwrap_or(u32::MAX);
+        for address in self.addresses.clone() {
+            let Address { at, before, after, size, .. } = address;
+            if self.starts.contains_key(&before) {
+                self.moved("the address of an instruction", before, after)?;
+                // Control gets there with the stack as it was here.
+                self.edges.entry(at).or_default().push(before);
+            } else if self.is_table(&address) {
+                let targets = self.table(before, after, old_data, new_data)?;
+                self.edges.entry(at).or_default().extend(targets);
+            } else {
+                if before < *old_end || after < *new_end {
+                    return Err(format!("{before:#x} and {after:#x} are among instructions"));
+                }
+                let bytes = |code: &'a Code, at: u32| {
+                    let end = at.checked_add(size)?;
+                    code.bytes.get(at as usize..end as usize)
+                };
+                let (old, new) = (bytes(self.before.code, before), bytes(self.after.code, after));
+                if old.is_none() {
+                    return Err(format!("a constant at {before:#x} is outside of the code"));
+                }
+                equal("a constant", old, new)?;
+                let alignment = self.before.code.alignment.max(1);
+                equal("a constant's place", before % alignment, after % alignment)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn is_table(&self, address: &Address) -> bool {
+        address.computed && self.tables.contains(&address.before)
+    }
+
+    /// Compares two tables of branches, which go on until code or the first constant begins. Returns where they lead to, before.
+    fn table(&self, old: u32, new: u32, old_data: u32, new_data: u32) -> Result<Vec<u32>, String> {
+        let entries = |code: &'a Code, start: u32, next: Option<u32>, data: u32| {
+            let end = next.unwrap_or(u32::MAX).min(data);
+            let end = (end as usize).min(code.bytes.len());
+            let bytes = code.bytes.get(start as usize..end).unwrap_or(&[]);
+            let (entries, rest) = bytes.as_chunks::<4>();
+            (entries, rest.len())
+        };
+        let next = self.starts.range(old..).next();
+        let (before, _) = entries(self.before.code, old, next.map(|(it, _)| *it), old_data);
+        let (after, _) = entries(self.after.code, new, next.map(|(_, it)| *it), new_data);
+        let leads_to =
+            |start: u32, entry: &[u8; 4]| start.checked_add_signed(i32::from_le_bytes(*entry));
+        let mut targets = Vec::new();
+        for entry in before {
+            let Some(before) = leads_to(old, entry).filter(|it| self.starts.contains_key(it))
+            else {
+                break;
+            };
+            let after = after.get(targets.len()).and_then(|entry| leads_to(new, entry));
+            equal("a branch of a table", self.starts.get(&before).copied(), after)?;
+            targets.push(before);
+        }
+        // Behind the last table may be what aligns constants.
+        let padding = before.get(targets.len()..).unwrap_or(&[]);
+        if targets.is_empty() || !padding.iter().flatten().all(|byte| *byte == 0) {
+            return Err(format!("the table at {old:#x} leads elsewhere"));
+        }
+        if next.is_some() && !padding.is_empty() {
+            return Err(format!("the table at {old:#x} has entries that are none"));
+        }
+        Ok(targets)
+    }
+
+    /// Whether the stack pointer is as far below the frame pointer as the instructions take it to be that refer to the stack by
+    /// the other one: on every way that control can get there.
+    fn frames(&self) -> Result<(), String> {
+        // `None` where ways disagree, or one of them leaves it open.
+        let mut known: BTreeMap<u32, Option<i64>> = BTreeMap::new();
+        let handlers = self.before.code.handlers.iter();
+        let handlers = handlers.map(|handler| (handler.handler, Some(i64::from(handler.frame))));
+        let mut open: Vec<(u32, Option<i64>)> = handlers.chain([(0, None)]).collect();
+        while let Some((place, distance)) = open.pop() {
+            let distance = match known.get(&place) {
+                Some(old) if *old == distance || old.is_none() => continue,
+                Some(_) => None,
+                None => distance,
+            };
+            known.insert(place, distance);
+            let after = match self.effects.get(&place) {
+                Some(Effect::Zero) => Some(0),
+                Some(Effect::Add(more)) => {
+                    distance.and_then(|distance| distance.checked_add(*more))
+                }
+                Some(Effect::Unknown) | None => None,
+            };
+            let next = self.edges.get(&place).into_iter().flatten();
+            open.extend(next.map(|next| (*next, after)));
+        }
+        for (place, distance) in &self.reframed {
+            let known = known.get(place).copied().flatten();
+            equal("the stack pointer below the frame pointer", known, Some(*distance))?;
+        }
+        Ok(())
+    }
+}
+
+fn effect(instruction: &Instruction) -> Effect {
+    let adds = |sign: i64| {
+        let amount = instruction.immediate(1).cast_signed();
+        amount.checked_mul(sign).map_or(Effect::Unknown, Effect::Add)
+    };
+    let immediate = instruction.op_count() == 2 && is_immediate(instruction.op1_kind());
+    match (instruction.mnemonic(), instruction.op0_register()) {
+        (Mnemonic::Mov, Register::RBP) if instruction.op1_register() == Register::RSP => {
+            Effect::Zero
+        }
+        (Mnemonic::Sub, Register::RSP) if immediate => adds(1),
+        (Mnemonic::Add, Register::RSP) if immediate => adds(-1),
+        // They come back with both as they were.
+        (Mnemonic::Call, _) => Effect::Add(0),
+        _ => {
+            let mut factory = InstructionInfoFactory::new();
+            let changed = factory.info(instruction).used_registers().iter().any(|used| {
+                matches!(used.register().full_register(), Register::RSP | Register::RBP)
+                    && !matches!(used.access(), OpAccess::Read | OpAccess::CondRead)
+            });
+            if changed { Effect::Unknown } else { Effect::Add(0) }
+        }
+    }
+}
+
+fn decode(code: &Code, offset: u32) -> Result<Instruction, String> {
+    let bytes = code.bytes.get(offset as usize..).unwrap_or(&[]);
+    let mut decoder = Decoder::with_ip(64, bytes, offset.into(), DecoderOptions::NONE);
+    let instruction = decoder.decode();
+    match instruction.is_invalid() {
+        true => Err(format!("there is no instruction at {offset:#x}")),
+        false => Ok(instruction),
+    }
+}
+
+fn end(instruction: &Instruction) -> u32 {
+    // Code has less than 2 GiB.
+    u32::try_from(instruction.next_ip()).unwrap_or(u32::MAX)
+}
+
+fn target(branch: &Instruction) -> Result<u32, String> {
+    let target = branch.near_branch_target();
+    u32::try_from(target).map_err(|_| format!("a branch to {target:#x}"))
+}
+
+fn is_immediate(kind: OpKind) -> bool {
+    matches!(
+        kind,
+        OpKind::Immediate8
+            | OpKind::Immediate16
+            | OpKind::Immediate32
+            | OpKind::Immediate64
+            | OpKind::Immediate8to16
+            | OpKind::Immediate8to32
+            | OpKind::Immediate8to64
+            | OpKind::Immediate32to64
+    )
+}
+
+/// The value in an instruction, as its operation sees it.
+fn value(instruction: &Instruction, operand: u32) -> u64 {
+    match instruction.op_kind(operand) {
+        OpKind::Immediate8to32 => u64::from(instruction.immediate8to32().cast_unsigned()),
+        OpKind::Immediate8to16 => u64::from(instruction.immediate8to16().cast_unsigned()),
+        _ => instruction.immediate(operand),
+    }
+}

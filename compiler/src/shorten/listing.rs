@@ -1,0 +1,364 @@
+//! What is in the code of a function: instructions, tables of branches, and constants.
+
+use cwasm_artifact::cpu::CpuFeatures;
+use iced_x86::{Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction};
+
+use super::Aim;
+use super::forms::{self, Branch, Form};
+use super::frame::{self, Frame};
+use crate::codegen::Code;
+use crate::instructions;
+
+/// A function that is understood: what each byte of it is, and what each offset in it refers to.
+#[derive(Debug)]
+pub(super) struct Listing {
+    /// Ordered by offset.
+    pub(super) spots: Vec<Spot>,
+    /// Ordered by offset.
+    pub(super) tables: Vec<Table>,
+    /// Where the last instruction or table ends.
+    pub(super) end: u32,
+    /// Where the constants begin, up to the end of the function. Between `end` and here is only padding.
+    pub(super) data: Option<u32>,
+    /// The CPU features that the instructions need.
+    pub(super) features: CpuFeatures,
+}
+
+/// An instruction whose bytes change when code moves, or that gets shorter.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Spot {
+    /// Where it begins.
+    pub(super) offset: u32,
+    /// How many bytes it has.
+    pub(super) length: u8,
+    pub(super) change: Change,
+}
+
+/// What becomes of an instruction.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// A branch, whose displacement is what changes.
+    Branch(Branch),
+    /// It has the distance to something in the function.
+    Address {
+        /// Where in the instruction that has its four bytes.
+        field: u8,
+        /// What that leads to.
+        target: u32,
+    },
+    /// It gets these bytes, and refers to nothing.
+    Smaller(Form),
+}
+
+impl Spot {
+    /// Where it ends.
+    pub(super) fn end(&self) -> Option<u32> {
+        self.offset.checked_add(self.length.into())
+    }
+
+    /// How many bytes it has less than before.
+    pub(super) fn saves(&self) -> Option<u32> {
+        let now = match &self.change {
+            Change::Branch(branch) => branch.length(),
+            Change::Address { .. } => return Some(0),
+            Change::Smaller(form) => form.length(),
+        };
+        u32::from(self.length).checked_sub(now)
+    }
+}
+
+/// A table of branches: distances from its start, in four bytes each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Table {
+    pub(super) start: u32,
+    pub(super) end: u32,
+}
+
+/// Where the entry at an offset leads to.
+pub(super) fn entry(code: &[u8], table: &Table, offset: u32) -> Option<u32> {
+    let bytes = code.get(offset as usize..)?.first_chunk::<4>()?;
+    let distance = i32::from_le_bytes(*bytes);
+    table.start.checked_add_signed(distance)
+}
+
+impl Listing {
+    /// `None` if there is anything in the function that is not understood.
+    pub(super) fn of(code: &Code, blocks: &[u32], aim: Aim) -> Option<Self> {
+        let read = |frame| {
+            let mut reading = Reading::new(code, blocks, frame, aim)?;
+            let rest = reading.instructions()?;
+            Some((reading, rest))
+        };
+        let (mut reading, mut rest) = read(Frame::START)?;
+        if !reading.frame.holds(reading.entries.first_from(1)) {
+            (reading, rest) = read(Frame::UNKNOWN)?;
+        }
+        reading.rest(rest)
+    }
+}
+
+/// A function while it is read.
+struct Reading<'a> {
+    code: &'a Code,
+    /// How many bytes it has.
+    length: u32,
+    /// What is known of its frame, where it is read.
+    frame: Frame,
+    aim: Aim,
+    /// Where instructions are known to begin: control gets there, or something is said of what is there.
+    entries: Bits,
+    /// Where instructions were found to begin.
+    starts: Bits,
+    /// Where they were found to end.
+    ends: Bits,
+    /// What instructions have the distance to, in their order.
+    addresses: Vec<u32>,
+    found: Listing,
+}
+
+/// What is behind the last instruction.
+struct Rest {
+    start: u32,
+    /// Whether a table begins there.
+    table: bool,
+}
+
+impl<'a> Reading<'a> {
+    fn new(code: &'a Code, blocks: &[u32], frame: Frame, aim: Aim) -> Option<Self> {
+        let length = u32::try_from(code.bytes.len()).ok()?;
+        let mut entries = Bits::new(length);
+        entries.insert(0)?;
+        let traps = code.sites.iter().filter(|site| site.trap.is_some()).map(|site| site.text);
+        let handlers = code.handlers.iter().map(|handler| handler.handler);
+        for entry in blocks.iter().copied().chain(traps).chain(handlers) {
+            entries.insert(entry)?;
+        }
+        Some(Self {
+            code,
+            length,
+            frame,
+            aim,
+            entries,
+            starts: Bits::new(length),
+            ends: Bits::new(length.checked_add(1)?),
+            addresses: Vec::new(),
+            found: Listing {
+                // About as many as there are in most functions.
+                spots: Vec::with_capacity(code.bytes.len() / 16),
+                tables: Vec::new(),
+                end: 0,
+                data: None,
+                features: CpuFeatures::NONE,
+            },
+        })
+    }
+
+    /// Reads all instructions, and the tables between them.
+    fn instructions(&mut self) -> Option<Rest> {
+        let code = self.code;
+        let mut relocations = code.relocations.iter().map(|it| it.offset).peekable();
+        let mut decoder = Decoder::new(64, &code.bytes, DecoderOptions::NONE);
+        let mut instruction = Instruction::default();
+        // The last address that was computed, and how many instructions ago.
+        let mut computed: Option<(u32, u32)> = None;
+        loop {
+            let offset = u32::try_from(decoder.position()).ok()?;
+            decoder.decode_out(&mut instruction);
+            if instruction.is_invalid() {
+                return None;
+            }
+            let end = u32::try_from(decoder.position()).ok()?;
+            let bytes = code.bytes.get(offset as usize..end as usize)?;
+            self.starts.insert(offset)?;
+            self.ends.insert(end)?;
+            for feature in instruction.cpuid_features() {
+                self.found.features = self.found.features.union(instructions::known(*feature));
+            }
+            computed = computed.map(|(target, ago)| (target, ago + 1));
+            // Of the bytes of an instruction, the linker writes at most four.
+            let relocated = match relocations.next_if(|relocation| *relocation < end) {
+                Some(relocation) if relocation <= offset || relocation.checked_add(4)? > end => {
+                    return None;
+                }
+                Some(relocation) => Some(relocation - offset),
+                None => None,
+            };
+            let mut change = None;
+            let (mut ends, mut table) = (false, false);
+            match instruction.flow_control() {
+                FlowControl::Next | FlowControl::IndirectCall => {}
+                FlowControl::Return | FlowControl::Exception => ends = true,
+                FlowControl::Call => {
+                    relocated.filter(|field| bytes.first() == Some(&0xe8) && *field == 1)?;
+                }
+                FlowControl::UnconditionalBranch if relocated.is_some() => {
+                    // The call of another function, in place of this one.
+                    relocated.filter(|field| bytes.first() == Some(&0xe9) && *field == 1)?;
+                    ends = true;
+                }
+                flow @ (FlowControl::UnconditionalBranch | FlowControl::ConditionalBranch) => {
+                    if relocated.is_some() {
+                        return None;
+                    }
+                    let target = u32::try_from(instruction.near_branch_target()).ok()?;
+                    self.entries.insert(target)?;
+                    change = Some(Change::Branch(Branch::of(bytes, target)?));
+                    ends = flow == FlowControl::UnconditionalBranch;
+                }
+                FlowControl::IndirectBranch => {
+                    // The address of a table, the distance from there, their sum, the branch.
+                    table = computed == Some((end, 3));
+                    ends = true;
+                }
+                _ => return None,
+            }
+            if instruction.is_ip_rel_memory_operand() {
+                let offsets = decoder.get_constant_offsets(&instruction);
+                let field = u8::try_from(offsets.displacement_offset()).ok()?;
+                if offsets.displacement_size() != 4 || change.is_some() {
+                    return None;
+                }
+                if let Some(relocated) = relocated {
+                    if relocated != u32::from(field) {
+                        return None;
+                    }
+                } else {
+                    let target = u32::try_from(instruction.ip_rel_memory_address()).ok()?;
+                    self.addresses.push(target);
+                    if instruction.code() == Opcode::Lea_r64_m {
+                        computed = Some((target, 0));
+                    }
+                    change = Some(Change::Address { field, target });
+                }
+            } else if relocated.is_none() && change.is_none() {
+                let size = self.frame.size().filter(|_| self.aim == Aim::Size);
+                change = forms::smaller(&instruction, bytes, size, |instruction| {
+                    decoder.get_constant_offsets(instruction)
+                })
+                .map(Change::Smaller);
+            }
+            let frame = self.frame.after(&instruction, end);
+            let following = code.bytes.get(end as usize..).unwrap_or(&[]);
+            if relocated.is_none() && frame::closes_anyway(self.frame, frame, following) {
+                change = Some(Change::Smaller(Form::NOTHING));
+            }
+            self.frame = frame;
+            if let Some(change) = change {
+                let length = u8::try_from(bytes.len()).ok()?;
+                self.found.spots.push(Spot { offset, length, change });
+            }
+            if end == self.length || (ends && !self.entries.contains(end)) {
+                if !ends {
+                    return None;
+                }
+                match self.entries.first_from(end) {
+                    Some(next) => {
+                        // Only tables are between instructions.
+                        if !table {
+                            return None;
+                        }
+                        self.found.tables.push(Table { start: end, end: next });
+                        decoder.set_position(next as usize).ok()?;
+                        decoder.set_ip(next.into());
+                    }
+                    None => {
+                        // Where the linker writes is read.
+                        return relocations.next().is_none().then_some(Rest { start: end, table });
+                    }
+                }
+            }
+        }
+    }
+
+    /// Reads what is behind the last instruction, and looks whether everything refers to something.
+    fn rest(mut self, rest: Rest) -> Option<Listing> {
+        let Rest { start, table } = rest;
+        let code = &self.code.bytes;
+        self.found.end = start;
+        // Constants begin with the first that an instruction has the distance to.
+        let constant = |address: &u32| *address >= start && !(table && *address == start);
+        self.found.data = self.addresses.iter().copied().filter(constant).min();
+        let end = self.found.data.unwrap_or(self.length);
+        if table {
+            let mut table = Table { start, end: start };
+            while table.end.checked_add(4)? <= end
+                && self.starts.contains(entry(code, &table, table.end)?)
+            {
+                table.end += 4;
+            }
+            self.found.end = table.end;
+            self.found.tables.push(table);
+        }
+        // What aligns the constants.
+        let padding = code.get(self.found.end as usize..end as usize)?;
+        let aligned =
+            self.found.data.is_some() && (padding.len() as u64) < u64::from(self.code.alignment);
+        if !(padding.is_empty() || aligned && padding.iter().all(|byte| *byte == 0)) {
+            return None;
+        }
+        self.is_consistent().then_some(self.found)
+    }
+
+    /// Whether everything that refers to an offset in the code refers to the start of something.
+    fn is_consistent(&self) -> bool {
+        let Self { code, starts, ends, found, .. } = self;
+        let returns = code.sites.iter().filter(|site| site.trap.is_none()).map(|site| site.text);
+        let calls = code.handlers.iter().map(|handler| handler.call);
+        let rules = code.unwind.iter().flat_map(|unwind| &unwind.rules).map(|(offset, _)| *offset);
+        let table = |start| found.tables.binary_search_by_key(&start, |table| table.start).is_ok();
+        let constant =
+            |address| found.data.is_some_and(|start| start <= address && address < self.length);
+        let entries = found.tables.iter().all(|table| {
+            table.end > table.start
+                && (table.end - table.start).is_multiple_of(4)
+                && (table.start..table.end).step_by(4).all(|offset| {
+                    entry(&code.bytes, table, offset).is_some_and(|it| starts.contains(it))
+                })
+        });
+        self.entries.are_in(starts)
+            && returns.chain(calls).chain(rules).all(|offset| ends.contains(offset))
+            && self.addresses.iter().all(|it| starts.contains(*it) || table(*it) || constant(*it))
+            && entries
+    }
+}
+
+/// A set of offsets in the code.
+struct Bits {
+    words: Vec<u64>,
+    length: u32,
+}
+
+impl Bits {
+    /// The empty set of offsets below `length`.
+    fn new(length: u32) -> Self {
+        Self { words: vec![0; length.div_ceil(64) as usize], length }
+    }
+
+    /// `None` if the offset is outside of the code.
+    fn insert(&mut self, offset: u32) -> Option<()> {
+        if offset >= self.length {
+            return None;
+        }
+        *self.words.get_mut(offset as usize / 64)? |= 1 << (offset % 64);
+        Some(())
+    }
+
+    fn contains(&self, offset: u32) -> bool {
+        self.words.get(offset as usize / 64).is_some_and(|word| word >> (offset % 64) & 1 == 1)
+    }
+
+    /// The first that is not below an offset.
+    fn first_from(&self, offset: u32) -> Option<u32> {
+        let (index, shift) = (offset / 64, offset % 64);
+        let first = self.words.get(index as usize)? >> shift << shift;
+        let rest = self.words.get(index as usize + 1..).unwrap_or(&[]);
+        (index..)
+            .zip([first].iter().chain(rest))
+            .find(|(_, word)| **word != 0)
+            .map(|(index, word)| index * 64 + word.trailing_zeros())
+    }
+
+    fn are_in(&self, others: &Self) -> bool {
+        self.words.iter().zip(&others.words).all(|(word, other)| word & !other == 0)
+    }
+}
