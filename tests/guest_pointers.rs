@@ -175,3 +175,26 @@ fn a_program_of_the_first_snapshot_runs() {
     instance.typed_func::<(), ()>(&store, "_start").unwrap().call(&mut store, ()).unwrap();
     assert_eq!(*output.lock().unwrap(), b"is old");
 }
+
+#[test]
+fn a_linker_may_have_only_what_programs_import() {
+    let import = |module: &str, name: &str| {
+        artifact(&format!(
+            r#"(module (import "{module}" "{name}" (func (param i32) (result i32))))"#
+        ))
+    };
+    let programs =
+        [import("wasi_snapshot_preview1", "fd_sync"), import("wasi_unstable", "fd_close")];
+    let mut linker = Linker::<WasiCtx>::new(&Engine::default());
+    cwasm_wasi::add_imports_to_linker(&mut linker, |wasi| wasi, &programs).unwrap();
+    for (module, name, defined) in [
+        ("wasi_snapshot_preview1", "fd_sync", true),
+        ("wasi_unstable", "fd_close", true),
+        ("wasi_snapshot_preview1", "fd_close", false),
+        ("wasi_unstable", "fd_sync", false),
+        ("wasi_snapshot_preview1", "proc_exit", false),
+    ] {
+        let missing = import(module, name);
+        assert_eq!(linker.missing(&missing).count() == 0, defined, "{module} {name}");
+    }
+}

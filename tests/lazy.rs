@@ -2,8 +2,7 @@
 //! meanwhile never runs.
 
 use std::fs::{self, File};
-use std::io::{Seek as _, SeekFrom, Write as _};
-use std::path::{Path, PathBuf};
+use std::io::Write as _;
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -18,6 +17,7 @@ use cwasm_loader::{
 };
 use cwasm_tests::compile;
 use cwasm_tests::fault::process::all_mappings;
+use cwasm_tests::program_file::{ProgramFile, overwrite};
 
 /// How many large functions the program has.
 const FUNCTIONS: usize = 40;
@@ -107,32 +107,6 @@ fn late_sections() -> [(Section, std::ops::Range<usize>); 4] {
     })
 }
 
-/// A program in a file.
-struct Program {
-    folder: tempfile::TempDir,
-}
-
-impl Program {
-    fn new() -> Self {
-        Self::of(&PROGRAM)
-    }
-
-    fn of(bytes: &[u8]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("program.cwasm"), bytes).unwrap();
-        Self { folder }
-    }
-
-    fn load_lazily(&self) -> Artifact {
-        let digest = Digest::stated_in(&fs::read(self.path()).unwrap()).unwrap();
-        Artifact::load_lazily(self.path(), &Trust::digest(digest)).unwrap()
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("program.cwasm")
-    }
-}
-
 fn trust() -> Trust {
     Trust::digest(Digest::stated_in(&PROGRAM).unwrap())
 }
@@ -179,16 +153,6 @@ fn results(artifact: &Artifact) -> Vec<i32> {
     results
 }
 
-fn write(path: &Path, at: usize, byte: u8) {
-    let mut file = File::options().write(true).open(path).unwrap();
-    file.seek(SeekFrom::Start(at as u64)).unwrap();
-    file.write_all(&[byte]).unwrap();
-}
-
-fn overwrite(path: &Path, at: usize) {
-    write(path, at, PROGRAM[at] ^ 1);
-}
-
 #[test]
 fn it_does_the_same() {
     assert!(
@@ -196,7 +160,7 @@ fn it_does_the_same() {
         "the program has too little code: {:?}",
         deferred()
     );
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let eager = Artifact::load(file.path(), &trust()).unwrap();
     let lazy = Artifact::load_lazily(file.path(), &trust()).unwrap();
     let (before, all) = lazy.lazy_parts();
@@ -213,7 +177,7 @@ fn it_does_the_same() {
 
 #[test]
 fn only_what_is_called_is_loaded() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = Artifact::load_lazily(file.path(), &trust()).unwrap();
     let mut store = Store::new(&Engine::default(), ());
     let instance = start(&mut store, &artifact);
@@ -227,7 +191,7 @@ fn only_what_is_called_is_loaded() {
 
 #[test]
 fn traps_in_code_that_was_loaded_late_have_their_frames() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = Artifact::load_lazily(file.path(), &trust()).unwrap();
     let mut store = Store::new(&Engine::default(), ());
     let instance = start(&mut store, &artifact);
@@ -245,14 +209,14 @@ fn traps_in_code_that_was_loaded_late_have_their_frames() {
 
 #[test]
 fn what_was_changed_before_it_was_needed_never_runs() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = Artifact::load_lazily(file.path(), &trust()).unwrap();
     let mut store = Store::new(&Engine::default(), ());
     let instance = start(&mut store, &artifact);
     let f0 = call(&mut store, instance, "f0", 1).unwrap();
     // Every chunk is changed; those that are there stay what they are.
     for at in deferred().step_by(CHUNK_SIZE) {
-        overwrite(&file.path(), at + 8192);
+        overwrite(&file.path(), at + 8192, PROGRAM[at + 8192] ^ 1);
     }
     assert_eq!(call(&mut store, instance, "f0", 1).unwrap(), f0);
     for _ in 0..2 {
@@ -283,15 +247,15 @@ fn what_was_changed_before_it_was_needed_never_runs() {
 
 #[test]
 fn a_file_that_was_cut_is_an_error_and_one_that_was_deleted_is_none() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let kept = Artifact::load_lazily(file.path(), &trust()).unwrap();
-    let other = file.folder.path().join("other");
+    let other = file.path().with_file_name("other");
     fs::write(&other, b"another file").unwrap();
     fs::rename(&other, file.path()).unwrap();
     fs::remove_file(file.path()).unwrap();
     results(&kept);
 
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let cut = Artifact::load_lazily(file.path(), &trust()).unwrap();
     File::options().write(true).open(file.path()).unwrap().set_len(100).unwrap();
     let mut store = Store::new(&Engine::default(), ());
@@ -303,18 +267,18 @@ fn a_file_that_was_cut_is_an_error_and_one_that_was_deleted_is_none() {
 fn what_is_wrong_from_the_beginning_is_refused() {
     let lazy = deferred();
     for at in [70, 700, LEAVES_OFFSET + 3, lazy.end + 1] {
-        let file = Program::new();
-        overwrite(&file.path(), at);
+        let file = ProgramFile::of(&PROGRAM);
+        overwrite(&file.path(), at, PROGRAM[at] ^ 1);
         let result = Artifact::load_lazily(file.path(), &trust());
         assert!(matches!(result, Err(LoadError::Refused(_))), "{at}: {result:?}");
     }
     // A bit of every byte of the front, where a lie would decide what is read.
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     for at in 0..LEAVES_OFFSET {
-        write(&file.path(), at, PROGRAM[at] ^ 1 << (at % 8));
+        overwrite(&file.path(), at, PROGRAM[at] ^ 1 << (at % 8));
         let result = Artifact::load_lazily(file.path(), &trust());
         assert!(matches!(result, Err(LoadError::Refused(_))), "{at}: {result:?}");
-        write(&file.path(), at, PROGRAM[at]);
+        overwrite(&file.path(), at, PROGRAM[at]);
     }
     let result = Artifact::load_lazily(file.path(), &Trust::digest(Digest([1; 32])));
     assert!(matches!(result, Err(LoadError::Refused(_))));
@@ -335,7 +299,7 @@ fn a_section_that_shares_chunks_with_code_is_read_at_once() {
         let place = [(deferred().start + 4096) as u64, 4096].map(u64::to_le_bytes);
         bytes[entry..entry + size_of::<SectionRange>()].copy_from_slice(&place.concat());
         let digest = reseal(&mut bytes).unwrap();
-        let file = Program::new();
+        let file = ProgramFile::of(&PROGRAM);
         fs::write(file.path(), bytes).unwrap();
         // Whatever it says of it: it says it, and does not crash.
         if let Ok(artifact) = Artifact::load_lazily(file.path(), &Trust::digest(digest)) {
@@ -346,7 +310,7 @@ fn a_section_that_shares_chunks_with_code_is_read_at_once() {
 
 #[test]
 fn many_threads_need_the_same_code_at_once() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let wanted = results(&Artifact::load(file.path(), &trust()).unwrap());
     for _ in 0..20 {
         let artifact = Artifact::load_lazily(file.path(), &trust()).unwrap();
@@ -369,7 +333,7 @@ fn many_threads_need_the_same_code_at_once() {
 
 #[test]
 fn no_page_is_ever_writable_and_executable() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = Artifact::load_lazily(file.path(), &trust()).unwrap();
     for name in ["f0", "f17", "all"] {
         let mut store = Store::new(&Engine::default(), ());
@@ -432,12 +396,12 @@ fn no_host() -> Result<(), HostError> {
 #[test]
 fn what_only_traps_need_is_the_same_when_it_is_loaded_late() {
     late_sections();
-    let file = Program::of(&LATE_PROGRAM);
+    let file = ProgramFile::of(&LATE_PROGRAM);
     let digest = Digest::stated_in(&LATE_PROGRAM).unwrap();
     let eager = Artifact::load(file.path(), &Trust::digest(digest)).unwrap();
     for (name, argument) in LATE_CALLS {
         // Each is the first to need anything.
-        let lazy = file.load_lazily();
+        let lazy = file.lazy();
         let wanted = seen(call_late(&eager, name, argument, no_host));
         assert_eq!(seen(call_late(&lazy, name, argument, no_host)), wanted, "{name}");
         assert_eq!(seen(call_late(&lazy, name, argument, no_host)), wanted, "{name} again");
@@ -457,8 +421,8 @@ fn what_only_traps_need_is_the_same_when_it_is_loaded_late() {
 #[test]
 fn a_trap_whose_kind_is_gone_is_lost_and_no_more() {
     for cut in [false, true] {
-        let file = Program::of(&LATE_PROGRAM);
-        let artifact = file.load_lazily();
+        let file = ProgramFile::of(&LATE_PROGRAM);
+        let artifact = file.lazy();
         // The code is there, and what comes after it is not.
         for (name, argument) in [("inner", 1), ("catch", 0), ("throw", 0)] {
             call_late(&artifact, name, argument, no_host).unwrap();
@@ -472,7 +436,7 @@ fn a_trap_whose_kind_is_gone_is_lost_and_no_more() {
             File::options().write(true).open(file.path()).unwrap().set_len(first as u64).unwrap();
         } else {
             for at in (first..end).step_by(CHUNK_SIZE) {
-                write(&file.path(), at + 50, LATE_PROGRAM[at + 50] ^ 1);
+                overwrite(&file.path(), at + 50, LATE_PROGRAM[at + 50] ^ 1);
             }
         }
         for _ in 0..2 {
@@ -510,12 +474,12 @@ fn a_trap_whose_kind_is_gone_is_lost_and_no_more() {
 #[test]
 fn damage_of_a_section_matters_to_those_who_need_it() {
     for (section, range) in late_sections() {
-        let file = Program::of(&LATE_PROGRAM);
-        let artifact = file.load_lazily();
+        let file = ProgramFile::of(&LATE_PROGRAM);
+        let artifact = file.lazy();
         call_late(&artifact, "inner", 1, no_host).unwrap();
         call_late(&artifact, "throw", 0, no_host).unwrap();
         for at in range.clone().step_by(CHUNK_SIZE) {
-            write(&file.path(), at + 77, LATE_PROGRAM[at + 77] ^ 0x80);
+            overwrite(&file.path(), at + 77, LATE_PROGRAM[at + 77] ^ 0x80);
         }
         let trap = seen(call_late(&artifact, "inner", 0, no_host));
         let caught = seen(call_late(&artifact, "catch", 9, no_host));
@@ -552,7 +516,7 @@ fn hostile_metadata_that_were_not_validated_are_harmless() {
             record[field..field + 4].copy_from_slice(&value.to_le_bytes());
         }
         let trust = Trust::digest(reseal(&mut bytes).unwrap());
-        let file = Program::of(&bytes);
+        let file = ProgramFile::of(&bytes);
         let refused = Artifact::load(file.path(), &trust);
         assert!(matches!(refused, Err(LoadError::Refused(_))), "{field}: {refused:?}");
         let artifact = Artifact::load_lazily(file.path(), &trust).unwrap();
@@ -570,7 +534,7 @@ fn hostile_metadata_that_were_not_validated_are_harmless() {
             record[20..24].copy_from_slice(&u32::to_le_bytes(length));
         }
         let trust = Trust::digest(reseal(&mut bytes).unwrap());
-        let file = Program::of(&bytes);
+        let file = ProgramFile::of(&bytes);
         assert!(matches!(Artifact::load(file.path(), &trust), Err(LoadError::Refused(_))));
         let artifact = Artifact::load_lazily(file.path(), &trust).unwrap();
         let trap = seen(call_late(&artifact, "inner", 0, no_host));
@@ -581,11 +545,11 @@ fn hostile_metadata_that_were_not_validated_are_harmless() {
 
 #[test]
 fn many_threads_trap_for_the_first_time_at_once() {
-    let file = Program::of(&LATE_PROGRAM);
-    let wanted = LATE_CALLS
-        .map(|(name, argument)| seen(call_late(&file.load_lazily(), name, argument, no_host)));
+    let file = ProgramFile::of(&LATE_PROGRAM);
+    let wanted =
+        LATE_CALLS.map(|(name, argument)| seen(call_late(&file.lazy(), name, argument, no_host)));
     for _ in 0..10 {
-        let artifact = file.load_lazily();
+        let artifact = file.lazy();
         let ready = AtomicUsize::new(0);
         std::thread::scope(|scope| {
             for thread in 0..8 {

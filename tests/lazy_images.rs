@@ -1,25 +1,23 @@
 //! Memories that begin without what they hold: programs and hosts see the same bytes as ever, what nobody touches is
 //! not read, and what was changed meanwhile is an error to whoever needs it.
 
-use std::fs::{self, File};
-use std::io::{Seek as _, SeekFrom, Write as _};
-use std::ops::Range;
-use std::path::PathBuf;
+use std::fs;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex};
 
 use cwasm_artifact::builder::reseal;
-use cwasm_artifact::check::{Deferred, Part};
+use cwasm_artifact::check::Part;
 use cwasm_artifact::header::{CHUNK_SIZE, Header, Section};
 use cwasm_compiler::{MemoryBounds, Settings};
 use cwasm_loader::{
-    Artifact, Caller, Digest, Engine, Error, Global, GlobalType, HostError, Instance, Linker,
-    LoadError, Memory, Store, TrapKind, Trust, Val, ValType,
+    Artifact, Engine, Error, Global, GlobalType, Instance, Linker, LoadError, Store, TrapKind, Val,
+    ValType,
 };
 use cwasm_tests::fault::random::Random;
 use cwasm_tests::fault::{child, process};
+use cwasm_tests::pattern::{data, pattern};
+use cwasm_tests::program_file::ProgramFile;
 use cwasm_tests::{compile, compile_with};
-use cwasm_wasi::WasiCtx;
 
 const PAGE: usize = 65536;
 
@@ -29,19 +27,6 @@ const SIZES: [usize; 2] = [100 * PAGE, 20 * PAGE];
 /// The runs of both: where they begin, and how long they are.
 const RUNS: [&[(usize, usize)]; 2] =
     [&[(5000, (3 << 20) + 123), (4 << 20, 70_001), (5 << 20, (1 << 20) + 4096)], &[(0, 1 << 20)]];
-
-/// Bytes that tell where they belong, none of which is zero.
-fn pattern(memory: usize, range: Range<usize>) -> impl Iterator<Item = u8> {
-    range.map(move |at| {
-        u8::try_from((at * 31 + at / 251 + at / 65_537 * 7 + memory * 99) % 251).unwrap() + 1
-    })
-}
-
-fn data(memory: usize, at: usize, length: usize) -> String {
-    let bytes: String =
-        pattern(memory, at..at + length).map(|byte| format!("\\{byte:02x}")).collect();
-    format!("(data (memory {memory}) (i32.const {at}) \"{bytes}\")")
-}
 
 /// Two memories with images of several MB, and everything that can be done to memories.
 static TEXT: LazyLock<String> = LazyLock::new(|| {
@@ -96,66 +81,6 @@ fn initial(memory: usize) -> Vec<u8> {
             .for_each(|(byte, wanted)| *byte = wanted);
     }
     bytes
-}
-
-/// An artifact in a file.
-struct Program {
-    folder: tempfile::TempDir,
-    bytes: Vec<u8>,
-}
-
-impl Program {
-    fn new() -> Self {
-        Self::of(&PROGRAM)
-    }
-
-    fn of(bytes: &[u8]) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("program.cwasm"), bytes).unwrap();
-        Self { folder, bytes: bytes.to_owned() }
-    }
-
-    fn path(&self) -> PathBuf {
-        self.folder.path().join("program.cwasm")
-    }
-
-    fn trust(&self) -> Trust {
-        Trust::digest(Digest::stated_in(&self.bytes).unwrap())
-    }
-
-    fn lazy(&self) -> Artifact {
-        Artifact::load_lazily(self.path(), &self.trust()).unwrap()
-    }
-
-    fn eager(&self) -> Artifact {
-        Artifact::load(self.path(), &self.trust()).unwrap()
-    }
-
-    /// The chunks of images in the file.
-    fn image_chunks(&self) -> Vec<usize> {
-        let deferred = Deferred::of(Header::of(&self.bytes).unwrap());
-        let is_image = |(_, part): &(usize, &Part)| **part == Part::Image;
-        deferred.parts().iter().enumerate().filter(is_image).map(|(chunk, _)| chunk).collect()
-    }
-
-    /// Changes a byte of every chunk of images, or cuts the file before them.
-    fn damage(&self, cut: bool) {
-        let chunks = self.image_chunks();
-        let mut file = File::options().write(true).open(self.path()).unwrap();
-        if cut {
-            return file.set_len((chunks[0] * CHUNK_SIZE) as u64).unwrap();
-        }
-        for chunk in chunks {
-            let at = (chunk * CHUNK_SIZE + 777).min(self.bytes.len() - 1);
-            file.seek(SeekFrom::Start(at as u64)).unwrap();
-            file.write_all(&[self.bytes[at] ^ 1]).unwrap();
-        }
-    }
-
-    fn repair(&self) {
-        let mut file = File::options().write(true).open(self.path()).unwrap();
-        file.write_all(&self.bytes).unwrap();
-    }
 }
 
 fn start<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) -> Instance<'code> {
@@ -221,7 +146,7 @@ fn both(store: &Store<'_, ()>, instance: Instance<'_>) -> [Vec<u8>; 2] {
 
 /// Each kind of access, at places of every kind: in an image, over the end of a chunk of the file, of a run and of the memory.
 fn operations() -> Vec<Op> {
-    let program = Program::new();
+    let program = ProgramFile::of(&PROGRAM);
     let header = Header::of(&program.bytes).unwrap();
     let bytes = header.section(Section::ImageBytes).within(program.bytes.len()).unwrap();
     // The address in the first run, which begins with its page, of a border between chunks.
@@ -259,8 +184,8 @@ fn operations() -> Vec<Op> {
 
 #[test]
 fn what_nobody_touches_is_not_read() {
-    let file = Program::new();
-    let chunks = file.image_chunks().len();
+    let file = ProgramFile::of(&PROGRAM);
+    let chunks = file.chunks(Part::Image).len();
     assert!(chunks >= 80, "{chunks}");
     let artifact = file.lazy();
     assert_eq!(artifact.lazy_image_parts(), (0, chunks));
@@ -293,7 +218,7 @@ fn what_nobody_touches_is_not_read() {
 
 #[test]
 fn memories_begin_with_what_they_hold() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = file.lazy();
     for _ in 0..3 {
         let mut store = new_store();
@@ -307,7 +232,7 @@ fn memories_begin_with_what_they_hold() {
 
 #[test]
 fn every_access_does_the_same_first_and_later() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let (eager, wanted) = (file.eager(), [0, 1].map(initial));
     for op in operations() {
         // Each is the first to touch anything.
@@ -328,7 +253,7 @@ fn every_access_does_the_same_first_and_later() {
 
 #[test]
 fn many_accesses_leave_the_same_bytes() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let eager = file.eager();
     let operations = operations();
     for seed in 0..12 {
@@ -357,7 +282,7 @@ fn many_accesses_leave_the_same_bytes() {
 
 #[test]
 fn out_of_bounds_is_still_out_of_bounds() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = file.lazy();
     let mut store = new_store();
     let instance = start(&mut store, &artifact);
@@ -380,7 +305,7 @@ fn out_of_bounds_is_still_out_of_bounds() {
 
 #[test]
 fn the_rest_is_loaded_while_instances_wait_for_it() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = file.lazy();
     let mut store = new_store();
     let before = start(&mut store, &artifact);
@@ -389,7 +314,7 @@ fn the_rest_is_loaded_while_instances_wait_for_it() {
     let (loaded, all) = artifact.lazy_image_parts();
     assert_eq!(loaded, all);
     // Nothing is needed of the file any more.
-    file.damage(true);
+    file.cut(Part::Image);
     let after = start(&mut store, &artifact);
     assert!(both(&store, after) == [0, 1].map(initial));
     let [mut wanted, other] = [0, 1].map(initial);
@@ -400,14 +325,18 @@ fn the_rest_is_loaded_while_instances_wait_for_it() {
 #[test]
 fn what_was_changed_is_an_error_and_never_a_byte() {
     for cut in [false, true] {
-        let file = Program::new();
+        let file = ProgramFile::of(&PROGRAM);
         let artifact = file.lazy();
         let mut store = new_store();
         let instance = start(&mut store, &artifact);
         let kept = apply(&mut store, instance, &Op::Load("load64", 1 << 20));
         // What tells traps apart is there, so that a trap would be one.
         assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
-        file.damage(cut);
+        if cut {
+            file.cut(Part::Image)
+        } else {
+            file.damage(Part::Image)
+        }
         for _ in 0..2 {
             for op in [
                 Op::Load("load8", 1 << 21),
@@ -444,7 +373,7 @@ fn what_was_changed_is_an_error_and_never_a_byte() {
         match load.call(&mut store, 1 << 21) {
             Err(Error::CodeLost(lost)) => {
                 let chunk = usize::try_from(lost.range().start).unwrap() / CHUNK_SIZE;
-                assert!(file.image_chunks().contains(&chunk));
+                assert!(file.chunks(Part::Image).contains(&chunk));
                 assert_eq!(lost.frames().len(), 1);
                 assert!(lost.to_string().contains("was changed"), "{lost}");
             }
@@ -464,7 +393,7 @@ fn what_was_changed_is_an_error_and_never_a_byte() {
 
 #[test]
 fn a_file_that_was_deleted_or_replaced_is_there_still() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = file.lazy();
     let mut store = new_store();
     let instance = start(&mut store, &artifact);
@@ -475,7 +404,7 @@ fn a_file_that_was_deleted_or_replaced_is_there_still() {
 
 #[test]
 fn another_instance_may_have_the_memory() {
-    let (file, second) = (Program::new(), Program::new());
+    let (file, second) = (ProgramFile::of(&PROGRAM), ProgramFile::of(&PROGRAM));
     let (artifact, damaged) = (file.lazy(), second.lazy());
     let user = cwasm_tests::artifact(
         r#"(module (import "o" "a" (memory 100))
@@ -502,7 +431,7 @@ fn another_instance_may_have_the_memory() {
     let owner = start(&mut store, &damaged);
     let mut linker = Linker::new(&Engine::default());
     linker.instance(&store, "o", owner).unwrap();
-    second.damage(false);
+    second.damage(Part::Image);
     let result = linker.instantiate(&mut store, &user);
     assert!(matches!(result, Err(Error::CodeLost(_))), "{result:?}");
     let load = Op::Load("load8", 1 << 21);
@@ -516,7 +445,7 @@ fn segments_behind_the_images_are_written_over_them() {
             (memory (export "a") 100) {} (data (global.get $at) "behind"))"#,
         data(0, 0, 3 << 20)
     );
-    let file = Program::of(&compile(&text));
+    let file = ProgramFile::of(&compile(&text));
     let engine = Engine::default();
     let wanted = |at: usize| {
         let mut bytes: Vec<u8> = pattern(0, 0..3 << 20).collect();
@@ -546,7 +475,7 @@ fn an_image_that_is_withdrawn_is_zero() {
             (elem (i32.const 0) $load) (elem (i32.const 9) $load))"#,
         data(0, 0, 3 << 20)
     );
-    let file = Program::of(&compile(&text));
+    let file = ProgramFile::of(&compile(&text));
     let owner = cwasm_tests::artifact(
         r#"(module (table (export "t") 2 funcref)
             (func (export "f") (result i32) (call_indirect (result i32) (i32.const 0))))"#,
@@ -554,7 +483,7 @@ fn an_image_that_is_withdrawn_is_zero() {
     for damaged in [false, true] {
         let artifact = file.lazy();
         if damaged {
-            file.damage(false);
+            file.damage(Part::Image);
         }
         let mut store = new_store();
         let instance = start(&mut store, &owner);
@@ -574,7 +503,7 @@ fn memories_that_cannot_wait_have_all_of_it_at_once() {
     for (memory, index) in [("i64 20", "i64"), ("20 30 shared", "i32")] {
         let segment = data(0, 0, 1 << 20).replace("i32.const", &format!("{index}.const"));
         let text = format!("(module (memory (export \"a\") {memory}) {segment})");
-        let file = Program::of(&compile(&text));
+        let file = ProgramFile::of(&compile(&text));
         let artifact = file.lazy();
         let (before, all) = artifact.lazy_image_parts();
         assert!(before == 0 && all >= 16, "{memory}");
@@ -588,13 +517,13 @@ fn memories_that_cannot_wait_have_all_of_it_at_once() {
             assert!(found == wanted);
         }
         let artifact = file.lazy();
-        file.damage(false);
+        file.damage(Part::Image);
         let failed = Linker::new(&Engine::default()).instantiate(&mut new_store(), &artifact);
         assert!(matches!(failed, Err(Error::CodeLost(_))), "{memory}: {failed:?}");
     }
     // Code that compares addresses itself.
     let explicit = Settings { memory_bounds: MemoryBounds::Explicit, ..Settings::default() };
-    let file = Program::of(&compile_with(&TEXT, &explicit));
+    let file = ProgramFile::of(&compile_with(&TEXT, &explicit));
     let artifact = file.lazy();
     assert_eq!(artifact.lazy_image_parts(), (0, 0));
     let mut store = new_store();
@@ -604,7 +533,7 @@ fn memories_that_cannot_wait_have_all_of_it_at_once() {
 
 #[test]
 fn the_second_instance_has_a_small_image_loaded() {
-    let file = Program::of(&compile(&format!(
+    let file = ProgramFile::of(&compile(&format!(
         "(module (memory (export \"a\") 3) {} (func (export \"load8\") (param i32) (result i64) (i64.load8_u (local.get 0))))",
         data(0, 0, 126_000)
     )));
@@ -625,7 +554,7 @@ fn the_second_instance_has_a_small_image_loaded() {
     }
     // Unless that is not possible; then it is missed where it is needed.
     let artifact = file.lazy();
-    file.damage(false);
+    file.damage(Part::Image);
     for _ in 0..2 {
         let mut store = new_store();
         let instance = start(&mut store, &artifact);
@@ -636,7 +565,7 @@ fn the_second_instance_has_a_small_image_loaded() {
 
 #[test]
 fn address_space_that_is_used_again_begins_with_zeros() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = file.lazy();
     let plain = cwasm_tests::artifact(r#"(module (memory (export "m") 120))"#);
     for round in 0..30 {
@@ -660,7 +589,7 @@ fn address_space_that_is_used_again_begins_with_zeros() {
 
 #[test]
 fn many_threads_need_the_same_image_at_once() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let wanted = [0, 1].map(initial);
     for _ in 0..5 {
         let artifact = file.lazy();
@@ -706,170 +635,9 @@ fn many_threads_need_the_same_image_at_once() {
     }
 }
 
-/// Runs `body` as a host function of an instance with an image in its memory.
-fn in_host(
-    file: &Program,
-    before: impl FnOnce(),
-    body: impl Fn(Caller<'_, '_, Vec<u8>>) -> Result<(), HostError> + Send + Sync + 'static,
-) -> (Result<(), Error>, Vec<u8>, usize) {
-    let engine = Engine::default();
-    let artifact = file.lazy();
-    let mut store = Store::new(&engine, Vec::new());
-    let mut linker = Linker::new(&engine);
-    linker.func("host", "f", body).unwrap();
-    let instance = linker.instantiate(&mut store, &artifact).unwrap();
-    before();
-    let result = instance.typed_func::<(), ()>(&store, "f").unwrap().call(&mut store, ());
-    (result, store.into_data(), artifact.lazy_image_parts().0)
-}
-
-#[test]
-fn host_functions_have_the_ranges_that_they_ask_for() {
-    let file = Program::of(&compile(&format!(
-        r#"(module (import "host" "f" (func $f)) (memory (export "memory") 50) {} (export "f" (func $f)))"#,
-        data(0, 0, 3 << 20)
-    )));
-    let wanted: Vec<u8> = pattern(0, 0..3 << 20).collect();
-    let (result, found, loaded) = in_host(
-        &file,
-        || {},
-        |mut caller| {
-            let (mut bytes, data) = caller.memory_bytes_and_data_mut().unwrap();
-            assert_eq!(bytes.len(), 50 * PAGE);
-            data.extend(bytes.get((1 << 20) - 5..(1 << 20) + 5)?);
-            let several = bytes.get_disjoint_mut(&[1 << 21..(1 << 21) + 3, 5..10])?;
-            several.iter().for_each(|part| data.extend(part.iter()));
-            bytes.get_mut(5..6)?[0] = 0;
-            data.extend(bytes.get(4..7)?);
-            assert!(matches!(bytes.get(0..50 * PAGE + 1), Err(Error::MemoryAccess { .. })));
-            Ok(())
-        },
-    );
-    result.unwrap();
-    assert!(loaded <= 5, "{loaded}");
-    let mut parts = wanted[(1 << 20) - 5..(1 << 20) + 5].to_vec();
-    parts.extend(&wanted[1 << 21..(1 << 21) + 3]);
-    parts.extend(&wanted[5..10]);
-    parts.extend([wanted[4], 0, wanted[6]]);
-    assert_eq!(found, parts);
-    let (result, found, _) = in_host(
-        &file,
-        || {},
-        |mut caller| {
-            let (bytes, data) = caller.memory_and_data_mut().unwrap();
-            data.extend_from_slice(bytes);
-            Ok(())
-        },
-    );
-    result.unwrap();
-    assert!(found[..3 << 20] == wanted);
-    // What is lost is reported, and passed on as it is.
-    type Body = fn(Caller<'_, '_, Vec<u8>>) -> Result<(), HostError>;
-    let bodies: [Body; 3] = [
-        |mut caller| {
-            let (bytes, _) = caller.memory_bytes_and_data_mut().unwrap();
-            bytes.get(3 << 20..50 * PAGE)?;
-            bytes.get(1 << 20..(1 << 20) + 1)?;
-            Ok(())
-        },
-        |mut caller| {
-            assert!(caller.memory_and_data_mut().is_none());
-            caller.memory().unwrap().data_mut(&mut caller)?;
-            Ok(())
-        },
-        |caller| {
-            let memory: Memory<'_> = caller.memory().unwrap();
-            Ok(memory.read(&caller, 1 << 20, &mut [0])?)
-        },
-    ];
-    for body in bodies {
-        let (result, ..) = in_host(&file, || file.damage(true), body);
-        assert!(matches!(result, Err(Error::CodeLost(_))), "{result:?}");
-        fs::write(file.path(), &file.bytes).unwrap();
-    }
-}
-
-/// A program that writes a part of its image to the standard output, and reads into another part.
-fn wasi_program() -> Program {
-    Program::of(&compile(&format!(
-        r#"(module
-        (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
-        (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
-        (memory (export "memory") 100) {}
-        (func $vector (param $at i32)
-            (i32.store (i32.const 5000000) (local.get $at))
-            (i32.store (i32.const 5000004) (i32.const 70000))
-            (i32.store (i32.const 5000008) (i32.add (local.get $at) (i32.const 1000000)))
-            (i32.store (i32.const 5000012) (i32.const 5)))
-        (func (export "write") (param i32) (result i32)
-            (call $vector (local.get 0))
-            (call $write (i32.const 1) (i32.const 5000000) (i32.const 2) (i32.const 5000016)))
-        (func (export "read") (param i32) (result i32)
-            (call $vector (local.get 0))
-            (call $read (i32.const 0) (i32.const 5000000) (i32.const 2) (i32.const 5000016)))
-        ;; The vector and the result are in the image, too.
-        (func (export "all") (result i32)
-            (call $write (i32.const 1) (i32.const 2000000) (i32.const 0) (i32.const 2500000))))"#,
-        data(0, 0, 3 << 20)
-    )))
-}
-
-#[test]
-fn wasi_has_what_it_is_given_and_no_more() {
-    let file = wasi_program();
-    let wanted: Vec<u8> = pattern(0, 0..3 << 20).collect();
-    let run = |name: &str, at: u32, before: &dyn Fn()| {
-        let artifact = file.lazy();
-        let output = Arc::new(Mutex::new(Vec::new()));
-        let mut builder = WasiCtx::builder();
-        builder.capture_stdout(Arc::clone(&output)).stdin_bytes(vec![9; 70_003]);
-        let engine = Engine::default();
-        let mut store = Store::new(&engine, builder.build().unwrap());
-        let mut linker = Linker::new(&engine);
-        cwasm_wasi::add_to_linker(&mut linker, |ctx| ctx).unwrap();
-        let instance = linker.instantiate(&mut store, &artifact).unwrap();
-        before();
-        let result = match name {
-            "all" => instance.typed_func::<(), i32>(&store, name).unwrap().call(&mut store, ()),
-            _ => instance.typed_func::<u32, i32>(&store, name).unwrap().call(&mut store, at),
-        };
-        let loaded = artifact.lazy_image_parts().0;
-        let memory = instance.memory(&store, "memory").unwrap();
-        let bytes = memory.data(&store).map(<[u8]>::to_vec).unwrap_or_default();
-        let output = output.lock().unwrap().clone();
-        (result, loaded, output, bytes)
-    };
-    for at in [0, 1_000_003] {
-        let (result, loaded, output, bytes) = run("write", at, &|| {});
-        assert_eq!(result.unwrap(), 0);
-        assert!((2..=4).contains(&loaded), "{loaded}");
-        let at = at as usize;
-        let parts = [&wanted[at..at + 70_000], &wanted[at + 1_000_000..at + 1_000_005]];
-        assert!(output == parts.concat());
-        assert!(bytes[..3 << 20] == wanted);
-
-        let (result, loaded, _, bytes) = run("read", u32::try_from(at).unwrap(), &|| {});
-        assert_eq!(result.unwrap(), 0);
-        assert!((2..=4).contains(&loaded), "{loaded}");
-        let mut read = wanted.clone();
-        read[at..at + 70_000].fill(9);
-        read[at + 1_000_000..at + 1_000_003].fill(9);
-        assert!(bytes[..3 << 20] == read);
-    }
-    let (result, loaded, _, bytes) = run("all", 0, &|| {});
-    assert_eq!((result.unwrap(), loaded), (0, 1));
-    assert_eq!(bytes[2_500_000..2_500_004], [0; 4]);
-    for name in ["write", "read", "all"] {
-        let (result, loaded, output, _) = run(name, 0, &|| file.damage(false));
-        assert!(matches!(result, Err(Error::CodeLost(_))), "{name}: {result:?}");
-        assert_eq!((loaded, output.len()), (0, 0));
-        fs::write(file.path(), &file.bytes).unwrap();
-    }
-}
-
 #[test]
 fn images_make_few_mappings() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let artifact = file.lazy();
     let mut store = new_store();
     let instance = start(&mut store, &artifact);
@@ -903,7 +671,7 @@ fn images_that_no_compiler_makes_are_the_same_too() {
             }
         }
         reseal(&mut bytes).unwrap();
-        let file = Program::of(&bytes);
+        let file = ProgramFile::of(&bytes);
         let (eager, lazy) = (file.eager(), file.lazy());
         let (mut store, mut other) = (new_store(), new_store());
         let (instance, model) = (start(&mut store, &lazy), start(&mut other, &eager));
@@ -921,13 +689,13 @@ fn images_that_no_compiler_makes_are_the_same_too() {
 
 #[test]
 fn a_chunk_with_something_else_in_it_is_missed_like_any_other() {
-    let file = Program::new();
+    let file = ProgramFile::of(&PROGRAM);
     let header = Header::of(&file.bytes).unwrap();
     let place = |section| header.section(section).within(file.bytes.len()).unwrap();
     let (images, sites) = (place(Section::ImageBytes), place(Section::Sites));
     let last = (images.end - 1) / CHUNK_SIZE;
     assert_eq!(sites.start / CHUNK_SIZE, last, "what traps need begins in the last chunk");
-    assert_eq!(file.image_chunks().last(), Some(&last));
+    assert_eq!(file.chunks(Part::Image).last(), Some(&last));
     let artifact = file.lazy();
     let mut store = new_store();
     let instance = start(&mut store, &artifact);
@@ -960,7 +728,7 @@ enum Taken {
 #[test]
 fn without_mappings_it_is_an_error_and_never_a_wrong_byte() {
     child::run("without_mappings_it_is_an_error_and_never_a_wrong_byte", || {
-        let file = Program::new();
+        let file = ProgramFile::of(&PROGRAM);
         let artifact = file.lazy();
         let mut store = new_store();
         let instance = start(&mut store, &artifact);

@@ -2,6 +2,8 @@
 //! the compiler.
 
 pub mod fault;
+pub mod pattern;
+pub mod program_file;
 #[cfg(feature = "servers")]
 pub mod servers;
 pub mod shapes;

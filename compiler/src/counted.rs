@@ -201,3 +201,64 @@ fn with_constant(dfg: &DataFlowGraph, a: Value, b: Value) -> Option<(Value, Valu
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cranelift_codegen::ir::types;
+    use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+
+    use super::*;
+
+    /// The order that the branch of a loop asks for: it counts from `start` by `step`, and goes on while the next count and `end`
+    /// are `compared` so.
+    fn asked(start: i64, step: i64, end: i64, compared: IntCC) -> IntCC {
+        let mut func = Function::new();
+        let mut memory = FunctionBuilderContext::new();
+        let mut builder = FunctionBuilder::new(&mut func, &mut memory);
+        let [entry, header, exit] = [0; 3].map(|_| builder.create_block());
+        let count = builder.append_block_param(header, types::I32);
+        let number = |builder: &mut FunctionBuilder<'_>, number: i64| {
+            builder.ins().iconst(types::I32, number & 0xffff_ffff)
+        };
+        builder.switch_to_block(entry);
+        let first = number(&mut builder, start);
+        builder.ins().jump(header, &[first.into()]);
+        builder.switch_to_block(header);
+        let step = number(&mut builder, step);
+        let next = builder.ins().iadd(count, step);
+        let last = number(&mut builder, end);
+        let asked = builder.ins().icmp(compared, next, last);
+        let asked = builder.ins().uextend(types::I32, asked);
+        let branch = builder.ins().brif(asked, header, &[next.into()], exit, &[]);
+        builder.switch_to_block(exit);
+        builder.ins().return_(&[]);
+        builder.seal_all_blocks();
+        compare_next(builder.func);
+        let dfg = &builder.func.dfg;
+        let mut asked = defined_by(dfg, dfg.inst_args(branch)[0]).unwrap();
+        if dfg.insts[asked].opcode() == Opcode::Uextend {
+            asked = defined_by(dfg, dfg.inst_args(asked)[0]).unwrap();
+        }
+        assert_eq!(dfg.inst_args(asked), [next, last]);
+        dfg.insts[asked].cond_code().unwrap()
+    }
+
+    #[test]
+    fn counts_that_arrive_in_whole_steps_are_compared_by_order() {
+        use IntCC::{Equal, NotEqual, UnsignedGreaterThan, UnsignedLessThan};
+        assert_eq!(asked(0, 2, 2048, NotEqual), UnsignedLessThan);
+        assert_eq!(asked(100, -5, 10, NotEqual), UnsignedGreaterThan);
+        assert_eq!(asked(-8, 1, -1, NotEqual), UnsignedLessThan);
+        for (start, step, end, compared) in [
+            // Not in whole steps, or by going around, or not at all.
+            (0, 2, 2047, NotEqual),
+            (-8, 1, 8, NotEqual),
+            (7, 1, 7, NotEqual),
+            (7, 0, 9, NotEqual),
+            (7, -1, 9, NotEqual),
+            (0, 1, 9, Equal),
+        ] {
+            assert_eq!(asked(start, step, end, compared), compared, "{start} {step} {end}");
+        }
+    }
+}

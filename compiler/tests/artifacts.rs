@@ -294,6 +294,34 @@ fn what_the_guard_does_not_cover_is_compared() {
     }
 }
 
+/// How many calls a function with an operation on memory makes, on every kind of target.
+fn calls_of(operation: &str) -> Vec<usize> {
+    let module = wasm(&format!("(module (memory 1) (func (export \"f\") {operation}))"));
+    let count = |target: &&str| {
+        let settings = Settings { target: target.parse().unwrap(), ..Settings::default() };
+        let artifact = compile(&module, &settings).unwrap();
+        read(&artifact, |view, read| {
+            let end = view.functions()[0].text.get() + view.functions()[0].length.get();
+            let late = read.late(&artifact);
+            late.sites().iter().filter(|site| site.trap == 0 && site.text <= end).count()
+        })
+    };
+    TARGETS.iter().map(count).collect()
+}
+
+#[test]
+fn small_constant_copies_and_fills_are_no_calls() {
+    for length in [1, 3, 16, 17, 64] {
+        for operation in ["copy (i32.const 8) (i32.const 99)", "fill (i32.const 8) (i32.const 99)"]
+        {
+            let calls = calls_of(&format!("(memory.{operation} (i32.const {length}))"));
+            assert!(calls.iter().all(|calls| *calls == 0), "{operation} {length}: {calls:?}");
+        }
+    }
+    let calls = calls_of("(memory.copy (i32.const 8) (i32.const 99) (i32.const 65))");
+    assert!(calls.iter().all(|calls| *calls == 1), "{calls:?}");
+}
+
 /// The texts offsets of the calls of `$a` and `$b`, in a module where `hint` precedes
 /// the branch in `body`.
 fn calls(body: &str, hint: &str) -> Vec<u32> {

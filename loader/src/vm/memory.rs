@@ -421,7 +421,8 @@ impl StoreMemory {
     }
 }
 
-/// `memory.copy` between two memories of a store, which may be the same.
+/// `memory.copy` between two memories of a store, which may be the same, and of which other threads may have one. What nobody else has, compiled
+/// code checks by itself.
 pub(crate) fn copy(
     memories: &mut [StoreMemory],
     (target, to): (u32, u64),
@@ -438,9 +439,9 @@ pub(crate) fn copy(
         memory.load(&range)?;
         // SAFETY: the range lies within the memory.
         let start = unsafe { memory.base().add(range.start) };
-        Ok::<_, Lost>((start, range.len(), memory.shared().is_some()))
+        Ok::<_, Lost>((start, range.len()))
     };
-    let ((to, length, shared_target), (from, _, shared_source)) = (span(to)?, span(from)?);
+    let ((to, length), (from, _)) = (span(to)?, span(from)?);
     if let StoreMemory::Own(memory) = &mut memories[target as usize] {
         memory.written = true;
     }
@@ -448,13 +449,7 @@ pub(crate) fn copy(
     // move does so only by `&mut` of it, which this function has. Nobody
     // has a reference to the bytes of a memory of this store, which is borrowed exclusively;
     // other threads access those of shared ones, which `racy` allows.
-    unsafe {
-        if shared_target || shared_source {
-            racy::copy(to, from, length);
-        } else {
-            std::ptr::copy(from, to, length);
-        }
-    }
+    unsafe { racy::copy(to, from, length) };
     Ok(())
 }
 
