@@ -185,8 +185,12 @@ fn exit(
     builder.ins().stack_store(types::I64, vmctx, kept, 0);
 
     let store = builder.ins().load(types::I64, trusted(), vmctx, offset32(STORE_CONTEXT));
+    // At the frame pointer is the caller's, and above that the return address.
     let fp = builder.ins().get_frame_pointer(types::I64);
-    builder.ins().store(trusted(), fp, store, offset32(store_context::EXIT_FP));
+    let caller_fp = builder.ins().load(types::I64, trusted(), fp, 0);
+    let return_address = builder.ins().iadd_imm_s(fp, 8);
+    builder.ins().store(trusted(), caller_fp, store, offset32(store_context::EXIT_FP));
+    builder.ins().store(trusted(), return_address, store, offset32(store_context::EXIT_RETURN));
 
     let code = builder.ins().load(types::I64, trusted(), vmctx, offset32(host_context::CALL));
     let host = builder.import_signature(host);

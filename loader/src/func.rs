@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
@@ -18,10 +18,13 @@ use crate::instance::Instance;
 use crate::memory::Memory;
 use crate::store::{AsStore, AsStoreMut, Pending, StoreCore, StoreId, StoreMut, StoreRef};
 use crate::type_registry::Registration;
-use crate::value::list::empty_slots;
+use crate::value::list::{Slots, empty_slots};
 use crate::value::sealed::{Core, Slot};
 use crate::value::{Borrow, Val, WasmTy, WasmTyList};
+use crate::vm::activation::HostFailure;
 use crate::vm::bytes::MemoryBytes;
+#[cfg(target_arch = "x86_64")]
+use crate::vm::direct;
 use crate::vm::host_func::HostCode;
 use crate::vm::layout::{HostCall, VmFuncRef, VmHostContext, VmValue};
 
@@ -371,6 +374,8 @@ impl fmt::Debug for dyn KeepAlive + '_ {
 pub(crate) struct HostFunc<F> {
     registration: Arc<Registration>,
     call: HostCall,
+    /// See [`HostCode`].
+    direct: Option<unsafe extern "C" fn()>,
     closure: F,
 }
 
@@ -382,6 +387,7 @@ impl<F: Send + Sync> KeepAlive for HostFunc<F> {
     fn host_code(&self) -> HostCode {
         HostCode {
             call: self.call,
+            direct: self.direct.map_or(ptr::null(), |direct| direct as *const c_void),
             closure: (&raw const self.closure).cast::<c_void>(),
             type_id: self.registration.ids()[0],
         }
@@ -389,11 +395,16 @@ impl<F: Send + Sync> KeepAlive for HostFunc<F> {
 }
 
 impl<F: Send + Sync> HostFunc<F> {
-    fn shared<'code>(ty: FuncType, call: HostCall, closure: F) -> Arc<dyn KeepAlive + 'code>
+    fn shared<'code>(
+        ty: FuncType,
+        call: HostCall,
+        direct: Option<unsafe extern "C" fn()>,
+        closure: F,
+    ) -> Arc<dyn KeepAlive + 'code>
     where
         F: 'code,
     {
-        Arc::new(Self { registration: Arc::new(Registration::new(ty)), call, closure })
+        Arc::new(Self { registration: Arc::new(Registration::new(ty)), call, direct, closure })
     }
 }
 
@@ -422,13 +433,15 @@ impl HostFunc<()> {
         {
             // SAFETY: this is the call of a host function with a closure of this
             // type (see `dynamic`).
-            unsafe {
-                host_call::<T, Dynamic<F>>(context, |closure, mut caller| {
+            let result = unsafe {
+                host_call::<T, Dynamic<F>, ()>(context, |closure, mut caller| {
                     let core = caller.store.core_mut();
                     // SAFETY: the caller passed values of the parameter types.
                     let args: Vec<_> = (0..)
                         .zip(&closure.ty.params)
-                        .map(|(index, ty)| Val::from_raw(*values.add(index), *ty, core))
+                        .map(|(index, ty)| {
+                            Val::from_raw(VmValue::load(values.add(index), *ty), *ty, core)
+                        })
                         .collect();
                     let mut results: Vec<_> =
                         closure.ty.results.iter().map(|ty| Val::default_of(*ty)).collect();
@@ -443,24 +456,35 @@ impl HostFunc<()> {
                     }
                     Ok(())
                 })
-            }
+            };
+            for_trampoline(result)
         }
-        HostFunc::shared(ty.clone(), call::<T, F>, Dynamic { ty, func })
+        HostFunc::shared(ty.clone(), call::<T, F>, None, Dynamic { ty, func })
     }
 }
 
-/// Runs the body of a host function: finds its closure and caller, and turns
-/// errors and panics into what compiled code understands.
+/// How a call ended, as exit trampolines ask for it.
+fn for_trampoline(result: Result<(), HostFailure>) -> u8 {
+    match result {
+        Ok(()) => host_context::RETURNED,
+        Err(HostFailure::Failed) => host_context::FAILED,
+        Err(HostFailure::Threw) => host_context::THREW,
+    }
+}
+
+/// Runs the body of a host function: finds its closure and caller, and leaves
+/// errors, panics and exceptions in the store.
 ///
 /// # Safety
 /// * `context` is the context of a host function whose closure is an `F`, in a store
 ///   whose data is a `T`.
 /// * The store is exclusively borrowed by whoever entered wasm or called this,
 ///   who does not use it meanwhile.
-unsafe fn host_call<T, F>(
+#[inline]
+unsafe fn host_call<T, F, V>(
     context: *mut VmHostContext,
-    body: impl for<'a, 'c> FnOnce(&'a F, Caller<'a, 'c, T>) -> Result<(), HostError>,
-) -> u8 {
+    body: impl for<'a, 'c> FnOnce(&'a F, Caller<'a, 'c, T>) -> Result<V, HostError>,
+) -> Result<V, HostFailure> {
     // SAFETY: the context is alive; its store context is the first field of its
     // store; its closure is an `F`, kept alive by the store; an importer is the
     // vmctx of an instance of the store.
@@ -476,19 +500,26 @@ unsafe fn host_call<T, F>(
         body(closure, Caller { store, instance })
     }));
     // SAFETY: the body's borrow of the store has ended.
-    let core = unsafe { &mut *store.as_ptr() };
-    core.pending = Some(match result {
-        Ok(Ok(())) => return host_context::RETURNED,
-        Ok(Err(error)) => {
-            if let Some(thrown) = exception_in(&error).and_then(|exception| exception.raw(core)) {
-                core.thrown = Some(thrown);
-                return host_context::THREW;
-            }
-            Pending::Error(error)
+    let core = || unsafe { &mut *store.as_ptr() };
+    match result {
+        Ok(Ok(values)) => Ok(values),
+        Ok(Err(error)) => Err(failure(core(), error)),
+        Err(panic) => {
+            core().pending = Some(Pending::Panic(panic));
+            Err(HostFailure::Failed)
         }
-        Err(panic) => Pending::Panic(panic),
-    });
-    host_context::FAILED
+    }
+}
+
+/// Leaves an error in the store, or an exception if it is one.
+#[cold]
+fn failure(core: &mut StoreCore<'_>, error: HostError) -> HostFailure {
+    if let Some(thrown) = exception_in(&error).and_then(|exception| exception.raw(core)) {
+        core.thrown = Some(thrown);
+        return HostFailure::Threw;
+    }
+    core.pending = Some(Pending::Error(error));
+    HostFailure::Failed
 }
 
 /// The exception that a host function returned as its error, or passed on.
@@ -553,27 +584,75 @@ macro_rules! into_host_func {
                     // SAFETY: this is the call of a host function with a closure
                     // of this type (see below). The caller's row of slots is as
                     // long as the longer of parameters and results.
-                    unsafe {
-                        host_call::<T, F>(context, |closure, mut caller| {
+                    let result = unsafe {
+                        host_call::<T, F, ()>(context, |closure, mut caller| {
                             let slots = values.cast::<Slot>();
                             #[allow(unused_variables, reason = "without parameters")]
                             let params = {
                                 let core = Core(caller.store.core_mut());
-                                <($($name,)*) as crate::value::list::Slots>::load(slots, &core)
+                                <($($name,)*) as Slots>::load(slots, &core)
                             };
                             let store = caller.store.core_ptr();
                             let results = closure(caller, $(params.$index),*).into_result()?;
                             // SAFETY: the closure's borrow of the store has ended.
                             let core = Core(&*store.as_ptr());
-                            let count = <R::Values as crate::value::list::Slots>::COUNT;
+                            let count = R::Values::COUNT;
                             let slots = std::slice::from_raw_parts_mut(slots.cast(), count);
-                            crate::value::list::Slots::store(results, slots, &core)?;
+                            results.store(slots, &core)?;
                             Ok(())
                         })
+                    };
+                    for_trampoline(result)
+                }
+
+                /// The same for compiled code that passes everything in registers.
+                #[cfg(target_arch = "x86_64")]
+                #[allow(non_snake_case, unused_mut, unused_variables, reason = "a parameter has the name of its type, if there is one")]
+                unsafe extern "C" fn in_registers<T, F, R, $($name: WasmTy),*>(
+                    context: *mut VmHostContext,
+                    $($name: $name::Wire),*
+                ) -> <R::Values as Slots>::Wire
+                where
+                    F: for<'a, 'c> Fn(Caller<'a, 'c, T>, $($name),*) -> R,
+                    R: HostResult,
+                {
+                    // SAFETY: as above.
+                    let result = unsafe {
+                        host_call::<T, F, _>(context, |closure, mut caller| {
+                            let core = Core(caller.store.core_mut());
+                            $( let $name = $name::from_wire($name, &core); )*
+                            let store = caller.store.core_ptr();
+                            let results = closure(caller, $($name),*).into_result()?;
+                            // SAFETY: the closure's borrow of the store has ended.
+                            let core = Core(&*store.as_ptr());
+                            Ok(results.to_wire(&core)?)
+                        })
+                    };
+                    match result {
+                        Ok(results) => results,
+                        // SAFETY: the result and the parameters are plain values (`Copy`), and nothing else is left. The store
+                        // has the error.
+                        Err(failed) => unsafe { direct::leave(context, failed) },
                     }
                 }
+
+                /// What compiled code calls.
+                #[cfg(target_arch = "x86_64")]
+                #[unsafe(naked)]
+                unsafe extern "C" fn direct<T, F, R, $($name: WasmTy),*>()
+                where
+                    F: for<'a, 'c> Fn(Caller<'a, 'c, T>, $($name),*) -> R,
+                    R: HostResult,
+                {
+                    direct::enter_host!(in_registers::<T, F, R, $($name),*>)
+                }
+                #[cfg(target_arch = "x86_64")]
+                let direct = const { direct::fits(&[$($name::REGISTER),*], R::Values::IN_REGISTERS) }
+                    .then_some(direct::<T, F, R, $($name),*> as unsafe extern "C" fn());
+                #[cfg(not(target_arch = "x86_64"))]
+                let direct = None;
                 let ty = FuncType::new([$($name::TYPE),*], R::Values::types());
-                HostFunc::shared(ty, call::<T, F, R, $($name),*>, self)
+                HostFunc::shared(ty, call::<T, F, R, $($name),*>, direct, self)
             }
         }
     )* };

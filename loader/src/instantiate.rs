@@ -263,10 +263,13 @@ fn build<'code>(
 /// Imports a host function: it gets a context that names this instance.
 fn import_host(core: &mut StoreCore<'_>, position: usize, function: u32, ty: u32, host: HostCode) {
     let instance = &mut core.instances[position];
-    let code = instance.code(instance.artifact.view().types()[ty as usize].exit.get());
-    let host = VmHostFunc::new(instance.store_context(), host, code, instance.vmctx());
-    let func_ref = VmHostFunc::func_ref(&host);
-    let import = VmFuncImport { code, vmctx: host.as_ptr().cast(), func_ref };
+    let exit = instance.code(instance.artifact.view().types()[ty as usize].exit.get());
+    let host = VmHostFunc::new(instance.store_context(), host, exit, instance.vmctx());
+    let import = VmFuncImport {
+        code: VmHostFunc::code(&host),
+        vmctx: host.as_ptr().cast(),
+        func_ref: VmHostFunc::func_ref(&host),
+    };
     instance.set_imported_function(function, import);
     instance.host_funcs.push(host);
 }
@@ -292,8 +295,9 @@ fn import_function(
     //
     // SAFETY: a function reference without an entry trampoline has a host
     // context for its vmctx, which lives as long as the store.
-    let VmHostContext { call, closure, .. } = unsafe { vmctx.cast::<VmHostContext>().read() };
-    import_host(core, position, function, ty, HostCode { call, closure, type_id });
+    let context = unsafe { vmctx.cast::<VmHostContext>().read() };
+    let VmHostContext { call, direct, closure, .. } = context;
+    import_host(core, position, function, ty, HostCode { call, direct, closure, type_id });
     Ok(())
 }
 

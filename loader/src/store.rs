@@ -36,7 +36,7 @@ use crate::vm::backtrace::Frames;
 use crate::vm::exception::{Exceptions, Landing, Origin, Root, VmException, VmTag};
 use crate::vm::host_func::VmHostFunc;
 use crate::vm::instance::VmInstance;
-use crate::vm::layout::{VmFuncRef, VmStoreContext, VmValue};
+use crate::vm::layout::{VmExit, VmFuncRef, VmStoreContext, VmValue};
 use crate::vm::lazy::Lost;
 use crate::vm::memory::{StoreMemory, too_large};
 use crate::vm::shared::Expected;
@@ -153,7 +153,7 @@ impl<'code> StoreCore<'code> {
                 entry_fp: 0,
                 entry_sp: 0,
                 entry_handler: 0,
-                exit_fp: 0,
+                exit: VmExit::default(),
             },
             max_wasm_stack: engine.config().max_wasm_stack,
             host_stack: engine.config().host_stack.max(Config::MIN_HOST_STACK),

@@ -295,6 +295,22 @@ from_number! {
 }
 
 impl VmValue {
+    /// The value of type `ty` in a slot, of which nobody has written more than the value's own bytes.
+    ///
+    /// # Safety
+    /// The slot holds such a value.
+    pub(crate) unsafe fn load(slot: *const Self, ty: ValType) -> Self {
+        // SAFETY: by the caller's promise; the low bytes come first.
+        unsafe {
+            match ty {
+                ValType::I32 | ValType::F32 => Self(slot.cast::<u32>().read().into()),
+                ValType::V128 => slot.read(),
+                // References, too.
+                _ => Self(slot.cast::<u64>().read().into()),
+            }
+        }
+    }
+
     /// The low 32 bits, where values of 32 bits are.
     #[expect(clippy::cast_possible_truncation, reason = "the low bits are wanted")]
     pub(crate) fn low32(self) -> u32 {
@@ -327,19 +343,55 @@ pub trait WasmTy: sealed::Raw + Copy + 'static {
 }
 
 pub(crate) mod sealed {
+    use core::mem::MaybeUninit;
+
     use super::{Error, ExternRef, StoreCore, VmValue};
 
-    /// Conversion to and from the slots that values travel in.
+    /// Conversion to and from the slots and registers that values travel in.
     pub trait Raw: Sized {
+        /// What compiled code passes: its bytes are the low ones of a slot.
         #[doc(hidden)]
-        fn to_slot(self, core: &Core<'_, '_>) -> Result<Slot, Error>;
+        type Wire: Copy;
+        /// The registers that a function takes and returns it in, if the C calling convention and that of wasm agree on them.
+        #[doc(hidden)]
+        const REGISTER: Option<Register>;
+        #[doc(hidden)]
+        fn to_wire(self, core: &Core<'_, '_>) -> Result<Self::Wire, Error>;
+        /// # Safety
+        /// A reference must belong to the store.
+        #[doc(hidden)]
+        unsafe fn from_wire(wire: Self::Wire, core: &Core<'_, '_>) -> Self;
+        /// Writes no more of the slot than the value's own bytes: nobody reads others.
+        #[doc(hidden)]
+        #[inline]
+        fn to_slot(self, slot: &mut MaybeUninit<Slot>, core: &Core<'_, '_>) -> Result<(), Error> {
+            const { assert!(size_of::<Self::Wire>() <= size_of::<Slot>()) };
+            const { assert!(align_of::<Self::Wire>() <= align_of::<Slot>()) };
+            let wire = self.to_wire(core)?;
+            // SAFETY: the slot is borrowed exclusively, large enough and aligned, by the assertions.
+            unsafe { slot.as_mut_ptr().cast::<Self::Wire>().write(wire) };
+            Ok(())
+        }
         /// Reads no more of the slot than the value's own bytes: compiled code wrote
         /// no others.
         ///
         /// # Safety
         /// `slot` must hold a value of this type, of the store.
         #[doc(hidden)]
-        unsafe fn from_slot(slot: *const Slot, core: &Core<'_, '_>) -> Self;
+        #[inline]
+        unsafe fn from_slot(slot: *const Slot, core: &Core<'_, '_>) -> Self {
+            // SAFETY: the slot holds such a value, by the caller's promise; the low bytes come first.
+            unsafe { Self::from_wire(slot.cast::<Self::Wire>().read(), core) }
+        }
+    }
+
+    /// Registers of one kind, which calling conventions count by themselves.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Register {
+        /// For integers and references.
+        General,
+        /// For floating-point numbers.
+        Vector,
     }
 
     /// A value in its slot.
@@ -351,43 +403,48 @@ pub(crate) mod sealed {
     pub struct Core<'a, 'code>(pub(crate) &'a StoreCore<'code>);
 
     macro_rules! numbers {
-        ($($ty:ty as $bits:ty: $to:expr, $from:expr;)*) => { $(
+        ($($ty:ty: $register:expr;)*) => { $(
             impl Raw for $ty {
+                type Wire = Self;
+                const REGISTER: Option<Register> = $register;
+
                 #[inline]
-                fn to_slot(self, _: &Core<'_, '_>) -> Result<Slot, Error> {
-                    Ok(Slot(VmValue($to(self).into())))
+                fn to_wire(self, _: &Core<'_, '_>) -> Result<Self, Error> {
+                    Ok(self)
                 }
 
                 #[inline]
-                unsafe fn from_slot(slot: *const Slot, _: &Core<'_, '_>) -> Self {
-                    // SAFETY: the slot holds a value with these bits, by the
-                    // caller's promise; the low bytes come first.
-                    $from(unsafe { slot.cast::<$bits>().read() })
+                unsafe fn from_wire(wire: Self, _: &Core<'_, '_>) -> Self {
+                    wire
                 }
             }
         )* };
     }
 
     numbers! {
-        i32 as u32: i32::cast_unsigned, u32::cast_signed;
-        u32 as u32: core::convert::identity::<u32>, core::convert::identity::<u32>;
-        i64 as u64: i64::cast_unsigned, u64::cast_signed;
-        u64 as u64: core::convert::identity::<u64>, core::convert::identity::<u64>;
-        f32 as u32: f32::to_bits, f32::from_bits;
-        f64 as u64: f64::to_bits, f64::from_bits;
-        u128 as u128: core::convert::identity::<u128>, core::convert::identity::<u128>;
+        i32: Some(Register::General);
+        u32: Some(Register::General);
+        i64: Some(Register::General);
+        u64: Some(Register::General);
+        f32: Some(Register::Vector);
+        f64: Some(Register::Vector);
+        // A vector for wasm, and two integers for C.
+        u128: None;
     }
 
     impl Raw for Option<ExternRef> {
-        fn to_slot(self, core: &Core<'_, '_>) -> Result<Slot, Error> {
+        type Wire = u64;
+        const REGISTER: Option<Register> = Some(Register::General);
+
+        #[inline]
+        fn to_wire(self, core: &Core<'_, '_>) -> Result<u64, Error> {
             let raw = self.map_or(Ok(core::ptr::null_mut()), |value| value.to_raw(core.0))?;
-            Ok(Slot(VmValue::from_ref(raw)))
+            Ok(VmValue::from_ref(raw).low64())
         }
 
-        unsafe fn from_slot(slot: *const Slot, core: &Core<'_, '_>) -> Self {
-            // SAFETY: the slot holds a pointer, by the caller's promise.
-            let bits = unsafe { slot.cast::<u64>().read() };
-            ExternRef::from_raw(VmValue(bits.into()).to_ref(), core.0)
+        #[inline]
+        unsafe fn from_wire(wire: u64, core: &Core<'_, '_>) -> Self {
+            ExternRef::from_raw(VmValue(wire.into()).to_ref(), core.0)
         }
     }
 }
@@ -422,13 +479,21 @@ pub trait WasmTyList: list::Slots + Copy + 'static {
 pub(crate) mod list {
     use core::mem::MaybeUninit;
 
-    use super::sealed::{Core, Slot};
+    use super::sealed::{Core, Raw, Slot};
     use super::{Error, ValType, WasmTy, WasmTyList};
 
-    /// Conversion to and from a row of slots.
+    /// Conversion to and from a row of slots, and to what a function returns.
     pub trait Slots: Sized {
         #[doc(hidden)]
         const COUNT: usize;
+        /// What a function returns to compiled code if it returns the values in registers.
+        #[doc(hidden)]
+        type Wire: Copy;
+        /// Whether it can, by the C calling convention.
+        #[doc(hidden)]
+        const IN_REGISTERS: bool;
+        #[doc(hidden)]
+        fn to_wire(self, core: &Core<'_, '_>) -> Result<Self::Wire, Error>;
         #[doc(hidden)]
         fn store(self, slots: &mut [MaybeUninit<Slot>], core: &Core<'_, '_>) -> Result<(), Error>;
         /// # Safety
@@ -441,11 +506,17 @@ pub(crate) mod list {
 
     impl<V: WasmTy> Slots for V {
         const COUNT: usize = 1;
+        type Wire = V::Wire;
+        const IN_REGISTERS: bool = V::REGISTER.is_some();
+
+        #[inline]
+        fn to_wire(self, core: &Core<'_, '_>) -> Result<V::Wire, Error> {
+            Raw::to_wire(self, core)
+        }
 
         #[inline]
         fn store(self, slots: &mut [MaybeUninit<Slot>], core: &Core<'_, '_>) -> Result<(), Error> {
-            slots[0].write(self.to_slot(core)?);
-            Ok(())
+            self.to_slot(&mut slots[0], core)
         }
 
         #[inline]
@@ -469,6 +540,15 @@ pub(crate) mod list {
         ($(($($name:ident $index:tt),*))*) => { $(
             impl<$($name: WasmTy),*> Slots for ($($name,)*) {
                 const COUNT: usize = <[usize]>::len(&[$($index),*]);
+                type Wire = ($($name::Wire,)*);
+                // More than one are in other registers for C than for wasm.
+                const IN_REGISTERS: bool = Self::COUNT == 0;
+
+                #[inline]
+                #[allow(unused_variables, clippy::unused_unit, reason = "the empty tuple")]
+                fn to_wire(self, core: &Core<'_, '_>) -> Result<Self::Wire, Error> {
+                    Ok(($( Raw::to_wire(self.$index, core)?, )*))
+                }
 
                 #[inline]
                 #[allow(unused_variables, reason = "the empty tuple uses neither")]
@@ -477,7 +557,7 @@ pub(crate) mod list {
                     slots: &mut [MaybeUninit<Slot>],
                     core: &Core<'_, '_>,
                 ) -> Result<(), Error> {
-                    $( slots[$index].write(self.$index.to_slot(core)?); )*
+                    $( self.$index.to_slot(&mut slots[$index], core)?; )*
                     Ok(())
                 }
 

@@ -83,6 +83,7 @@ pub fn describe() -> String {
     fact("store_context.entry_sp", store_context::ENTRY_SP.into());
     fact("store_context.entry_handler", store_context::ENTRY_HANDLER.into());
     fact("store_context.exit_fp", store_context::EXIT_FP.into());
+    fact("store_context.exit_return", store_context::EXIT_RETURN.into());
     fact("store_context size", store_context::SIZE.into());
     fact("host_context.call", host_context::CALL.into());
     fact("host_context size", host_context::SIZE.into());

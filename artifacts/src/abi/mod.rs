@@ -30,11 +30,15 @@
 //!
 //! *Exit trampolines* take wasm to the host, one per signature. They are wasm
 //! functions whose `vmctx` is a host context ([`vmctx::host_context`]). They
-//! store the parameters in slots on their stack, record their frame pointer in
+//! store the parameters in slots on their stack, record where they were called from in
 //! the store context, and call the host function
 //! `(host_context, values) -> u8` with the C calling convention. If it returns
 //! 0 they trap with [`traps::Trap::HostError`]; if it returns 2 they throw the exception that
 //! the store holds.
+//!
+//! A loader need not use them: what stands for a host function may be any code that is called as a wasm function
+//! and records the same in the store context. Where the registers of the two calling conventions are the same, it is the host function
+//! itself but for that.
 //!
 //! # Exceptions
 //!

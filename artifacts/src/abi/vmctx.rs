@@ -45,10 +45,13 @@ pub mod store_context {
     pub const ENTRY_SP: u32 = 40;
     /// Address of the innermost entry trampoline's unwind handler.
     pub const ENTRY_HANDLER: u32 = 48;
-    /// Frame pointer of the exit trampoline that wasm was last left through.
+    /// Frame pointer of the function from which wasm was last left for the host.
     pub const EXIT_FP: u32 = 56;
+    /// Address of the word on the stack that holds the address in that function which the host returns to. The frame
+    /// of the function lies above.
+    pub const EXIT_RETURN: u32 = 64;
     /// Size of the structure.
-    pub const SIZE: u32 = 64;
+    pub const SIZE: u32 = 72;
 }
 
 /// A host function as wasm sees it: what an exit trampoline gets as its vmctx.

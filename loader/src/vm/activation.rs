@@ -17,8 +17,9 @@ use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::abi::vmctx::host_context;
 
 use super::backtrace::Frames;
+use super::exception::{Landing, find_handler};
 use super::layout::{
-    EntryTrampoline, VmContext, VmFuncRef, VmHostContext, VmStoreContext, VmValue,
+    EntryTrampoline, VmContext, VmExit, VmFuncRef, VmHostContext, VmStoreContext, VmValue,
 };
 use super::lazy::Lost;
 use crate::store::StoreCore;
@@ -37,7 +38,7 @@ pub(crate) struct Activation {
     end: Cell<End>,
     /// Where the store was when this activation began, if it was in wasm then.
     outer_entry_fp: usize,
-    outer_exit_fp: usize,
+    outer_exit: VmExit,
     /// The activation of the same store outside of this one, on whatever thread.
     outer: *const Activation,
 }
@@ -51,6 +52,15 @@ thread_local! {
     static LOWEST: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
     /// Whether `prepare` has done its work on this thread.
     static PREPARED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// How a host function ended that did not return.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostFailure {
+    /// With an error or a panic, which the store holds.
+    Failed,
+    /// With an exception, which the store holds.
+    Threw,
 }
 
 /// What ended an activation, beside a return.
@@ -110,7 +120,7 @@ pub(crate) unsafe fn enter(
         store,
         end: Cell::new(End::None),
         outer_entry_fp: 0,
-        outer_exit_fp: 0,
+        outer_exit: VmExit { fp: 0, return_at: 0 },
         outer: ptr::null(),
     };
     // SAFETY: the caller promises what this asks for.
@@ -217,7 +227,7 @@ unsafe fn enter_again(
         store,
         end: Cell::new(End::None),
         outer_entry_fp: outer.entry_fp,
-        outer_exit_fp: outer.exit_fp,
+        outer_exit: outer.exit,
         outer: StoreCore::activation(store),
     };
     // SAFETY: the caller promises what this asks for.
@@ -228,7 +238,7 @@ unsafe fn enter_again(
         (*context).entry_fp = outer.entry_fp;
         (*context).entry_sp = outer.entry_sp;
         (*context).entry_handler = outer.entry_handler;
-        (*context).exit_fp = outer.exit_fp;
+        (*context).exit = outer.exit;
         (*context).stack_limit = outer.stack_limit;
     }
     if returned { Ok(()) } else { activation.unwound() }
@@ -321,11 +331,54 @@ pub(crate) unsafe fn note_host_frames(store: NonNull<StoreCore<'static>>) {
     unsafe {
         let frames = &mut *StoreCore::trap_frames(store);
         frames.clear();
-        let VmStoreContext { entry_fp, exit_fp, .. } = *context;
+        // No instruction of wasm trapped.
+        frames.push(0);
+        let VmStoreContext { entry_fp, exit, .. } = *context;
         if entry_fp != 0 {
-            frames.walk(exit_fp, entry_fp);
+            frames.walk_from_exit(exit, entry_fp);
         }
         walk_outer(frames, innermost_of(store));
+    }
+}
+
+/// Ends the innermost activation of a store after a host function that wasm called has failed, or has thrown the exception
+/// that the store holds. Where the thread goes on: in the entry trampoline, or where the exception is caught.
+///
+/// # Safety
+/// The store is alive and not otherwise used. Wasm of it called the host function directly, which is about to end.
+#[cold]
+pub(crate) unsafe fn land(
+    store: NonNull<StoreCore<'static>>,
+    failed: HostFailure,
+) -> NonNull<Landing> {
+    // SAFETY: the context is a part of the live store.
+    let context = unsafe { StoreCore::context(store).read() };
+    let trap = match failed {
+        HostFailure::Failed => TrapKind::HostError,
+        HostFailure::Threw => {
+            // SAFETY: the host function has not returned. The store is not otherwise used.
+            let handler = unsafe {
+                let pc = context.exit.return_address();
+                find_handler(store, ptr::null_mut(), pc, context.exit.fp)
+            };
+            if let Some(landing) = handler {
+                return landing;
+            }
+            TrapKind::UncaughtException
+        }
+    };
+    // SAFETY: the store is alive and not otherwise used; the activation, too, since wasm called.
+    unsafe {
+        note_host_frames(store);
+        (*StoreCore::activation(store)).end.set(End::Trap(trap));
+        let landing = &raw mut (*store.as_ptr()).landing;
+        *landing = Landing {
+            pc: context.entry_handler,
+            sp: context.entry_sp,
+            fp: context.entry_fp,
+            payload: 0,
+        };
+        NonNull::new_unchecked(landing)
     }
 }
 
@@ -408,11 +461,11 @@ pub(crate) unsafe fn wasm_stack(
     mut activation: *const Activation,
     innermost: Option<usize>,
 ) -> Vec<(usize, usize)> {
-    let mut ranges = vec![(innermost.unwrap_or(context.exit_fp), context.entry_fp)];
+    let mut ranges = vec![(innermost.unwrap_or(context.exit.return_at), context.entry_fp)];
     while !activation.is_null() {
         // SAFETY: the activations of a store are alive while it knows them, and outer ones outlive inner ones.
-        let Activation { outer_entry_fp, outer_exit_fp, outer, .. } = unsafe { &*activation };
-        ranges.push((*outer_exit_fp, *outer_entry_fp));
+        let Activation { outer_entry_fp, outer_exit, outer, .. } = unsafe { &*activation };
+        ranges.push((outer_exit.return_at, *outer_entry_fp));
         activation = *outer;
     }
     // Where the host entered no wasm, there is none.
@@ -429,7 +482,7 @@ unsafe fn walk_outer(frames: &mut Frames, mut activation: Option<&Activation>) {
         if inner.outer_entry_fp != 0 {
             // SAFETY: these were the frame pointers of the store when the
             // activation began; whoever they belong to waits for its end.
-            unsafe { frames.walk(inner.outer_exit_fp, inner.outer_entry_fp) };
+            unsafe { frames.walk_from_exit(inner.outer_exit, inner.outer_entry_fp) };
         }
         activation = find(inner.previous, inner.store);
     }

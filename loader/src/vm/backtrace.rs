@@ -2,7 +2,9 @@
 //!
 //! Compiled code keeps frame pointers: at a frame pointer is the caller's, and
 //! above it the return address. The chain is followed from the place
-//! where wasm stopped to the frame of the entry trampoline.
+//! where wasm stopped, or called the host, to the frame of the entry trampoline.
+
+use super::layout::VmExit;
 
 /// How many program counters a backtrace holds. A runaway recursion has many
 /// more frames; the innermost ones tell the story.
@@ -44,6 +46,18 @@ impl Frames {
 
     pub(crate) fn omitted(&self) -> usize {
         self.omitted
+    }
+
+    /// Adds the frames of wasm from the one that called the host, inclusive, to the one at `entry_fp`, exclusive.
+    ///
+    /// # Safety
+    /// `exit` is where wasm was left, and the host has not returned to it; `entry_fp` is as for [`Self::walk`].
+    pub(crate) unsafe fn walk_from_exit(&mut self, exit: VmExit, entry_fp: usize) {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            self.push(exit.return_address());
+            self.walk(exit.fp, entry_fp);
+        }
     }
 
     /// Adds the return addresses of the frames from the one at `fp`, inclusive,

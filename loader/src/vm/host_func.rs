@@ -25,19 +25,22 @@ pub(crate) struct VmHostFunc {
 #[derive(Clone, Copy, Debug)]
 pub struct HostCode {
     pub(crate) call: HostCall,
+    /// What wasm calls, if it needs no exit trampoline, or null.
+    pub(crate) direct: *const c_void,
     pub(crate) closure: *const c_void,
     pub(crate) type_id: u32,
 }
 
 impl VmHostFunc {
-    /// `code` is the exit trampoline for the function's signature, or null if
+    /// `exit` is the exit trampoline for the function's signature, or null if
     /// there is none yet. `importer` is the vmctx of the importing instance, or null.
     pub(crate) fn new(
         store_context: *mut VmStoreContext,
         host: HostCode,
-        code: *const c_void,
+        exit: *const c_void,
         importer: *mut VmContext,
     ) -> Stable<Self> {
+        let code = if host.direct.is_null() { exit } else { host.direct };
         let func = Stable::new(Self {
             context: VmHostContext {
                 magic: HOST_CONTEXT_MAGIC,
@@ -45,6 +48,7 @@ impl VmHostFunc {
                 store_context,
                 builtins: super::builtins::address(),
                 call: host.call,
+                direct: host.direct,
                 closure: host.closure,
                 importer,
             },
@@ -64,6 +68,12 @@ impl VmHostFunc {
     pub(crate) fn func_ref(this: &Stable<Self>) -> *mut VmFuncRef {
         // SAFETY: only computes the address of a field of a live value.
         unsafe { &raw mut (*this.as_ptr()).func_ref }
+    }
+
+    /// What wasm calls, or null.
+    pub(crate) fn code(this: &Stable<Self>) -> *const c_void {
+        // SAFETY: the value lives. Its code changes only through a reference that is exclusive.
+        unsafe { (*this.as_ptr()).func_ref.code }
     }
 
     /// Provides the exit trampoline if it was missing.

@@ -5,6 +5,7 @@
 
 use std::ffi::c_void;
 use std::mem::offset_of;
+use std::ptr::with_exposed_provenance;
 use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use cwasm_artifact::abi::vmctx;
@@ -41,7 +42,28 @@ pub(crate) struct VmStoreContext {
     pub(crate) entry_fp: usize,
     pub(crate) entry_sp: usize,
     pub(crate) entry_handler: usize,
-    pub(crate) exit_fp: usize,
+    pub(crate) exit: VmExit,
+}
+
+/// Where wasm was left for the host.
+#[derive(Clone, Copy, Debug, Default)]
+#[repr(C)]
+pub(crate) struct VmExit {
+    /// The frame pointer of the function that called.
+    pub(crate) fp: usize,
+    /// Where on the stack the return address of that call is.
+    pub(crate) return_at: usize,
+}
+
+impl VmExit {
+    /// Where the host returns to.
+    ///
+    /// # Safety
+    /// It has not returned yet.
+    pub(crate) unsafe fn return_address(self) -> usize {
+        // SAFETY: the word is a part of the stack, below the frame of a function that waits for the host.
+        unsafe { with_exposed_provenance::<usize>(self.return_at).read() }
+    }
 }
 
 const _: () = {
@@ -53,7 +75,8 @@ const _: () = {
     assert!(offset_of!(VmStoreContext, entry_fp) == offset::ENTRY_FP as usize);
     assert!(offset_of!(VmStoreContext, entry_sp) == offset::ENTRY_SP as usize);
     assert!(offset_of!(VmStoreContext, entry_handler) == offset::ENTRY_HANDLER as usize);
-    assert!(offset_of!(VmStoreContext, exit_fp) == offset::EXIT_FP as usize);
+    assert!(offset_of!(VmStoreContext, exit.fp) == offset::EXIT_FP as usize);
+    assert!(offset_of!(VmStoreContext, exit.return_at) == offset::EXIT_RETURN as usize);
     assert!(size_of::<VmStoreContext>() == offset::SIZE as usize);
 };
 
@@ -81,8 +104,8 @@ pub(crate) type HostCall =
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct VmFuncRef {
-    /// The wasm function. Null for a host function whose signature no artifact
-    /// of the store has an exit trampoline for yet.
+    /// The wasm function. Null for a host function that needs an exit trampoline, as long as no artifact
+    /// of the store has one for its signature.
     pub(crate) code: *const c_void,
     pub(crate) vmctx: *mut VmContext,
     pub(crate) type_id: u32,
@@ -171,7 +194,9 @@ pub(crate) struct VmHostContext {
     pub(crate) builtins: *const usize,
     pub(crate) call: HostCall,
     // Compiled code knows nothing of the following.
-    /// The closure that `call` expects.
+    /// What wasm calls instead of an exit trampoline, or null.
+    pub(crate) direct: *const c_void,
+    /// The closure that both expect.
     pub(crate) closure: *const c_void,
     /// The vmctx of the instance that imports the function, or null.
     pub(crate) importer: *mut VmContext,
@@ -183,5 +208,5 @@ const _: () = {
     assert!(offset_of!(VmHostContext, store_context) == vmctx::STORE_CONTEXT as usize);
     assert!(offset_of!(VmHostContext, builtins) == vmctx::BUILTINS as usize);
     assert!(offset_of!(VmHostContext, call) == vmctx::host_context::CALL as usize);
-    assert!(offset_of!(VmHostContext, closure) == vmctx::host_context::SIZE as usize);
+    assert!(offset_of!(VmHostContext, direct) == vmctx::host_context::SIZE as usize);
 };

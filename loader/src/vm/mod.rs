@@ -10,7 +10,7 @@
 //!   [`racy`] accesses from Rust, and threads [`waiting`] in them;
 //! * [`instance`]: the vmctx of an instance;
 //! * [`builtins`]: the functions that compiled code calls;
-//! * [`host_func`]: host functions as compiled code sees them;
+//! * [`host_func`]: host functions as compiled code sees them; [`direct`]: calls of them without a trampoline;
 //! * [`exception`], [`throw`]: exceptions, and how one reaches its handler;
 //! * [`lazy`]: parts of an artifact that are loaded when they are needed; [`pending`]: memories that begin without their image;
 //! * [`activation`]: entering wasm, and leaving it by a trap;
@@ -20,6 +20,7 @@ pub(crate) mod activation;
 pub(crate) mod backtrace;
 pub(crate) mod builtins;
 pub(crate) mod bytes;
+pub(crate) mod direct;
 pub(crate) mod exception;
 pub(crate) mod host_func;
 pub(crate) mod instance;
