@@ -201,11 +201,7 @@ pub fn churn(functions: usize) -> Result<crate::child::Figures> {
 }
 
 /// Loads lazily up to the first call again and again, for a profiler to watch. The files stay in `folder`.
-pub fn churn_lazily(
-    functions: usize,
-    data: usize,
-    folder: &Path,
-) -> Result<crate::child::Figures> {
+pub fn churn_lazily(functions: usize, data: usize, folder: &Path) -> Result<crate::child::Figures> {
     const TIMES: u32 = 10_000;
     let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
     let files = Files::new(folder, &corpus::synthetic(functions, data)?, &engine)?;

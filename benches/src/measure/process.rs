@@ -1,4 +1,4 @@
-//! Programs as processes: how long `cwasm run hello.cwasm` takes, and what it holds.
+//! The commands as processes: how long `cwasm run hello.cwasm` and `cwasm compile` take, and what they hold.
 
 use std::ffi::OsStr;
 use std::os::unix::process::CommandExt as _;
@@ -138,6 +138,19 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
             usage(Command::new(engine).arg("compile").arg(&wasm).arg("-o").arg(out))?;
             Ok(())
         };
+        if name != "hello" {
+            measure_compile(
+                options,
+                report,
+                name,
+                [&cwasm, &wasmtime].map(|engine| {
+                    let mut command = vec![engine.clone().into_os_string()];
+                    command.extend(["compile".into(), wasm.clone().into(), "-o".into()]);
+                    command.push(folder.path().join("out.cwasm").into());
+                    command
+                }),
+            )?;
+        }
         compile(&cwasm, &ours)?;
         compile(&wasmtime, &theirs)?;
         let mut link = folder.path().join("bench.cwasm");
@@ -171,20 +184,53 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
             command.arg(&theirs);
             command
         };
-        let used = pairs(rounds, our_command, their_command)?;
-        let wall = pick(&used, |u| u.wall);
-        let memory = crate::clock::alternate(
-            options.rounds(3).min(3),
-            || peak_memory(our_command()),
-            || peak_memory(their_command()),
-        )?;
-        let row = Row::seconds(format!("process: run {name}.cwasm, wall"), &wall);
-        report.add(if name == "hello" { row.bar(0.4) } else { row });
-        report
-            .add(Row::seconds(format!("process: run {name}.cwasm, CPU"), &pick(&used, |u| u.cpu)));
-        let what = format!("process: run {name}.cwasm, resident memory");
-        let row = Row::new(what, Unit::Bytes, &memory.0, &memory.1);
-        report.add(if name == "hello" { row.bar(0.7) } else { row });
+        let what = format!("process: run {name}.cwasm");
+        let [wall, cpu, memory] = measure(options, rounds, &what, our_command, their_command)?;
+        report.add(if name == "hello" { wall.bar(0.4) } else { wall });
+        report.add(cpu);
+        report.add(if name == "hello" { memory.bar(0.7) } else { memory });
+    }
+    Ok(())
+}
+
+/// Runs the commands by turns. Rows for wall time, CPU time, and resident memory at most.
+fn measure(
+    options: &Options,
+    rounds: usize,
+    what: &str,
+    ours: impl Fn() -> Command,
+    theirs: impl Fn() -> Command,
+) -> Result<[Row; 3]> {
+    let used = pairs(rounds, &ours, &theirs)?;
+    let memory = crate::clock::alternate(
+        options.rounds(3).min(3),
+        || peak_memory(ours()),
+        || peak_memory(theirs()),
+    )?;
+    Ok([
+        Row::seconds(format!("{what}, wall"), &pick(&used, |u| u.wall)),
+        Row::seconds(format!("{what}, CPU"), &pick(&used, |u| u.cpu)),
+        Row::new(format!("{what}, resident memory"), Unit::Bytes, &memory.0, &memory.1),
+    ])
+}
+
+/// The command line that compiles a program, of both.
+fn measure_compile(
+    options: &Options,
+    report: &mut Report,
+    name: &str,
+    commands: [Vec<std::ffi::OsString>; 2],
+) -> Result<()> {
+    let [ours, theirs] = commands.map(|line| {
+        move || {
+            let mut command = Command::new(&line[0]);
+            command.args(&line[1..]);
+            command
+        }
+    });
+    let what = format!("process: compile {name}.wasm");
+    for row in measure(options, options.rounds(9), &what, ours, theirs)? {
+        report.add(row);
     }
     Ok(())
 }
