@@ -61,11 +61,11 @@ builtins! {
     /// `(memory, dst, byte, len) -> 1, or 0 if out of bounds`. `memory.fill`, if
     /// other threads may have it.
     MemoryFill = "memory_fill" (I32, I64, I32, I64) -> I32;
-    /// `(dst address, src address, len) -> 1, or 0 if bytes cannot be had`. `memory.copy` between memories that are not shared,
+    /// `(dst address, src address, len) -> dst address, or null if bytes cannot be had`. `memory.copy` between memories that are not shared,
     /// of ranges that the caller has checked.
-    MemoryMove = "memory_move" (Pointer, Pointer, I64) -> I32;
-    /// `(dst address, byte, len) -> 1, or 0 if bytes cannot be had`. `memory.fill` in the same way.
-    MemorySet = "memory_set" (Pointer, I32, I64) -> I32;
+    MemoryMove = "memory_move" (Pointer, Pointer, I64) -> Pointer;
+    /// `(dst address, byte, len) -> dst address, or null if bytes cannot be had`. `memory.fill` in the same way.
+    MemorySet = "memory_set" (Pointer, I32, I64) -> Pointer;
     /// `(memory, data segment, dst, src, len) -> 1, or 0 if out of bounds`. `memory.init`.
     MemoryInit = "memory_init" (I32, I32, I64, I32, I32) -> I32;
     /// `(data segment)`. `data.drop`.

@@ -17,7 +17,7 @@ use cranelift_codegen::ir::{
 };
 use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
 use cwasm_artifact::abi::traps::Trap;
-use cwasm_artifact::abi::vmctx::{GUARD_SIZE, memory_definition, memory_slot};
+use cwasm_artifact::abi::vmctx::{GUARD_SIZE, GUARDED_SPACE, memory_definition, memory_slot};
 use cwasm_artifact::types::IndexType;
 use wasmparser::{MemArg, MemArgTarget};
 
@@ -96,11 +96,11 @@ impl Translator<'_, '_> {
     pub(super) fn range(&mut self, memory: MemoryIndex, index: Value, count: Value) -> Value {
         let length = self.memory_length(memory);
         let ins = self.builder.ins();
-        let outside = match self.env.module.memories[memory].index {
+        let (outside, end) = match self.env.module.memories[memory].index {
             IndexType::I32 => {
                 // Both are below 2^32, so the sum does not overflow.
                 let end = ins.iadd(index, count);
-                self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length)
+                (self.builder.ins().icmp(IntCC::UnsignedGreaterThan, end, length), Some(end))
             }
             IndexType::I64 => {
                 // count <= length and index <= length - count. The difference does not wrap if the first holds, and does not
@@ -108,10 +108,21 @@ impl Translator<'_, '_> {
                 let long = ins.icmp(IntCC::UnsignedGreaterThan, count, length);
                 let last = self.builder.ins().isub(length, count);
                 let late = self.builder.ins().icmp(IntCC::UnsignedGreaterThan, index, last);
-                self.builder.ins().bor(long, late)
+                (self.builder.ins().bor(long, late), None)
             }
         };
         self.builder.ins().trapnz(outside, trap_code(Trap::MemoryOutOfBounds));
+        let outside = match (self.memory_style(memory), end) {
+            // What a processor does that guesses the check right of a wrong range: if end < GUARDED_SPACE, it finds nothing but the
+            // memory and its guard. That is known without the length, which takes two loads, one after the other.
+            (MemoryStyle::Reserved, Some(end)) => {
+                const { assert!(GUARD_SIZE.is_power_of_two() && GUARDED_SPACE % GUARD_SIZE == 0) };
+                let guards = self.builder.ins().ushr_imm_u(end, i64::from(GUARD_SIZE.ilog2()));
+                let most = (GUARDED_SPACE / GUARD_SIZE - 1).cast_signed();
+                self.builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, guards, most)
+            }
+            _ => outside,
+        };
         let base = self.memory_base(memory);
         self.checked_place(outside, base, index, 0).base
     }

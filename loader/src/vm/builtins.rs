@@ -131,17 +131,21 @@ fn checked_length(length: u64) -> usize {
     length as usize
 }
 
-/// Makes a range that compiled code has checked present, if a memory of the store has parts that are not. If that
-/// fails, the trap that follows is for what is lost.
+/// Whether a memory of the store may have bytes that are not loaded yet.
 ///
 /// # Safety
-/// `vmctx` is that of a live instance whose code is running, and the range lies in a memory of its store.
+/// `vmctx` is that of a live instance whose code is running.
 #[inline]
-unsafe fn is_present(vmctx: *mut VmContext, start: *const u8, length: usize) -> bool {
+unsafe fn has_late_memory(vmctx: *mut VmContext) -> bool {
     // SAFETY: the store of a live instance is alive, and no reference to it exists while its code runs.
-    if unsafe { !StoreCore::has_late_memory((*vmctx).store_context.cast()) } {
-        return true;
-    }
+    unsafe { StoreCore::has_late_memory((*vmctx).store_context.cast()) }
+}
+
+/// Makes a range that compiled code has checked present. If that fails, the trap that follows is for what is lost.
+///
+/// # Safety
+/// As for [`has_late_memory`]; the range lies in a memory of the store.
+unsafe fn is_present(vmctx: *mut VmContext, start: *const u8, length: usize) -> bool {
     // SAFETY: compiled code passes its own vmctx.
     let (store, _) = unsafe { caller(vmctx) };
     make_present(store, start.addr(), length)
@@ -154,23 +158,45 @@ fn make_present(store: &mut StoreCore<'_>, start: usize, length: usize) -> bool 
     accessed(store, result.map_err(NoAccess::Lost)) != 0
 }
 
+// In the next two, everything is in the last place and returns what the C function returns: in the common case, they are a jump to that.
+
 unsafe extern "C" fn memory_move(
     vmctx: *mut VmContext,
     to: *mut u8,
     from: *const u8,
     length: u64,
-) -> u32 {
-    let length = checked_length(length);
+) -> *mut u8 {
     // SAFETY: compiled code passes its own vmctx, and has checked that both ranges lie in memories of its store, which no
     // other thread has. Whoever entered wasm has borrowed the store exclusively, so nobody has a reference to their bytes,
     // which are present.
     unsafe {
+        if has_late_memory(vmctx) {
+            return memory_move_late(vmctx, to, from, length);
+        }
+        ptr::copy(from, to, checked_length(length));
+    }
+    to
+}
+
+/// # Safety
+/// As for [`memory_move`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn memory_move_late(
+    vmctx: *mut VmContext,
+    to: *mut u8,
+    from: *const u8,
+    length: u64,
+) -> *mut u8 {
+    let length = checked_length(length);
+    // SAFETY: as above; and now they are present.
+    unsafe {
         if !is_present(vmctx, to, length) || !is_present(vmctx, from, length) {
-            return 0;
+            return ptr::null_mut();
         }
         ptr::copy(from, to, length);
     }
-    1
+    to
 }
 
 unsafe extern "C" fn memory_set(
@@ -178,16 +204,36 @@ unsafe extern "C" fn memory_set(
     to: *mut u8,
     value: u32,
     length: u64,
-) -> u32 {
+) -> *mut u8 {
+    // SAFETY: as above.
+    unsafe {
+        if has_late_memory(vmctx) {
+            return memory_set_late(vmctx, to, value, length);
+        }
+        ptr::write_bytes(to, value.to_le_bytes()[0], checked_length(length));
+    }
+    to
+}
+
+/// # Safety
+/// As for [`memory_set`].
+#[cold]
+#[inline(never)]
+unsafe extern "C" fn memory_set_late(
+    vmctx: *mut VmContext,
+    to: *mut u8,
+    value: u32,
+    length: u64,
+) -> *mut u8 {
     let length = checked_length(length);
     // SAFETY: as above.
     unsafe {
         if !is_present(vmctx, to, length) {
-            return 0;
+            return ptr::null_mut();
         }
         ptr::write_bytes(to, value.to_le_bytes()[0], length);
     }
-    1
+    to
 }
 
 unsafe extern "C" fn memory_init(
