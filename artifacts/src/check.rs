@@ -7,7 +7,7 @@
 
 use crate::abi::{Fingerprint, fingerprint};
 use crate::cpu::{CpuFeatures, host_triple};
-use crate::digest::{self, Digest, LeafPair};
+use crate::digest::{self, Digest, Expected};
 use crate::header::{
     CHUNK_SIZE, FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Section, padded_text,
     settings,
@@ -116,12 +116,13 @@ pub fn check_from<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
 ) -> Result<Checked<'a>, Report> {
-    check_deferring(file, host, origin, &Deferred::NOTHING, digest::leaf_pair)
+    let wrong = |expected: Vec<Expected>| digest::wrong_leaves(file, &expected);
+    check_deferring(file, host, origin, &Deferred::NOTHING, wrong)
 }
 
 /// Checks a file as [`check_from`] does, but for the leaves of what is [`Deferred`]. Whoever asks for this does not run, or read,
-/// a byte of such a chunk before its leaf is as [`leaf_in`] says. `leaves` computes two leaves at a time: [`digest::leaf_pair`], or
-/// something that gives the same faster.
+/// a byte of such a chunk before its leaf is as [`leaf_in`] says. `wrong` says which chunks have other leaves than they must:
+/// [`digest::wrong_leaves`], or something that gives the same faster.
 ///
 /// # Errors
 /// Everything that is wrong with the rest.
@@ -130,7 +131,7 @@ pub fn check_deferring<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
     deferred: &Deferred,
-    leaves: LeafPair,
+    wrong: impl FnOnce(Vec<Expected>) -> Vec<usize>,
 ) -> Result<Checked<'a>, Report> {
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
@@ -145,7 +146,7 @@ pub fn check_deferring<'a>(
     }
     // Beyond the prefix, only a header of this format can be understood.
     if !other_format {
-        let front_intact = check_integrity(file, header, claimed, deferred, leaves, &mut problems);
+        let front_intact = check_integrity(file, header, claimed, deferred, wrong, &mut problems);
         check_origin(file, header, origin, front_intact, &mut problems);
     }
     match Report::new(problems) {
@@ -391,7 +392,7 @@ fn check_integrity(
     header: &Header,
     claimed: u64,
     deferred: &Deferred,
-    leaves: LeafPair,
+    wrong: impl FnOnce(Vec<Expected>) -> Vec<usize>,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let length = file.len() as u64;
@@ -413,24 +414,16 @@ fn check_integrity(
     let count = header.leaf_count.get() as usize;
     let chunk = |leaf| digest::chunk_range(leaf, body, claimed_usize(claimed));
     let there = (0..count).take_while(|leaf| chunk(*leaf).end <= file.len());
-    let now: Vec<usize> = there.filter(|leaf| deferred.part(*leaf) == Part::Now).collect();
-    let is_corrupt =
-        |leaf: usize, found: &[u8; 32]| file[LEAVES_OFFSET + leaf * 32..][..32] != *found;
-    let corrupt = digest::find_in_parallel(now.len(), |positions| {
-        let [first, second] =
-            positions.map(|position| position.and_then(|at| now.get(at)).copied());
-        match (first, second) {
-            (Some(first), Some(second)) => {
-                let found = leaves([first, second].map(|leaf| &file[chunk(leaf)]));
-                [is_corrupt(first, &found[0]), is_corrupt(second, &found[1])]
-            }
-            (Some(only), None) => [is_corrupt(only, &digest::leaf(&file[chunk(only)])), false],
-            _ => [false; 2],
-        }
-    });
-    let corrupt = corrupt.into_iter().filter_map(|position| now.get(position).copied());
-    for leaf in corrupt {
-        let range = chunk(leaf);
+    let expected: Vec<Expected> = there
+        .filter(|number| deferred.part(*number) == Part::Now)
+        .map(|number| {
+            let mut leaf = [0; 32];
+            leaf.copy_from_slice(&file[LEAVES_OFFSET + number * 32..][..32]);
+            Expected { chunk: chunk(number), leaf }
+        })
+        .collect();
+    let chunks: Vec<_> = expected.iter().map(|expected| expected.chunk.clone()).collect();
+    for range in wrong(expected).into_iter().filter_map(|position| chunks.get(position)) {
         let range = range.start as u64..range.end as u64;
         let sections = Section::ALL
             .into_iter()

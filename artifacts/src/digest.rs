@@ -84,13 +84,23 @@ pub fn leaf(chunk: &[u8]) -> [u8; 32] {
     Sha256::new_with_prefix([0]).chain_update(chunk).finalize().into()
 }
 
-/// Computes the leaves of two chunks.
-pub type LeafPair = fn([&[u8]; 2]) -> [[u8; 32]; 2];
+/// A chunk of a file, and the leaf that it must have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Where in the file it is.
+    pub chunk: Range<usize>,
+    /// What its bytes must hash to.
+    pub leaf: [u8; 32],
+}
 
-/// The leaves of two chunks.
+/// Which of these chunks of a file have other leaves than they must, by their positions, in order. Asks on several threads if
+/// there are many; on this one alone if none can be had.
 #[must_use]
-pub fn leaf_pair(chunks: [&[u8]; 2]) -> [[u8; 32]; 2] {
-    chunks.map(leaf)
+pub fn wrong_leaves(file: &[u8], expected: &[Expected]) -> Vec<usize> {
+    find_in_parallel(expected.len(), |position| {
+        let Expected { chunk, leaf: wanted } = &expected[position];
+        leaf(&file[chunk.clone()]) != *wanted
+    })
 }
 
 /// How many chunks a further thread is started for: hashing them takes ten times as long
@@ -100,46 +110,38 @@ const CHUNKS_PER_THREAD: usize = 12;
 /// More threads than this wait for memory rather than compute.
 const MAX_THREADS: usize = 8;
 
+/// How many threads are worth it to hash so many chunks.
+#[must_use]
+pub fn threads_for(chunks: usize) -> usize {
+    match chunks / CHUNKS_PER_THREAD {
+        0 | 1 => 1,
+        more => processors().min(more).min(MAX_THREADS),
+    }
+}
+
 /// How many processors there are. To ask takes a while, so it is done once.
 fn processors() -> usize {
     static COUNT: OnceLock<usize> = OnceLock::new();
     *COUNT.get_or_init(|| std::thread::available_parallelism().map_or(1, usize::from))
 }
 
-/// The numbers below `count` for which `wanted` holds, in order. It is asked about two at a time, of which the second may not
-/// be there. Asks on several threads if there are many; on this one alone if none can be had.
-pub(crate) fn find_in_parallel(
-    count: usize,
-    wanted: impl Fn([Option<usize>; 2]) -> [bool; 2] + Sync,
-) -> Vec<usize> {
-    let threads = match count / CHUNKS_PER_THREAD {
-        0 | 1 => 1,
-        more => processors().min(more),
-    };
-    let next = AtomicUsize::new(0);
-    let work = || {
-        let mut found = Vec::new();
-        loop {
-            let first = next.fetch_add(2, Ordering::Relaxed);
-            if first >= count {
-                return found;
-            }
-            let pair = [first, first + 1];
-            let answers = wanted(pair.map(|number| (number < count).then_some(number)));
-            found.extend(
-                pair.into_iter().zip(answers).filter_map(|(number, is)| is.then_some(number)),
-            );
-        }
-    };
+/// The numbers below `count` for which `wanted` holds, in order.
+fn find_in_parallel(count: usize, wanted: impl Fn(usize) -> bool + Sync) -> Vec<usize> {
+    let threads = threads_for(count);
     // A scope of threads takes a while, too.
     if threads == 1 {
-        return work();
+        return (0..count).filter(|number| wanted(*number)).collect();
     }
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let numbers = std::iter::repeat_with(|| next.fetch_add(1, Ordering::Relaxed));
+        numbers.take_while(|number| *number < count).filter(|number| wanted(*number)).collect()
+    };
     let mut found = std::thread::scope(|scope| {
-        let helpers: Vec<_> = (1..threads.min(MAX_THREADS))
+        let helpers: Vec<_> = (1..threads)
             .map_while(|_| std::thread::Builder::new().spawn_scoped(scope, work).ok())
             .collect();
-        let mut found = work();
+        let mut found: Vec<usize> = work();
         for helper in helpers {
             match helper.join() {
                 Ok(more) => found.extend(more),
@@ -192,9 +194,7 @@ mod tests {
     #[test]
     fn what_is_found_in_parallel_is_complete_and_in_order() {
         for count in [0, 1, 11, 24, 1000] {
-            let found = find_in_parallel(count, |pair| {
-                pair.map(|number| number.is_some_and(|number| number % 3 == 0))
-            });
+            let found = find_in_parallel(count, |number| number % 3 == 0);
             assert!(found.into_iter().eq((0..count).step_by(3)));
         }
     }

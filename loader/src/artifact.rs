@@ -4,9 +4,7 @@ use std::ops::Range;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use cwasm_artifact::check::{
-    Checked, Deferred, Host, Origin, Part, check_deferring, check_unhashed,
-};
+use cwasm_artifact::check::{Checked, Deferred, Host, Origin, Part, check_unhashed};
 use cwasm_artifact::digest::Digest;
 use cwasm_artifact::header::{Section, settings};
 use cwasm_artifact::module::{Late, Module, View};
@@ -18,7 +16,7 @@ use cwasm_artifact::types::{ExternType, ValType};
 use crate::error::LoadError;
 use crate::snapshot::{Snapshot, runs};
 use crate::source::{Opened, Source};
-use crate::sys::{self, ImageFile, ImageRun};
+use crate::sys::{ImageFile, ImageRun};
 use crate::trust::Trust;
 use crate::type_registry::Registration;
 use crate::vm::lazy::{Kind, LazyParts, Lost};
@@ -152,8 +150,8 @@ impl Artifact {
         };
         let (snapshot, lazy) = Snapshot::of_file_lazily(file.get(), name)?;
         let deferred = lazy.deferred().clone();
-        let artifact = Self::from_snapshot(snapshot, Some(lazy), |file| {
-            check_deferring(file, Some(&Host::this()), trust.origin(), &deferred, sys::leaf_pair)
+        let artifact = Self::from_snapshot(snapshot, Some(lazy), |snapshot| {
+            snapshot.check(trust.origin(), &deferred)
         })?;
         // Trampolines are there from the beginning, so that code that is lost can be reported to their callers.
         artifact.load_trampolines()?;
@@ -345,22 +343,21 @@ impl Artifact {
         let source = source.into().open()?;
         // SAFETY: the caller promises what this asks for.
         let snapshot = unsafe { Snapshot::map(&source) }?;
-        Self::from_snapshot(snapshot, None, |file| check_unhashed(file, Some(&Host::this())))
+        Self::from_snapshot(snapshot, None, |snapshot| {
+            check_unhashed(snapshot.bytes(), Some(&Host::this()))
+        })
     }
 
     fn of_origin(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
-        Self::from_snapshot(snapshot, None, |file| {
-            let host = Host::this();
-            check_deferring(file, Some(&host), origin, &Deferred::NOTHING, sys::leaf_pair)
-        })
+        Self::from_snapshot(snapshot, None, |snapshot| snapshot.check(origin, &Deferred::NOTHING))
     }
 
     fn from_snapshot(
         snapshot: Snapshot,
         lazy: Option<LazyParts>,
-        check: impl FnOnce(&[u8]) -> Result<Checked<'_>, Report>,
+        check: impl FnOnce(&Snapshot) -> Result<Checked<'_>, Report>,
     ) -> Result<Self, LoadError> {
-        let checked = match (check(snapshot.bytes()), snapshot.longer_source()) {
+        let checked = match (check(&snapshot), snapshot.longer_source()) {
             (Ok(checked), None) => checked,
             (Err(report), None) => return Err(report.into()),
             (result, Some(length)) => {

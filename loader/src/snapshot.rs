@@ -11,12 +11,17 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+use std::sync::Arc;
 
-use cwasm_artifact::check::{Deferred, Part, claimed_length};
+use cwasm_artifact::check::{
+    Checked, Deferred, Host, Origin, Part, check_deferring, claimed_length,
+};
 use cwasm_artifact::header::{CHUNK_SIZE, Header, LEAVES_OFFSET};
+use cwasm_artifact::report::Report;
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 
 use crate::error::LoadError;
+use crate::hashing;
 use crate::source::Opened;
 use crate::sys;
 use crate::vm::lazy::LazyParts;
@@ -33,7 +38,8 @@ const HUGE_PAGE: usize = 2 << 20;
 /// Read-only bytes of a source.
 #[derive(Debug)]
 pub(crate) struct Snapshot {
-    map: Mmap,
+    /// Shared with threads that help to hash it, for as long as they do.
+    map: Arc<Mmap>,
     /// How many bytes of it are the source's.
     length: usize,
     /// How long the source is. Longer than the bytes if it goes on behind the
@@ -136,6 +142,7 @@ impl Snapshot {
         // SAFETY: the mapping is private and read-only, so it writes to nobody's memory; that what it
         // shows does not change is the caller's promise.
         let map = unsafe { options.len(bytes).map_copy_read_only(file.get()) }.map_err(failed)?;
+        let map = Arc::new(map);
         Ok(Self { map, length: bytes, source_length: length.max(wanted) })
     }
 
@@ -153,7 +160,8 @@ impl Snapshot {
         let bytes =
             usize::try_from(length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
         let whole = bytes.next_multiple_of(HUGE_PAGE);
-        let room = if whole - bytes <= whole / 8 { whole } else { bytes };
+        // What the last large page has too much is not used by anybody.
+        let room = if whole - bytes <= (whole / 8).max(HUGE_PAGE / 4) { whole } else { bytes };
         if room < HUGE_PAGE {
             return MmapOptions::new().len(room).populate().map_anon().map_err(failed);
         }
@@ -167,11 +175,21 @@ impl Snapshot {
     fn freeze(map: MmapMut, length: usize, source_length: u64) -> Result<Self, LoadError> {
         let bytes = length as u64;
         let map = map.make_read_only().map_err(|source| LoadError::Map { bytes, source })?;
-        Ok(Self { map, length, source_length })
+        Ok(Self { map: Arc::new(map), length, source_length })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {
         &self.map[..self.length]
+    }
+
+    /// Checks the bytes for this host, but for the leaves of what is deferred.
+    pub(crate) fn check(
+        &self,
+        origin: Origin<'_>,
+        deferred: &Deferred,
+    ) -> Result<Checked<'_>, Report> {
+        let wrong = |expected| hashing::wrong_leaves(&self.map, expected);
+        check_deferring(self.bytes(), Some(&Host::this()), origin, deferred, wrong)
     }
 
     /// How long the source is, if it goes on behind these bytes.

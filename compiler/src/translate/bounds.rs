@@ -116,7 +116,11 @@ impl Translator<'_, '_> {
             // What a processor does that guesses the check right of a wrong range: if end < GUARDED_SPACE, it finds nothing but the
             // memory and its guard. That is known without the length, which takes two loads, one after the other.
             (MemoryStyle::Reserved, Some(end)) => {
-                const { assert!(GUARD_SIZE.is_power_of_two() && GUARDED_SPACE % GUARD_SIZE == 0) };
+                const {
+                    assert!(
+                        GUARD_SIZE.is_power_of_two() && GUARDED_SPACE.is_multiple_of(GUARD_SIZE)
+                    )
+                };
                 let guards = self.builder.ins().ushr_imm_u(end, i64::from(GUARD_SIZE.ilog2()));
                 let most = (GUARDED_SPACE / GUARD_SIZE - 1).cast_signed();
                 self.builder.ins().icmp_imm_u(IntCC::UnsignedGreaterThan, guards, most)

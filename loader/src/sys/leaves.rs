@@ -14,14 +14,14 @@ pub(crate) fn leaf_pair(chunks: [&[u8]; 2]) -> [[u8; 32]; 2] {
     match (has, chunks.map(x86_64::Message::new)) {
         // SAFETY: the processor has the instructions, as it was just asked.
         (true, [Some(first), Some(second)]) => unsafe { x86_64::hash([first, second]) },
-        _ => digest::leaf_pair(chunks),
+        _ => chunks.map(digest::leaf),
     }
 }
 
 /// The leaves of two chunks.
 #[cfg(not(target_arch = "x86_64"))]
 pub(crate) fn leaf_pair(chunks: [&[u8]; 2]) -> [[u8; 32]; 2] {
-    digest::leaf_pair(chunks)
+    chunks.map(digest::leaf)
 }
 
 #[cfg(target_arch = "x86_64")]
