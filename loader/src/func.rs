@@ -158,7 +158,6 @@ impl<'code> Func<'code> {
         for ((slot, arg), param) in values.iter_mut().zip(args).zip(&ty.params) {
             *slot = arg.to_raw(*param, core)?;
         }
-        crate::vm::activation::prepare().map_err(Error::Thread)?;
         // SAFETY: `store` is borrowed exclusively; the function belongs to it;
         // the values were just checked against its type.
         unsafe { StoreCore::call(store.core_ptr(), raw, values.as_mut_ptr()) }?;
@@ -184,7 +183,6 @@ impl<'code> Func<'code> {
                 found: Box::new(found.clone()),
             });
         }
-        crate::vm::activation::prepare().map_err(Error::Thread)?;
         Ok(TypedFunc { func: *self, types: PhantomData })
     }
 }
@@ -228,7 +226,6 @@ impl<'code, Params: WasmTyList, Results: WasmTyList> TypedFunc<'code, Params, Re
         let raw = self.func.raw(store.core_mut())?;
         let mut slots = empty_slots();
         params.store(&mut slots, &Core(store.core_mut()))?;
-        crate::vm::activation::prepare().map_err(Error::Thread)?;
         // SAFETY: `store` is borrowed exclusively; the function belongs to it;
         // its type was checked when this was made, and a function never changes
         // its type. A `Slot` is a `VmValue`, and there are enough of them.

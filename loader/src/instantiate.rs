@@ -402,7 +402,6 @@ fn start_function<T>(
     position: usize,
     start: u32,
 ) -> Result<(), Error> {
-    crate::vm::activation::prepare().map_err(Error::Thread)?;
     let instance = &store.core_mut().instances[position];
     let func = instance.function(start).ok_or(Error::WrongStore { what: "start function" })?;
     // SAFETY: the store is borrowed exclusively; the function belongs to it, and

@@ -86,6 +86,8 @@ const NEVER_ENTERED: usize = usize::MAX;
 pub(crate) enum Pending {
     Error(HostError),
     Panic(Box<dyn Any + Send>),
+    /// The thread could not be prepared for traps.
+    Thread(std::io::Error),
     /// Who handles an exception could not be found out, or bytes that a builtin needed are gone.
     Lost(Lost),
 }
@@ -554,6 +556,7 @@ impl<'code> StoreCore<'code> {
                 self.thrown = None;
                 Error::CodeLost(CodeLost::new(lost, self.frames()))
             }
+            (_, Some(Pending::Thread(error))) => Error::Thread(error),
             (Unwound::Exception, _) => match self.thrown.take() {
                 Some((exception, root)) => {
                     let (frames, omitted) = (self.frames(), self.trap_frames.omitted());
@@ -574,7 +577,7 @@ impl<'code> StoreCore<'code> {
             (Unwound::Host | Unwound::Lost(_), Some(Pending::Panic(panic))) => {
                 std::panic::resume_unwind(panic)
             }
-            (Unwound::Host, None | Some(Pending::Lost(_))) => {
+            (Unwound::Host | Unwound::Unprepared, _) => {
                 Error::Host("a host function failed without saying why".into())
             }
         }

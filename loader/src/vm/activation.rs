@@ -11,6 +11,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::num::NonZeroUsize;
 use std::ptr::{self, NonNull};
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
@@ -22,7 +23,7 @@ use super::layout::{
     EntryTrampoline, VmContext, VmExit, VmFuncRef, VmHostContext, VmStoreContext, VmValue,
 };
 use super::lazy::Lost;
-use crate::store::StoreCore;
+use crate::store::{Pending, StoreCore};
 use crate::sys::{self, Fault};
 
 /// What an exit trampoline and the loader use between wasm and the body of a host function. On
@@ -37,10 +38,17 @@ pub(crate) struct Activation {
     /// What ended it.
     end: Cell<End>,
     /// Where the store was when this activation began, if it was in wasm then.
-    outer_entry_fp: usize,
-    outer_exit: VmExit,
-    /// The activation of the same store outside of this one, on whatever thread.
-    outer: *const Activation,
+    outer: Option<Outer>,
+}
+
+/// Wasm of a store that waits for a host function, which has entered wasm of the same store again.
+#[derive(Clone, Copy, Debug)]
+struct Outer {
+    /// The frame of its entry trampoline. It has one, so that to have no such wasm is a single zero to write.
+    entry_fp: NonZeroUsize,
+    exit: VmExit,
+    /// Its activation, on whatever thread.
+    activation: *const Activation,
 }
 
 thread_local! {
@@ -48,7 +56,7 @@ thread_local! {
     /// and no destructor: a signal handler may read it.
     static CURRENT: Cell<*const Activation> = const { Cell::new(ptr::null()) };
     /// The lowest address of this thread's stack that wasm may use, for the reserve that follows. At first for one that
-    /// no store has.
+    /// no store has: where it is known, the thread has been prepared.
     static LOWEST: Cell<(usize, usize)> = const { Cell::new((0, 0)) };
     /// Whether `prepare` has done its work on this thread.
     static PREPARED: Cell<bool> = const { Cell::new(false) };
@@ -82,6 +90,8 @@ pub(crate) enum Unwound {
     Host,
     /// An exception was not caught; the store holds it and its frames.
     Exception,
+    /// The thread could not be prepared for traps, and nothing was called; the store holds the error.
+    Unprepared,
     /// Code, or bytes of a memory, that were to be loaded when they are needed are gone; the store holds the frames.
     Lost(Lost),
 }
@@ -115,14 +125,8 @@ pub(crate) unsafe fn enter(
     };
     // SAFETY: as above. No reference to the context exists, so that compiled code may write to it.
     unsafe { (*context).stack_limit = stack_limit(store, lowest) };
-    let activation = Activation {
-        previous: CURRENT.get(),
-        store,
-        end: Cell::new(End::None),
-        outer_entry_fp: 0,
-        outer_exit: VmExit { fp: 0, return_at: 0 },
-        outer: ptr::null(),
-    };
+    let activation =
+        Activation { previous: CURRENT.get(), store, end: Cell::new(End::None), outer: None };
     // SAFETY: the caller promises what this asks for.
     let returned = unsafe { run(&activation, &Callee { vmctx, code, entry }, values) };
     StoreCore::set_activation(store, ptr::null());
@@ -185,6 +189,11 @@ unsafe fn enter_otherwise(
     func: NonNull<VmFuncRef>,
     values: *mut VmValue,
 ) -> Result<(), Unwound> {
+    if let Err(error) = prepare() {
+        // SAFETY: the store is alive, and exclusively borrowed.
+        unsafe { &mut *store.as_ptr() }.pending = Some(Pending::Thread(error));
+        return Err(Unwound::Unprepared);
+    }
     // SAFETY: a function of the store lives as long as the store.
     let VmFuncRef { code, vmctx, entry, .. } = unsafe { func.read() };
     let Some(entry) = entry else {
@@ -222,17 +231,20 @@ unsafe fn enter_again(
         // SAFETY: as above.
         unsafe { (*context).stack_limit = stack_limit(store, lowest) };
     }
+    let outer_activation = StoreCore::activation(store);
     let activation = Activation {
         previous: CURRENT.get(),
         store,
         end: Cell::new(End::None),
-        outer_entry_fp: outer.entry_fp,
-        outer_exit: outer.exit,
-        outer: StoreCore::activation(store),
+        outer: NonZeroUsize::new(outer.entry_fp).map(|entry_fp| Outer {
+            entry_fp,
+            exit: outer.exit,
+            activation: outer_activation,
+        }),
     };
     // SAFETY: the caller promises what this asks for.
     let returned = unsafe { run(&activation, callee, values) };
-    StoreCore::set_activation(store, activation.outer);
+    StoreCore::set_activation(store, outer_activation);
     // SAFETY: as above.
     unsafe {
         (*context).entry_fp = outer.entry_fp;
@@ -383,13 +395,10 @@ pub(crate) unsafe fn land(
 }
 
 /// Prepares this process and thread for traps. Cheap after the first time.
-#[inline]
-pub(crate) fn prepare() -> std::io::Result<()> {
-    if PREPARED.get() { Ok(()) } else { prepare_thread() }
-}
-
-#[cold]
-fn prepare_thread() -> std::io::Result<()> {
+fn prepare() -> std::io::Result<()> {
+    if PREPARED.get() {
+        return Ok(());
+    }
     sys::install_fault_handler(on_fault);
     sys::ensure_signal_stack()?;
     PREPARED.set(true);
@@ -464,9 +473,9 @@ pub(crate) unsafe fn wasm_stack(
     let mut ranges = vec![(innermost.unwrap_or(context.exit.return_at), context.entry_fp)];
     while !activation.is_null() {
         // SAFETY: the activations of a store are alive while it knows them, and outer ones outlive inner ones.
-        let Activation { outer_entry_fp, outer_exit, outer, .. } = unsafe { &*activation };
-        ranges.push((outer_exit.return_at, *outer_entry_fp));
-        activation = *outer;
+        let Some(outer) = (unsafe { (*activation).outer }) else { break };
+        ranges.push((outer.exit.return_at, outer.entry_fp.get()));
+        activation = outer.activation;
     }
     // Where the host entered no wasm, there is none.
     ranges.retain(|(_, entry_fp)| *entry_fp != 0);
@@ -479,10 +488,10 @@ pub(crate) unsafe fn wasm_stack(
 /// The activation is on the list of this thread.
 unsafe fn walk_outer(frames: &mut Frames, mut activation: Option<&Activation>) {
     while let Some(inner) = activation {
-        if inner.outer_entry_fp != 0 {
+        if let Some(Outer { entry_fp, exit, .. }) = inner.outer {
             // SAFETY: these were the frame pointers of the store when the
             // activation began; whoever they belong to waits for its end.
-            unsafe { frames.walk_from_exit(inner.outer_exit, inner.outer_entry_fp) };
+            unsafe { frames.walk_from_exit(exit, entry_fp.get()) };
         }
         activation = find(inner.previous, inner.store);
     }
