@@ -190,8 +190,9 @@ impl Tables {
 
     /// How far into a page of the file the bytes of images must begin.
     #[must_use]
-    pub fn image_phase(&self, page: u32) -> u64 {
-        self.first_image.unwrap_or(0) % u64::from(page)
+    pub fn image_phase(&self, page: u32) -> u32 {
+        let phase = self.first_image.unwrap_or(0) % u64::from(page);
+        u32::try_from(phase).unwrap_or_default()
     }
 
     /// Sets the traps and return addresses, sorted by text offset.
@@ -432,6 +433,7 @@ mod tests {
         // Whatever phase the section has, it is that of the first address, so that these are zero.
         let phase = tables.image_phase(4096);
         assert_eq!(phase, 1024);
+        let phase = u64::from(phase);
         assert!(phases.iter().all(|it| (it + phase) % 4096 == 0), "{phases:?}");
         assert_eq!(tables.image_bytes.len(), 15360 + 4096);
     }

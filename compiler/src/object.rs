@@ -55,7 +55,7 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
     let Parts { wasm, settings, features, compiled, tables, eh_frame } = parts;
     let object = Object::of(settings, compiled, tables, eh_frame)?;
-    let (mut file, ranges, capacity) = object.write(settings.page_size() as usize)?;
+    let Written { mut file, sections, capacity } = object.write(settings.page_size() as usize)?;
     let provenance = Provenance {
         abi: fingerprint(),
         compiler: env!("CARGO_PKG_VERSION"),
@@ -66,7 +66,7 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
         opt_level: settings.opt_level.name(),
         source: wasm,
     };
-    seal(&mut file, &provenance, &ranges, capacity)?;
+    seal(&mut file, &provenance, &sections, capacity)?;
     reread(&file)?;
     Ok(file)
 }
@@ -90,6 +90,15 @@ struct Object<'a> {
     names: u16,
     /// Of what is between pieces on pages of code.
     filler: u8,
+}
+
+/// An object file.
+struct Written {
+    file: Vec<u8>,
+    /// Where those are that the artifact's header lists.
+    sections: Vec<(Section, SectionRange)>,
+    /// How many leaves it has room for.
+    capacity: usize,
 }
 
 /// The number of the section with the code, if there is one: it comes behind that of nothing, and those of the front area.
@@ -187,12 +196,8 @@ impl<'a> Object<'a> {
         Ok(Self { machine, front, pieces, names, filler: text.filler })
     }
 
-    /// The bytes of the file, where known sections are in it, and for how many leaves it has room. Its front area has
-    /// zeros but for the header of the object format.
-    fn write(
-        self,
-        page: usize,
-    ) -> Result<(Vec<u8>, Vec<(Section, SectionRange)>, usize), CompileError> {
+    /// Puts everything in its place. The front area has zeros but for the header of the object format.
+    fn write(self, page: usize) -> Result<Written, CompileError> {
         let count = self.pieces.len() + self.front.len() + 1;
         // Behind all others, since it has their places.
         let table =
@@ -223,7 +228,7 @@ impl<'a> Object<'a> {
             SectionHeader { name, kind, flags, offset, length, alignment: 1, ..Default::default() }
         }));
         let mut file = vec![0; length];
-        let mut ranges = Vec::new();
+        let mut known = Vec::new();
         for (piece, offset) in self.pieces.iter().zip(&offsets) {
             let (offset, length) = (*offset, piece.bytes.len());
             if piece.role == Role::Code {
@@ -232,9 +237,11 @@ impl<'a> Object<'a> {
                 file[pages].fill(self.filler);
             }
             headers.push(SectionHeader { offset, length, ..piece.header });
-            if let Some(known) = piece.known {
-                ranges.push((known, SectionRange::new(offset as u64, length as u64)));
-            }
+            known.extend(
+                piece
+                    .known
+                    .map(|section| (section, SectionRange::new(offset as u64, length as u64))),
+            );
         }
         for (piece, offset) in self.pieces.iter().zip(&offsets) {
             file[*offset..][..piece.bytes.len()].copy_from_slice(&piece.bytes);
@@ -246,7 +253,7 @@ impl<'a> Object<'a> {
         let mut bytes = Vec::with_capacity(count * SECTION_HEADER);
         headers.iter().for_each(|header| self.machine.section_header(&mut bytes, header));
         file[table..][..bytes.len()].copy_from_slice(&bytes);
-        Ok((file, ranges, capacity))
+        Ok(Written { file, sections: known, capacity })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use cwasm_artifact::abi::traps::Trap;
+use cwasm_artifact::builder::reseal;
 use cwasm_artifact::check::{Host, check};
 use cwasm_artifact::header::{Header, Section, padded_text, settings};
 use cwasm_artifact::module::{Module, View};
@@ -192,7 +193,8 @@ fn code_has_pages_of_its_own() {
                 assert!(range.is_empty() || range.start >= end || range.end <= text.start);
             }
             let image = view.images()[0].address.get();
-            assert_eq!(module.range(Section::ImageBytes).start % page, image as usize % page);
+            let place = module.range(Section::ImageBytes).start as u64;
+            assert_eq!(place % page as u64, image % page as u64);
         });
     }
 }
@@ -236,6 +238,32 @@ fn object_files_say_what_the_header_says() {
                 assert_eq!(relocated, usize::from(has_unwind), "{target}");
             });
         }
+    }
+}
+
+#[test]
+fn images_that_lie_in_other_pages_than_in_the_memory_are_refused() {
+    let artifact = compile(&wasm(PROGRAM), &x86()).unwrap();
+    let records = read(&artifact, |_, module| module.range(Section::Images));
+    let refusal = |field: usize, value: u64| {
+        let mut bytes = artifact.clone();
+        bytes[records.start + field..][..8].copy_from_slice(&value.to_le_bytes());
+        reseal(&mut bytes).unwrap();
+        let checked = check(&bytes, None).unwrap();
+        Module::new(&checked).err().map(|report| report.to_string())
+    };
+    // Five bytes at 16 of a memory of 131072, at 0 of the section.
+    for address in [16, 16 + 4096, 131_072 - 4096 + 16] {
+        assert_eq!(refusal(8, address), None);
+    }
+    for address in [0, 15, 17, 4096] {
+        assert!(refusal(8, address).unwrap().contains("in pages of the file"), "{address}");
+    }
+    for address in [131_072 + 16, u64::MAX - 3, u64::MAX] {
+        assert!(refusal(8, address).unwrap().contains("outside of its memory"), "{address}");
+    }
+    for offset in [1, u64::MAX] {
+        assert!(refusal(16, offset).unwrap().contains("outside of the image bytes"), "{offset}");
     }
 }
 
