@@ -4,8 +4,8 @@
 //! front area | some | CODE | some | IMAGES | the rest
 //! ```
 //!
-//! Each part that need not lie in one place may be in one of several. All ways to do so are tried, and the shortest file wins; of equally
-//! short ones, the first.
+//! Each part that need not lie in one place may be in one of several. All ways to do so are tried that loaders read as quickly as others, and
+//! the shortest file wins; of equally short ones, the first.
 //!
 //! The rest of the last page of the code is executable, as the code is. Only parts that no loader reads, and whose bytes are the
 //! compiler's own, may lie there: headers and tables of the object format, and unwind information.
