@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_artifact::builder::reseal;
 use cwasm_artifact::check::Part;
-use cwasm_artifact::header::{CHUNK_SIZE, Header, Section};
+use cwasm_artifact::header::{CHUNK_SIZE, HEADER_OFFSET, Header, Section};
 use cwasm_compiler::{MemoryBounds, Settings};
 use cwasm_loader::{
     Artifact, Engine, Error, Global, GlobalType, Instance, Linker, LoadError, Store, TrapKind, Val,
@@ -149,9 +149,10 @@ fn operations() -> Vec<Op> {
     let program = ProgramFile::of(&PROGRAM);
     let header = Header::of(&program.bytes).unwrap();
     let bytes = header.section(Section::ImageBytes).within(program.bytes.len()).unwrap();
-    // The address in the first run, which begins with its page, of a border between chunks.
+    // The address in the first run of a border between chunks.
     let border =
-        u32::try_from(4096 + bytes.start.next_multiple_of(CHUNK_SIZE) - bytes.start).unwrap();
+        u32::try_from(5000 + bytes.start.next_multiple_of(CHUNK_SIZE) - bytes.start).unwrap();
+    assert_eq!(border % 4096, 0);
     let mut places = vec![0, 4096, 4999, 5000, 1 << 20, (4 << 20) - 3, 4 << 20, (5 << 20) + 11];
     for back in [0, 1, 7, 8, 16] {
         places.extend([border - back, border + 65536 - back, 3_150_848 - back]);
@@ -655,6 +656,9 @@ fn images_that_no_compiler_makes_are_the_same_too() {
     let place = |section| header.section(section).within(PROGRAM.len()).unwrap();
     let (records, available) = (place(Section::Images), place(Section::ImageBytes).len() / PAGE);
     assert_eq!(records.len(), 4 * 32);
+    // As far into pages as the section.
+    let phase = place(Section::ImageBytes).start % PAGE;
+    assert_ne!(phase, 0);
     let mut waited = 0;
     for seed in 0..30 {
         let mut random = Random::new(seed);
@@ -664,10 +668,12 @@ fn images_that_no_compiler_makes_are_the_same_too() {
             let memory = random.below(2);
             let pages = SIZES[memory] / PAGE;
             let length = random.below(pages.min(available) / 4);
-            let (at, from) = (random.below(pages - length), random.below(available - length));
+            let (at, from) = (random.below(pages - length - 1), random.below(available - length));
+            let (at, from) = (at * PAGE + phase, from * PAGE);
+            let length = length * PAGE - random.below(PAGE).min(length * PAGE);
             record[..4].copy_from_slice(&u32::try_from(memory).unwrap().to_le_bytes());
             for (field, value) in record[8..].chunks_exact_mut(8).zip([at, from, length]) {
-                field.copy_from_slice(&((value * PAGE) as u64).to_le_bytes());
+                field.copy_from_slice(&(value as u64).to_le_bytes());
             }
         }
         reseal(&mut bytes).unwrap();
@@ -689,7 +695,16 @@ fn images_that_no_compiler_makes_are_the_same_too() {
 
 #[test]
 fn a_chunk_with_something_else_in_it_is_missed_like_any_other() {
-    let file = ProgramFile::of(&PROGRAM);
+    // With what traps need behind the images, where a compiler need not put it.
+    let mut bytes = PROGRAM.clone();
+    let sites = Header::of(&bytes).unwrap().section(Section::Sites).within(bytes.len()).unwrap();
+    let moved = (bytes.len() as u64).to_le_bytes();
+    bytes.extend_from_within(sites);
+    let length = (bytes.len() as u64).to_le_bytes();
+    bytes[HEADER_OFFSET + 240 + 16 * Section::Sites as usize..][..8].copy_from_slice(&moved);
+    bytes[HEADER_OFFSET + 224..][..8].copy_from_slice(&length);
+    reseal(&mut bytes).unwrap();
+    let file = ProgramFile::of(&bytes);
     let header = Header::of(&file.bytes).unwrap();
     let place = |section| header.section(section).within(file.bytes.len()).unwrap();
     let (images, sites) = (place(Section::ImageBytes), place(Section::Sites));

@@ -5,6 +5,8 @@
 //! object file behind the areas that [`crate::header`] places at its front, and
 //! [`seal`]s the file, which fills these areas in.
 
+use std::collections::HashMap;
+
 use sha2::{Digest as _, Sha256};
 use zerocopy::{FromBytes as _, IntoBytes};
 
@@ -87,7 +89,11 @@ pub struct Tables {
     items: Vec<ItemRecord>,
     data: Vec<u8>,
     image_bytes: Vec<u8>,
+    /// Where in its memory the first image begins.
+    first_image: Option<u64>,
     strings: Vec<u8>,
+    /// Where each text of the string pool begins.
+    texts: HashMap<Box<str>, u32>,
 }
 
 fn index(what: &'static str, value: usize) -> Result<u32, BuildError> {
@@ -98,11 +104,25 @@ fn index(what: &'static str, value: usize) -> Result<u32, BuildError> {
 }
 
 impl Tables {
-    /// Puts a text into the string pool.
+    /// Puts a text into the string pool, unless it is there. A zero follows it, so that the pool is a string table to
+    /// whoever reads object files.
     pub fn add_text(&mut self, text: &str) -> Result<Text, BuildError> {
-        let offset = index("bytes of names", self.strings.len())?;
         let length = index("bytes of names", text.len())?;
-        self.strings.extend_from_slice(text.as_bytes());
+        if self.strings.is_empty() {
+            // Names that are empty are at the beginning of such a table.
+            self.strings.push(0);
+        }
+        let offset = match self.texts.get(text) {
+            _ if text.is_empty() => 0,
+            Some(offset) => *offset,
+            None => {
+                let offset = index("bytes of names", self.strings.len())?;
+                self.strings.extend_from_slice(text.as_bytes());
+                self.strings.push(0);
+                self.texts.insert(text.into(), offset);
+                offset
+            }
+        };
         Ok(Text { offset: offset.into(), length: length.into() })
     }
 
@@ -156,12 +176,23 @@ impl Tables {
         offset
     }
 
-    /// Adds the bytes of an image, aligned to `alignment`; returns their offset.
-    pub fn add_image_bytes(&mut self, bytes: &[u8], alignment: u32) -> u64 {
-        let start = self.image_bytes.len().next_multiple_of(alignment as usize);
-        self.image_bytes.resize(start, 0);
+    /// Adds the bytes that a memory begins with at `address`; returns their offset. They lie as far into a page of the file as
+    /// into one of the memory, if the section does, see [`Tables::image_phase`].
+    pub fn add_image_bytes(&mut self, address: u64, bytes: &[u8], page: u32) -> u64 {
+        let page = u64::from(page);
+        let first = *self.first_image.get_or_insert(address) % page;
+        let end = first + self.image_bytes.len() as u64;
+        let start = end + (address % page + page - end % page) % page - first;
+        self.image_bytes.resize(usize::try_from(start).unwrap_or(usize::MAX), 0);
         self.image_bytes.extend_from_slice(bytes);
-        start as u64
+        start
+    }
+
+    /// How far into a page of the file the bytes of images must begin.
+    #[must_use]
+    pub fn image_phase(&self, page: u32) -> u32 {
+        let phase = self.first_image.unwrap_or(0) % u64::from(page);
+        u32::try_from(phase).unwrap_or_default()
     }
 
     /// Sets the traps and return addresses, sorted by text offset.
@@ -389,6 +420,34 @@ mod tests {
     }
 
     #[test]
+    fn images_lie_as_far_into_pages_as_in_their_memories() {
+        let mut tables = Tables::default();
+        let mut phases = Vec::new();
+        for (address, length, wanted) in
+            [(9216, 10, 0), (1034, 5000, 10), (20, 7, 7188), (4096, 1, 11264), (0, 4096, 15360)]
+        {
+            let offset = tables.add_image_bytes(address, &vec![1; length], 4096);
+            assert_eq!(offset, wanted);
+            phases.push((offset + 4096 - address % 4096) % 4096);
+        }
+        // Whatever phase the section has, it is that of the first address, so that these are zero.
+        let phase = tables.image_phase(4096);
+        assert_eq!(phase, 1024);
+        let phase = u64::from(phase);
+        assert!(phases.iter().all(|it| (it + phase) % 4096 == 0), "{phases:?}");
+        assert_eq!(tables.image_bytes.len(), 15360 + 4096);
+    }
+
+    #[test]
+    fn equal_texts_are_there_once_and_end_with_a_zero() {
+        let mut tables = Tables::default();
+        let texts = ["one", "", "two", "one"].map(|text| tables.add_text(text).unwrap());
+        assert_eq!(texts.map(|text| text.offset.get()), [1, 0, 5, 1]);
+        assert_eq!(texts.map(|text| text.length.get()), [3, 0, 3, 3]);
+        assert_eq!(tables.strings, b"\0one\0two\0");
+    }
+
+    #[test]
     fn exports_are_sorted_by_name() {
         let mut tables = Tables::default();
         for name in ["b", "a", "c"] {
@@ -398,6 +457,6 @@ mod tests {
         let sections = tables.sections();
         let (_, bytes) = sections.iter().find(|(section, _)| *section == Section::Exports).unwrap();
         let exports = <[ExportRecord]>::ref_from_bytes(bytes).unwrap();
-        assert_eq!(exports.iter().map(|e| e.name.offset.get()).collect::<Vec<_>>(), [1, 0, 2]);
+        assert_eq!(exports.iter().map(|e| e.name.offset.get()).collect::<Vec<_>>(), [3, 1, 5]);
     }
 }

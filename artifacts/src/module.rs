@@ -284,6 +284,11 @@ impl<'a> View<'a> {
         &self.module.layout
     }
 
+    /// The file offsets of a section.
+    pub(crate) fn range(&self, section: Section) -> Range<usize> {
+        self.module.range(section)
+    }
+
     /// The largest size that a page of memory has on the target.
     pub(crate) fn page(&self) -> u64 {
         self.module.page

@@ -655,7 +655,8 @@ impl<'v, 'a> Validator<'v, 'a> {
     }
 
     fn images(&self) -> Check {
-        let bytes = self.view.bytes(Section::ImageBytes).len() as u64;
+        let section = self.view.range(Section::ImageBytes);
+        let bytes = section.len() as u64;
         for (index, image) in self.view.images().iter().enumerate() {
             let bad = |what| Err(invalid(Section::Images, index, what));
             let memory = image.memory.get();
@@ -672,10 +673,10 @@ impl<'v, 'a> Validator<'v, 'a> {
             if image.bytes.get().checked_add(length).is_none_or(|end| end > bytes) {
                 return bad("its bytes lie outside of the image bytes");
             }
-            if !image.address.get().is_multiple_of(self.page)
-                || !image.bytes.get().is_multiple_of(self.page)
-            {
-                return bad("it is not page-aligned");
+            // Neither sum exceeds the length of the file.
+            let place = section.start as u64 + image.bytes.get();
+            if length > 0 && image.address.get() % self.page != place % self.page {
+                return bad("it does not lie in pages of the file as in those of the memory");
             }
         }
         Ok(())

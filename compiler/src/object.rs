@@ -1,51 +1,44 @@
 //! The artifact: an ELF object of which every section is known, sealed with
 //! its digest, and read again before it is handed out.
 //!
-//! The order in the file is: the areas of the artifact format (header,
-//! signatures, leaf table), the code on pages of its own, records and memory images, unwind
-//! information, and what the object format adds. A loader that leaves parts for later reads what it needs first from one place:
-//! the end of the code, where trampolines are, and the records behind it.
+//! The front of the file is as the artifact format says (header, signatures, leaf table); `layout` has the rest. Symbols and sections have their
+//! names where those of functions are for backtraces, so that these are there once.
 
-use std::collections::HashSet;
+use std::borrow::Cow;
 
-use cranelift_codegen::ir::Signature;
-use cranelift_codegen::isa::CallConv;
-use cranelift_module::{DataDescription, FuncId, Linkage, Module as _, ModuleError};
-use cranelift_object::{ObjectBuilder, ObjectModule, ObjectProduct};
 use cwasm_artifact::abi::fingerprint;
 use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, seal};
-use cwasm_artifact::check::check;
+use cwasm_artifact::check::{LATE, check};
 use cwasm_artifact::cpu::CpuFeatures;
 use cwasm_artifact::header::{
-    HEADER_SECTION, HEADER_SIZE, LEAVES_SECTION, SIGNATURES_SECTION, SIGNATURES_SIZE, Section,
-    SectionRange,
+    HEADER_OFFSET, HEADER_SECTION, HEADER_SIZE, LEAVES_OFFSET, LEAVES_SECTION, SIGNATURES_OFFSET,
+    SIGNATURES_SECTION, SIGNATURES_SIZE, Section, SectionRange,
 };
 use cwasm_artifact::module::Module as ArtifactModule;
-use object::read::elf::ElfFile64;
-use object::write::{Relocation, SectionId};
-use object::{
-    Endianness, Object as _, ObjectSection as _, RelocationEncoding, RelocationFlags,
-    RelocationKind, SectionKind, SymbolKind,
-};
+use object::elf as ids;
 
 use crate::CompiledModule;
 use crate::error::CompileError;
-use crate::link::TextRange;
-use crate::module::{DefinedFuncIndex, ExportItem};
 use crate::settings::Settings;
 use crate::unwind::EhFrame;
 
-/// Symbols longer than this are cut; wasm allows names of any length.
-const MAX_SYMBOL: usize = 512;
+use elf::{Machine, SectionHeader, Symbol};
+use layout::{Layout, Part, Role};
+
+mod elf;
+mod layout;
+mod symbols;
+
+/// Tables of the object format, and unwind information, begin at multiples of this.
+const ALIGNMENT: usize = 8;
+
+/// How long an entry is of these tables.
+const SECTION_HEADER: usize = 64;
+const SYMBOL: usize = 24;
+const RELOCATION: usize = 24;
 
 fn assembly(what: &str, error: impl std::fmt::Display) -> CompileError {
     CompileError::Assembly { message: format!("cannot {what}: {error}") }
-}
-
-impl From<ModuleError> for CompileError {
-    fn from(error: ModuleError) -> Self {
-        assembly("define a symbol", error)
-    }
 }
 
 /// Everything that goes into an artifact.
@@ -61,49 +54,8 @@ pub(crate) struct Parts<'a> {
 /// Writes and seals an artifact.
 pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
     let Parts { wasm, settings, features, compiled, tables, eh_frame } = parts;
-    let page = settings.page_size() as usize;
-    let sections = tables.sections();
-    let symbols = symbols(compiled);
-    let capacity = leaf_capacity(estimate(compiled, &sections, &eh_frame, &symbols, page));
-
-    let builder = ObjectBuilder::new(
-        settings.container()?,
-        "cwasm",
-        cranelift_module::default_libcall_names(),
-    )?;
-    let mut object = ObjectModule::new(builder);
-    for (name, size) in [
-        (HEADER_SECTION, HEADER_SIZE),
-        (SIGNATURES_SECTION, SIGNATURES_SIZE),
-        (LEAVES_SECTION, capacity * 32),
-    ] {
-        front_area(&mut object, name, size)?;
-    }
-    let ids = define_code(&mut object, compiled, &symbols, page)?;
-
-    let mut product = object.finish();
-    correct_symbols(&mut product, &symbols, &ids);
-    let object = &mut product.object;
-    if !compiled.text.bytes.is_empty() {
-        let text = object.section_id(object::write::StandardSection::Text);
-        place_text(object, text, compiled, page)?;
-    }
-    for (section, bytes) in sections {
-        if bytes.is_empty() {
-            continue;
-        }
-        let images = section == Section::ImageBytes;
-        let kind = if images { SectionKind::ReadOnlyData } else { SectionKind::Metadata };
-        let id = object.add_section(Vec::new(), section.name().into(), kind);
-        object.set_section_data(id, bytes, if images { page as u64 } else { 8 });
-    }
-    if !compiled.text.bytes.is_empty() {
-        let text = object.section_id(object::write::StandardSection::Text);
-        add_eh_frame(object, text, eh_frame)?;
-    }
-    let mut file = object.write().map_err(|error| assembly("write the object file", error))?;
-
-    let ranges = section_ranges(&file, compiled.text.bytes.len())?;
+    let object = Object::of(settings, compiled, tables, eh_frame)?;
+    let Written { mut file, sections, capacity } = object.write(settings.page_size() as usize)?;
     let provenance = Provenance {
         abi: fingerprint(),
         compiler: env!("CARGO_PKG_VERSION"),
@@ -114,213 +66,203 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
         opt_level: settings.opt_level.name(),
         source: wasm,
     };
-    seal(&mut file, &provenance, &ranges, capacity)?;
+    seal(&mut file, &provenance, &sections, capacity)?;
     reread(&file)?;
     Ok(file)
 }
 
-/// An upper bound for the length of the file without its leaf table.
-fn estimate(
-    compiled: &CompiledModule<'_>,
-    sections: &[(Section, Vec<u8>)],
-    eh_frame: &EhFrame,
-    symbols: &[Symbol],
-    page: usize,
-) -> usize {
-    // Symbols and relocations have 24 bytes in ELF64, section headers 64.
-    let count = symbols.len() + sections.len() + 16;
-    let names: usize = symbols.iter().map(|symbol| symbol.name.len() + 1).sum();
-    let records: usize = sections.iter().map(|(_, bytes)| bytes.len() + 64 + 32).sum();
-    compiled.text.bytes.len()
-        + records
-        + eh_frame.bytes.len()
-        + eh_frame.references.len() * 24
-        + count * 24
-        + names
-        + 4 * page
-        + 4096
+/// A section behind the front area.
+struct Piece<'a> {
+    header: SectionHeader,
+    role: Role,
+    /// What the artifact's header calls it, if it does.
+    known: Option<Section>,
+    bytes: Cow<'a, [u8]>,
 }
 
-/// A piece of code and its name.
-struct Symbol {
-    name: String,
-    range: TextRange,
-    kind: Kind,
+/// An object file, but for where everything is.
+struct Object<'a> {
+    machine: Machine,
+    /// The names of the sections of the front area.
+    front: [u32; 3],
+    pieces: Vec<Piece<'a>>,
+    /// The number of the section with all names.
+    names: u16,
+    /// Of what is between pieces on pages of code.
+    filler: u8,
 }
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Code,
-    /// The elements of a table.
-    Table,
+/// An object file.
+struct Written {
+    file: Vec<u8>,
+    /// Where those are that the artifact's header lists.
+    sections: Vec<(Section, SectionRange)>,
+    /// How many leaves it has room for.
+    capacity: usize,
 }
 
-/// Names every piece of code, in the order of the text: as the name section
-/// does, or by an export, or by its number. Names that occur twice get their number too.
-fn symbols(compiled: &CompiledModule<'_>) -> Vec<Symbol> {
-    let CompiledModule { module, text, .. } = compiled;
-    let mut exported = vec![None; module.functions.len()];
-    for export in &module.exports {
-        if let ExportItem::Func(index) = export.item {
-            exported[index.as_u32() as usize].get_or_insert(export.name);
+/// The number of the section with the code, if there is one: it comes behind that of nothing, and those of the front area.
+const CODE: u16 = 4;
+
+impl<'a> Object<'a> {
+    fn of(
+        settings: &Settings,
+        compiled: &'a CompiledModule<'_>,
+        mut tables: Tables,
+        eh_frame: EhFrame,
+    ) -> Result<Self, CompileError> {
+        let machine = Machine::of(&settings.target)?;
+        let text = &compiled.text;
+        let symbols = symbols::symbols(compiled, &mut tables, CODE)?;
+        let mut name = |name: &str| tables.add_text(name).map(|text| text.offset.get());
+        let front = [name(HEADER_SECTION)?, name(SIGNATURES_SECTION)?, name(LEAVES_SECTION)?];
+        let code_name = name(Section::Text.name())?;
+        // Without it, linkers make the stack executable.
+        let stack_name = name(".note.GNU-stack")?;
+        let [unwind_name, relocations_name, symbols_name] =
+            [name(".eh_frame")?, name(".rela.eh_frame")?, name(".symtab")?];
+        // The names of the others, before their bytes are taken.
+        let others: Vec<_> = Section::ALL.into_iter().filter(|it| *it != Section::Text).collect();
+        let others_names =
+            others.iter().map(|it| name(it.name())).collect::<Result<Vec<_>, _>>()?;
+
+        let mut pieces = Vec::new();
+        let data = SectionHeader { kind: ids::SHT_PROGBITS, alignment: 1, ..Default::default() };
+        if !text.bytes.is_empty() {
+            let header = SectionHeader {
+                name: code_name,
+                flags: ids::SHF_ALLOC | ids::SHF_EXECINSTR,
+                alignment: settings.page_size() as usize,
+                ..data
+            };
+            let known = Some(Section::Text);
+            let bytes = Cow::Borrowed(&text.bytes[..]);
+            pieces.push(Piece { header, role: Role::Code, known, bytes });
         }
-    }
-    let mut taken = HashSet::new();
-    let mut unique = |mut name: String, number: u32| {
-        while !taken.insert(name.clone()) {
-            name = format!("{name}[{number}]");
-        }
-        name
-    };
-    let mut symbols = Vec::with_capacity(text.functions.len());
-    for (number, range) in (0..).map(DefinedFuncIndex::from_u32).zip(&text.functions) {
-        let index = module.func_index(number);
-        let number = index.as_u32();
-        let wanted = module.names.function(index).or(exported[number as usize]);
-        let name = wanted
-            .filter(|name| !name.is_empty())
-            .map_or_else(|| format!("func[{number}]"), printable);
-        symbols.push(Symbol { name: unique(name, number), range: *range, kind: Kind::Code });
-    }
-    for (ty, trampolines) in &text.trampolines {
-        let number = ty.as_u32();
-        for (kind, range) in [("entry", trampolines.entry), ("exit", trampolines.exit)] {
-            if let Some(range) = range {
-                let name = unique(format!("trampoline.{kind}[{number}]"), number);
-                symbols.push(Symbol { name, range, kind: Kind::Code });
+        let header = SectionHeader { name: stack_name, ..data };
+        pieces.push(Piece { header, role: Role::Tools, known: None, bytes: Cow::default() });
+        let phase = tables.image_phase(settings.page_size());
+        let mut names = 0;
+        for (section, bytes) in tables.sections() {
+            if bytes.is_empty() {
+                continue;
             }
+            let name = others.iter().position(|it| *it == section).map(|it| others_names[it]);
+            let mut header = SectionHeader { name: name.unwrap_or_default(), ..data };
+            let role = match section {
+                Section::ImageBytes => Role::Images { phase: phase as usize },
+                late if LATE.contains(&late) => Role::Late,
+                _ => Role::Now,
+            };
+            if section == Section::Strings {
+                header.kind = ids::SHT_STRTAB;
+                names = number(pieces.len())?;
+            }
+            pieces.push(Piece { header, role, known: Some(section), bytes: bytes.into() });
         }
-    }
-    for (table, range) in &text.tables {
-        let number = table.as_u32();
-        let name = unique(format!("table[{number}]"), number);
-        symbols.push(Symbol { name, range: *range, kind: Kind::Table });
-    }
-    symbols.sort_by_key(|symbol| symbol.range.offset);
-    symbols
-}
-
-/// A name that can stand in a symbol table.
-fn printable(name: &str) -> String {
-    let mut end = name.len().min(MAX_SYMBOL);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    name[..end].chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// Adds an area at the front of the file, to be filled when it is sealed.
-fn front_area(object: &mut ObjectModule, name: &str, size: usize) -> Result<(), CompileError> {
-    // Without a name, which a function of the module might have too.
-    let id = object.declare_anonymous_data(false, false)?;
-    let mut data = DataDescription::new();
-    data.define(vec![0; size].into_boxed_slice());
-    data.set_custom_section(name);
-    Ok(object.define_data(id, &data)?)
-}
-
-/// Defines a symbol for each piece of code, whose bytes go on until the next begins, and the first of which
-/// begins with the text. Returns what they are called by, in the same order.
-fn define_code(
-    object: &mut ObjectModule,
-    compiled: &CompiledModule<'_>,
-    symbols: &[Symbol],
-    page: usize,
-) -> Result<Vec<FuncId>, CompileError> {
-    // Nobody calls through these declarations, so that any signature will do.
-    let signature = Signature::new(CallConv::SystemV);
-    let text = &compiled.text.bytes;
-    let mut ids = Vec::with_capacity(symbols.len());
-    let mut start = 0;
-    let ends = symbols.iter().skip(1).map(|next| next.range.offset as usize).chain([text.len()]);
-    for (Symbol { name, .. }, end) in symbols.iter().zip(ends) {
-        let id = object.declare_function(name, Linkage::Local, &signature)?;
-        let bytes = text
-            .get(start..end)
-            .ok_or_else(|| assembly("define a function", format!("{name} is not in the text")))?;
-        let alignment = if start == 0 { page } else { 1 };
-        object.define_function_bytes(id, alignment as u64, bytes, &[])?;
-        start = end;
-        ids.push(id);
-    }
-    Ok(ids)
-}
-
-/// Makes symbols say where what they name really begins, how long it is, and what it is.
-fn correct_symbols(product: &mut ObjectProduct, symbols: &[Symbol], ids: &[FuncId]) {
-    for (Symbol { range, kind, .. }, id) in symbols.iter().zip(ids) {
-        let symbol = product.function_symbol(*id);
-        let symbol = product.object.symbol_mut(symbol);
-        (symbol.value, symbol.size) = (range.offset.into(), range.len.into());
-        if *kind == Kind::Table {
-            symbol.kind = SymbolKind::Data;
+        if !text.bytes.is_empty() {
+            let table = |name, kind, entry, bytes: Vec<u8>| {
+                let header = SectionHeader { name, kind, entry, alignment: ALIGNMENT, ..data };
+                Piece { header, role: Role::Tools, known: None, bytes: bytes.into() }
+            };
+            let unwind = number(pieces.len())?;
+            if !eh_frame.bytes.is_empty() {
+                let mut piece = table(unwind_name, ids::SHT_PROGBITS, 0, eh_frame.bytes);
+                piece.header.flags = ids::SHF_ALLOC;
+                pieces.push(piece);
+                // The symbol of the code comes behind that of nothing.
+                let mut bytes = Vec::with_capacity(eh_frame.references.len() * RELOCATION);
+                for (offset, addend) in eh_frame.references {
+                    machine.relocation(&mut bytes, offset, 1, addend);
+                }
+                let mut piece = table(relocations_name, ids::SHT_RELA, RELOCATION, bytes);
+                piece.header.flags = ids::SHF_INFO_LINK;
+                (piece.header.link, piece.header.info) = (unwind + 2, unwind.into());
+                pieces.push(piece);
+            }
+            let code = Symbol { kind: ids::STT_SECTION, section: CODE, ..Symbol::default() };
+            let mut bytes = Vec::with_capacity((symbols.len() + 2) * SYMBOL);
+            for symbol in [Symbol::default(), code].iter().chain(&symbols) {
+                machine.symbol(&mut bytes, symbol);
+            }
+            let mut piece = table(symbols_name, ids::SHT_SYMTAB, SYMBOL, bytes);
+            piece.header.link = names;
+            // No symbol is for other files.
+            let count = piece.bytes.len() / SYMBOL;
+            piece.header.info =
+                u32::try_from(count).map_err(|error| assembly("count symbols", error))?;
+            pieces.push(piece);
         }
+        Ok(Self { machine, front, pieces, names, filler: text.filler })
     }
-}
 
-/// Puts the linked text, whose gaps trap, in the place of the functions, and
-/// fills its last page, so that nothing else can be in the pages of the code.
-fn place_text(
-    object: &mut object::write::Object<'_>,
-    section: SectionId,
-    compiled: &CompiledModule<'_>,
-    page: usize,
-) -> Result<(), CompileError> {
-    let text = &compiled.text;
-    let placed = object.section_mut(section).data_mut();
-    if placed.len() != text.bytes.len() {
-        return Err(assembly(
-            "place the code",
-            format!("it has {} bytes instead of {}", placed.len(), text.bytes.len()),
-        ));
-    }
-    placed.copy_from_slice(&text.bytes);
-    let rest = text.bytes.len().next_multiple_of(page) - text.bytes.len();
-    object.append_section_data(section, &vec![text.filler; rest], 1);
-    Ok(())
-}
+    /// Puts everything in its place. The front area has zeros but for the header of the object format.
+    fn write(self, page: usize) -> Result<Written, CompileError> {
+        let count = self.pieces.len() + self.front.len() + 1;
+        // Behind all others, since it has their places.
+        let table =
+            Part { role: Role::Tools, length: count * SECTION_HEADER, alignment: ALIGNMENT };
+        let parts: Vec<Part> = self
+            .pieces
+            .iter()
+            .map(|piece| Part {
+                role: piece.role,
+                length: piece.bytes.len(),
+                alignment: piece.header.alignment,
+            })
+            .chain([table])
+            .collect();
+        let most: usize = parts.iter().map(|part| part.length + ALIGNMENT).sum();
+        let capacity = leaf_capacity(most + 4 * page);
+        let Layout { offsets, length } =
+            layout::arrange(&parts, LEAVES_OFFSET + capacity * 32, page);
 
-fn add_eh_frame(
-    object: &mut object::write::Object<'_>,
-    text: SectionId,
-    eh_frame: EhFrame,
-) -> Result<(), CompileError> {
-    if eh_frame.bytes.is_empty() {
-        return Ok(());
-    }
-    let section = object.add_section(Vec::new(), b".eh_frame".to_vec(), SectionKind::ReadOnlyData);
-    object.set_section_data(section, eh_frame.bytes, 8);
-    let symbol = object.section_symbol(text);
-    for (offset, addend) in eh_frame.references {
-        let flags = RelocationFlags::Generic {
-            kind: RelocationKind::Relative,
-            encoding: RelocationEncoding::Generic,
-            size: 32,
-        };
-        object
-            .add_relocation(section, Relocation { offset, symbol, addend, flags })
-            .map_err(|error| assembly("relocate unwind information", error))?;
-    }
-    Ok(())
-}
-
-/// Where the sections came to be in the file. The text counts without the
-/// filler behind it.
-fn section_ranges(
-    file: &[u8],
-    text_len: usize,
-) -> Result<Vec<(Section, SectionRange)>, CompileError> {
-    let elf = ElfFile64::<Endianness>::parse(file)
-        .map_err(|error| assembly("read the object file again", error))?;
-    let mut ranges = Vec::new();
-    for section in elf.sections() {
-        let known = section.name().ok().and_then(Section::by_name);
-        if let (Some(known), Some((offset, length))) = (known, section.file_range()) {
-            let length = if known == Section::Text { text_len as u64 } else { length };
-            ranges.push((known, SectionRange::new(offset, length)));
+        let mut headers = vec![SectionHeader::default()];
+        let front = [
+            (HEADER_OFFSET, HEADER_SIZE),
+            (SIGNATURES_OFFSET, SIGNATURES_SIZE),
+            (LEAVES_OFFSET, capacity * 32),
+        ];
+        headers.extend(self.front.iter().zip(front).map(|(name, (offset, length))| {
+            let (name, kind, flags) = (*name, ids::SHT_PROGBITS, ids::SHF_ALLOC);
+            SectionHeader { name, kind, flags, offset, length, alignment: 1, ..Default::default() }
+        }));
+        let mut file = vec![0; length];
+        let mut known = Vec::new();
+        for (piece, offset) in self.pieces.iter().zip(&offsets) {
+            let (offset, length) = (*offset, piece.bytes.len());
+            if piece.role == Role::Code {
+                // What no other part takes of its pages.
+                let pages = offset..(offset + length).next_multiple_of(page);
+                file[pages].fill(self.filler);
+            }
+            headers.push(SectionHeader { offset, length, ..piece.header });
+            known.extend(
+                piece
+                    .known
+                    .map(|section| (section, SectionRange::new(offset as u64, length as u64))),
+            );
         }
+        for (piece, offset) in self.pieces.iter().zip(&offsets) {
+            file[*offset..][..piece.bytes.len()].copy_from_slice(&piece.bytes);
+        }
+        let table = offsets.last().copied().unwrap_or_default();
+        let sections = number(self.pieces.len())?;
+        file[..HEADER_OFFSET]
+            .copy_from_slice(&self.machine.file_header(table, sections, self.names));
+        let mut bytes = Vec::with_capacity(count * SECTION_HEADER);
+        headers.iter().for_each(|header| self.machine.section_header(&mut bytes, header));
+        file[table..][..bytes.len()].copy_from_slice(&bytes);
+        Ok(Written { file, sections: known, capacity })
     }
-    Ok(ranges)
+}
+
+/// The number of the section behind so many pieces.
+fn number(pieces: usize) -> Result<u16, CompileError> {
+    u16::try_from(pieces)
+        .ok()
+        .and_then(|pieces| pieces.checked_add(CODE))
+        .ok_or_else(|| assembly("number sections", format!("there are {pieces}")))
 }
 
 /// Reads a finished artifact as a loader would. This shares no code with what
@@ -329,16 +271,4 @@ fn reread(file: &[u8]) -> Result<(), CompileError> {
     let checked = check(file, None).map_err(|report| assembly("verify the artifact", report))?;
     ArtifactModule::new(&checked).map_err(|report| assembly("verify the artifact", report))?;
     Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn names_are_fit_for_a_symbol_table() {
-        assert_eq!(printable("a\0b\nc"), "a?b?c");
-        let long = "\u{e4}".repeat(1000);
-        assert!(printable(&long).len() <= MAX_SYMBOL);
-    }
 }

@@ -258,19 +258,6 @@ impl Settings {
             .map_err(|error| refuse(format!("cannot compile for {}: {error}", self.target)))
     }
 
-    /// A code generator for the object file that the code is put into, which is an ELF file on
-    /// every system. It generates no code.
-    pub(crate) fn container(&self) -> Result<OwnedTargetIsa, CompileError> {
-        let target = Triple {
-            vendor: target_lexicon::Vendor::Unknown,
-            operating_system: OperatingSystem::Linux,
-            environment: target_lexicon::Environment::Gnu,
-            binary_format: target_lexicon::BinaryFormat::Elf,
-            ..self.target.clone()
-        };
-        Settings { target, cpu: CpuLevel::Baseline, ..self.clone() }.isa(Effort::FULL)
-    }
-
     /// The features that the code may use.
     pub(crate) fn features(&self) -> Result<CpuFeatures, CompileError> {
         let target = self.target.to_string();

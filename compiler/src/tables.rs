@@ -83,7 +83,7 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
         });
     }
     for image in &images.runs {
-        let bytes = tables.add_image_bytes(&image.bytes, page);
+        let bytes = tables.add_image_bytes(image.offset, &image.bytes, page);
         tables.images.push(ImageRecord {
             memory: image.memory.as_u32().into(),
             reserved: 0.into(),

@@ -13,21 +13,33 @@ use cwasm_artifact::types::MemoryType;
 
 use super::{ConstOp, MemoryIndex, Module, SegmentMode};
 
-/// Initial contents of a run of pages of a memory.
+/// Initial contents of a run of pages of a memory, without the zeros at its ends.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
     /// The memory, which the module defines.
     pub memory: MemoryIndex,
-    /// Where the run begins, a multiple of the page size.
+    /// Where the contents begin.
     pub offset: u64,
-    /// The contents; the length is a multiple of the page size.
+    /// The contents.
     pub bytes: Vec<u8>,
+}
+
+impl Image {
+    /// Leaves out the zeros at its ends, as memories begin with them anyway.
+    fn trim(&mut self) {
+        let is_set = |byte: &u8| *byte != 0;
+        let end = self.bytes.iter().rposition(is_set).map_or(0, |last| last + 1);
+        self.bytes.truncate(end);
+        let start = self.bytes.iter().position(is_set).unwrap_or(0);
+        self.bytes.drain(..start);
+        self.offset += start as u64;
+    }
 }
 
 /// All images of a module.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Images {
-    /// Runs of pages, ordered by memory and offset; they do not overlap.
+    /// Runs, ordered by memory and offset; no two have bytes of one page.
     pub runs: Vec<Image>,
     /// How many data segments (of all kinds) come before the first active one that the
     /// images do not contain. Active segments with a lower index are done.
@@ -106,6 +118,8 @@ fn merge(pages: BTreeMap<(MemoryIndex, u64), Vec<u8>>, page_size: u64) -> Vec<Im
             _ => runs.push(Image { memory, offset, bytes: contents }),
         }
     }
+    runs.iter_mut().for_each(Image::trim);
+    runs.retain(|run| !run.bytes.is_empty());
     runs
 }
 
@@ -128,9 +142,19 @@ mod tests {
         );
         assert_eq!(images.covered, 4);
         let [first, second] = &images.runs[..] else { panic!("{images:?}") };
-        assert_eq!((first.offset, first.bytes.len()), (0, 8192));
-        assert_eq!(&first.bytes[4094..4098], b"aXcd");
-        assert_eq!((second.offset, second.bytes.len()), (40960, 4096));
+        assert_eq!((first.offset, &first.bytes[..]), (4094, &b"aXcd"[..]));
+        assert_eq!((second.offset, &second.bytes[..]), (40960, &b"far"[..]));
+    }
+
+    #[test]
+    fn zeros_at_the_ends_of_runs_are_left_out() {
+        let images = images(
+            r#"(module (memory 1) (data (i32.const 8192) "\00\00") (data (i32.const 20480) "\00")
+                (data (i32.const 1024) "\00\01\00\02\00"))"#,
+        );
+        assert_eq!(images.covered, 3);
+        let [only] = &images.runs[..] else { panic!("{images:?}") };
+        assert_eq!((only.offset, &only.bytes[..]), (1025, &[1, 0, 2][..]));
     }
 
     #[test]
@@ -141,7 +165,7 @@ mod tests {
         );
         assert_eq!(images.covered, 1);
         assert_eq!(images.runs.len(), 1);
-        assert_eq!(images.runs[0].bytes[9], 0);
+        assert_eq!(images.runs[0].bytes, b"a");
     }
 
     #[test]

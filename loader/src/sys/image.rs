@@ -60,7 +60,9 @@ impl ImageFile {
         Self::is_large(length) || runs > 0 && runs <= MAX_KEPT_RUNS
     }
 
-    /// A file with these bytes, filled up with zeros to whole pages.
+    /// A file with the runs that these bytes have, each on pages of its own, which are zero around it.
+    ///
+    /// No file, if two of a memory have bytes of the same page of it, or if they are not in order.
     pub(crate) fn new(bytes: &[u8], mut runs: Vec<ImageRun>) -> io::Result<Self> {
         let small = match Self::is_large(bytes.len()) {
             true => None,
@@ -68,28 +70,23 @@ impl ImageFile {
         };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         let file = rustix::fs::memfd_create(c"cwasm-images", flags)?;
-        let length = bytes.len().next_multiple_of(page_size());
+        runs.retain(|run| !run.bytes.is_empty());
+        runs.sort_by_key(|run| run.memory);
+        let (placed, length) = place(&runs).ok_or(io::ErrorKind::InvalidInput)?;
         // To exceed the limit is a signal that ends the process, and no error.
         if length as u64 > file_size_limit() {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         rustix::fs::ftruncate(&file, length as u64)?;
-        let mut written = 0;
-        while written < bytes.len() {
-            match rustix::io::pwrite(&file, &bytes[written..], written as u64) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(count) => written += count,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
+        for (run, place) in runs.iter().zip(&placed) {
+            let bytes = bytes.get(run.bytes.clone()).ok_or(io::ErrorKind::InvalidInput)?;
+            write(&file, bytes, place.bytes.end - bytes.len())?;
         }
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)?;
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        runs.retain(|run| !run.bytes.is_empty());
-        runs.sort_by_key(|run| run.memory);
-        Ok(Self { id, file, length, runs: runs.into(), _small: small })
+        Ok(Self { id, file, length, runs: placed.into(), _small: small })
     }
 
     /// The image of a memory, if it has one.
@@ -99,6 +96,42 @@ impl ImageFile {
         let runs = &self.runs[start..end];
         (!runs.is_empty()).then_some(Image { file: self, memory, runs })
     }
+}
+
+/// The pages of memories that runs are on, one run after the other in a file, and the length of that. A run ends where its bytes do.
+fn place(runs: &[ImageRun]) -> Option<(Vec<ImageRun>, usize)> {
+    let page = page_size();
+    let mut placed: Vec<ImageRun> = Vec::with_capacity(runs.len());
+    let mut start = 0_usize;
+    for ImageRun { memory, at, bytes } in runs {
+        let before = at % page;
+        let end = start.checked_add(before)?.checked_add(bytes.len())?;
+        let first = at - before;
+        if let Some(last) = placed.last().filter(|last| last.memory == *memory)
+            && last.at.checked_add(last.bytes.len())?.checked_next_multiple_of(page)? > first
+        {
+            return None;
+        }
+        placed.push(ImageRun { memory: *memory, at: first, bytes: start..end });
+        start = end.checked_next_multiple_of(page)?;
+    }
+    Some((placed, start))
+}
+
+/// Writes bytes into a file.
+fn write(file: &OwnedFd, mut bytes: &[u8], mut at: usize) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pwrite(file, bytes, at as u64) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(count) => {
+                bytes = bytes.get(count..).unwrap_or_default();
+                at += count;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 impl Drop for ImageFile {

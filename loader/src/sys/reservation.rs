@@ -495,6 +495,29 @@ mod tests {
     }
 
     #[test]
+    fn images_begin_and_end_anywhere_with_zeros_around_them() {
+        let page = page_size();
+        // So many that they are mapped the first time.
+        let source: Vec<u8> = (1..=200).cycle().take(40 * page).collect();
+        let run = |at, bytes| ImageRun { memory: 0, at, bytes };
+        let runs = vec![run(page + 10, 0..page + 5), run(3 * page + 7, page + 2..40 * page)];
+        let file = ImageFile::new(&source, runs.clone()).unwrap();
+        let mut reservation = Reservation::new(LENGTH, 48 * page, file.image(0)).unwrap();
+        assert!(reservation.has_image());
+        let mut wanted = vec![0; 48 * page];
+        for ImageRun { at, bytes: from, .. } in runs {
+            wanted[at..at + from.len()].copy_from_slice(&source[from]);
+        }
+        assert!(bytes(&mut reservation) == wanted);
+        // Not where one would be mapped over another.
+        for (first, second) in [(0, 10), (page - 1, page + 1), (page, 0)] {
+            let runs = vec![run(first, 0..5), run(second, 9..10)];
+            assert!(ImageFile::new(&source, runs).is_err(), "{first} {second}");
+        }
+        assert!(ImageFile::new(&source, vec![run(0, 0..source.len() + 1)]).is_err());
+    }
+
+    #[test]
     fn what_is_hidden_is_accessible_again_when_it_is_opened() {
         let page = page_size();
         let mut reservation = Reservation::new(LENGTH, 4 * page, None).unwrap();

@@ -42,9 +42,9 @@ pub(crate) struct LateImages {
 #[derive(Debug)]
 struct LateRun {
     memory: u32,
-    /// Where it begins in the memory; at a page.
+    /// Where it begins in the memory.
     at: usize,
-    /// Where it is in the file; begins at a page.
+    /// Where it is in the file; begins as far into a page as in the memory.
     bytes: Range<usize>,
     /// The number of its first piece in its memory.
     first: usize,
@@ -53,7 +53,8 @@ struct LateRun {
 impl LateRun {
     /// The pages of the memory that it is on.
     fn pages(&self) -> Range<usize> {
-        self.at..(self.at + self.bytes.len()).next_multiple_of(sys::page_size())
+        let page = sys::page_size();
+        self.at - self.at % page..(self.at + self.bytes.len()).next_multiple_of(page)
     }
 
     fn piece_count(&self, piece: usize) -> usize {
@@ -74,8 +75,8 @@ impl LateRun {
             return 0..0;
         }
         let number = |at: usize| {
-            // The last page may go on behind the last byte.
-            let byte = (self.bytes.start + (at - self.at)).min(self.bytes.end - 1);
+            // The pages may begin before the first byte, and go on behind the last.
+            let byte = (self.bytes.start + at.saturating_sub(self.at)).min(self.bytes.end - 1);
             byte / piece - self.bytes.start / piece
         };
         number(start)..number(end - 1) + 1
@@ -104,8 +105,8 @@ impl LateImages {
                 ..section.start.checked_add(run.bytes.end)?;
             let before = late.last().filter(|last| last.memory == run.memory);
             let first = before.map_or(0, |last| last.first + last.piece_count(piece));
-            let is_apart = before.is_none_or(|last| last.pages().end <= run.at);
-            if !(bytes.start | run.at).is_multiple_of(page)
+            let is_apart = before.is_none_or(|last| last.pages().end <= run.at - run.at % page);
+            if bytes.start % page != run.at % page
                 || bytes.end > section.end
                 || !is_apart
                 || !ty(run.memory).is_some_and(may_wait)
@@ -225,7 +226,7 @@ impl Place {
         let runs = images.runs_of(self.memory);
         let mut loaded = 0;
         for run in &runs[runs.partition_point(|run| run.pages().end <= range.start)..] {
-            if run.at >= range.end {
+            if run.pages().start >= range.end {
                 break;
             }
             let wanted = run.pieces_at(range, images.piece);
@@ -252,7 +253,8 @@ impl Place {
         Ok(loaded)
     }
 
-    /// Makes pieces that lie together, none of which is present, accessible, with their bytes, which are at `bytes` of the file.
+    /// Makes pieces that lie together, none of which is present, accessible, with their bytes, which are at `bytes` of the file. The
+    /// first byte of the memory that they have is at `at`, before which there may be zeros of its page.
     fn fill(
         &self,
         artifact: &Artifact,
@@ -260,7 +262,8 @@ impl Place {
         bytes: Range<usize>,
         withdrawn: bool,
     ) -> Result<(), Lost> {
-        let pages = bytes.len().next_multiple_of(sys::page_size());
+        let before = at % sys::page_size();
+        let pages = (before + bytes.len()).next_multiple_of(sys::page_size());
         let start = bytes.start;
         let refused = |error| Lost::refused(start, error);
         let bytes = if withdrawn { &[] } else { artifact.image_at(bytes.clone())? };
@@ -268,7 +271,7 @@ impl Place {
         // are ours alone, by `&mut PendingImage` or by the lock. They are zero; and their bytes do not overlap with those of the artifact.
         unsafe {
             let target = self.base.as_ptr().add(at);
-            sys::open_pages(target, pages).map_err(refused)?;
+            sys::open_pages(target.sub(before), pages).map_err(refused)?;
             target.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len());
         }
         Ok(())
@@ -297,6 +300,9 @@ mod tests {
             run(1, 0, 9 * CHUNK_SIZE..20 * CHUNK_SIZE),
             run(0, 7 * CHUNK_SIZE, 2 * page..5 * CHUNK_SIZE + 10),
             run(0, 0, 0..1),
+            // Neither at pages.
+            run(2, page + 100, 25 * CHUNK_SIZE + 100..27 * CHUNK_SIZE + 50),
+            run(2, 5 * CHUNK_SIZE + 7, 30 * CHUNK_SIZE + page + 7..30 * CHUNK_SIZE + page + 8),
         ];
         let images = LateImages::of(runs, &section, |_| Some(ty())).unwrap();
         assert_eq!((images.runs_of(0).len(), images.runs_of(1).len()), (2, 1));
@@ -315,7 +321,9 @@ mod tests {
             }
             assert_eq!(end, run.bytes.end);
             let pages = run.pages();
+            assert_eq!(pages.start % page, 0);
             assert_eq!(run.pieces_at(&(0..usize::MAX), images.piece), 0..count);
+            assert_eq!(run.pieces_at(&(pages.start..pages.start + 1), images.piece), 0..1);
             assert_eq!(run.pieces_at(&(pages.end - 1..pages.end), images.piece), count - 1..count);
             assert!(run.pieces_at(&(pages.end..pages.end + 9), images.piece).is_empty());
         }
@@ -345,6 +353,10 @@ mod tests {
         assert!(!of(vec![run(0, 0, 0..page + 1), run(0, page, 2 * page..3 * page)], ty()));
         assert!(of(vec![run(0, 0, 0..page + 1), run(1, page, 2 * page..3 * page)], ty()));
         assert!(!of(vec![run(0, 1, 0..page)], ty()));
+        assert!(of(vec![run(0, 1, 1..page)], ty()));
+        // Two in one page, from behind and from before.
+        assert!(!of(vec![run(0, 1, 1..9), run(0, 20, page + 20..page + 21)], ty()));
+        assert!(of(vec![run(0, 1, 1..9), run(0, page + 20, page + 20..page + 21)], ty()));
         assert!(!of(vec![run(0, 0, 64 * page..65 * page)], ty()));
         assert!(!of((0..=MAX_RUNS).map(|n| run(0, n * page, 0..page)).collect(), ty()));
         assert!(LateImages::of(one(), &(1..2 * page), |_| Some(ty())).is_none());
