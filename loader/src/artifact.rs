@@ -153,7 +153,13 @@ impl Artifact {
         let (snapshot, lazy) = Snapshot::of_file_lazily(file.get(), name)?;
         let deferred = lazy.deferred().clone();
         let artifact = Self::from_snapshot(snapshot, Some(lazy), |file| {
-            check_deferring(file, Some(&Host::this()), trust.origin(), &deferred, sys::leaf_pair)
+            check_deferring(
+                file,
+                Some(&Host::for_file(file)),
+                trust.origin(),
+                &deferred,
+                sys::leaf_pair,
+            )
         })?;
         // Trampolines are there from the beginning, so that code that is lost can be reported to their callers.
         artifact.load_trampolines()?;
@@ -345,12 +351,14 @@ impl Artifact {
         let source = source.into().open()?;
         // SAFETY: the caller promises what this asks for.
         let snapshot = unsafe { Snapshot::map(&source) }?;
-        Self::from_snapshot(snapshot, None, |file| check_unhashed(file, Some(&Host::this())))
+        Self::from_snapshot(snapshot, None, |file| {
+            check_unhashed(file, Some(&Host::for_file(file)))
+        })
     }
 
     fn of_origin(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
         Self::from_snapshot(snapshot, None, |file| {
-            let host = Host::this();
+            let host = Host::for_file(file);
             check_deferring(file, Some(&host), origin, &Deferred::NOTHING, sys::leaf_pair)
         })
     }
