@@ -27,7 +27,7 @@ fn a_panic_of_a_host_function_passes_wasm_and_drops_what_is_on_the_way() {
     let mut store = Store::new(&engine, ());
     let mut linker = Linker::new(&engine);
     linker
-        .func_wrap("host", "f", |_: Caller<'_, '_, ()>| {
+        .func("host", "f", |_: Caller<'_, '_, ()>| {
             if true {
                 std::panic::panic_any("on purpose");
             }
