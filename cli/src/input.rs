@@ -141,6 +141,17 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_front_of_a_file_is_as_long_as_that_of_an_artifact_or_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(LEAVES_OFFSET * 2).collect();
+        for length in [0, 1, LEAVES_OFFSET - 1, LEAVES_OFFSET, LEAVES_OFFSET * 2] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            assert_eq!(front(&path).unwrap(), bytes[..length.min(LEAVES_OFFSET)]);
+        }
+    }
+
+    #[test]
     fn contents_decide_before_the_suffix() {
         let kind = |path: &str, front: &[u8]| Kind::of(Path::new(path), front);
         assert_eq!(kind("a.wasm", b"\x7fELF"), Kind::Artifact);
