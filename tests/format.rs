@@ -374,6 +374,21 @@ fn missing_cpu_features_are_named() {
 }
 
 #[test]
+fn only_the_cpu_features_that_a_file_needs_are_looked_for() {
+    for bit in 0..u64::BITS {
+        let needed = CpuFeatures::from_bits(1 << bit).union(CpuFeatures::SSE3);
+        let file =
+            with_header(|header| header[144..152].copy_from_slice(&needed.bits().to_le_bytes()));
+        let (all, host) = (Host::this(), Host::for_file(&file));
+        assert_eq!(host.cpu_features, needed.intersection(all.cpu_features), "bit {bit}");
+        let problem = |host| check(&file, Some(host)).err().map(|report| report.to_string());
+        assert_eq!(problem(&host), problem(&all), "bit {bit}");
+        assert_eq!(problem(&host).is_none(), all.cpu_features.contains(needed), "bit {bit}");
+    }
+    assert_eq!(Host::for_file(b"no artifact").cpu_features, CpuFeatures::NONE);
+}
+
+#[test]
 fn code_records_the_cpu_features_that_it_needs_and_no_others() {
     let features = |text: &str, cpu| {
         let file = compile_with(text, &Settings { cpu, ..Settings::default() });

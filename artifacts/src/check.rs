@@ -30,7 +30,19 @@ impl Host {
     /// This process.
     #[must_use]
     pub fn this() -> Self {
-        Self { abi: fingerprint(), target: host_triple(), cpu_features: CpuFeatures::host() }
+        Self::with(CpuFeatures::host())
+    }
+
+    /// This process, as far as the file with this front can tell: it has those of the CPU's features that the file needs. Others
+    /// are not looked for.
+    #[must_use]
+    pub fn for_file(front: &[u8]) -> Self {
+        let needed = Header::of(front).map_or(0, |header| header.cpu_features.get());
+        Self::with(CpuFeatures::host_among(CpuFeatures::from_bits(needed)))
+    }
+
+    fn with(cpu_features: CpuFeatures) -> Self {
+        Self { abi: fingerprint(), target: host_triple(), cpu_features }
     }
 }
 

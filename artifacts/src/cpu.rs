@@ -80,12 +80,15 @@ macro_rules! features {
             /// Bit, name and code generator flag of every x86-64 feature.
             const X86_64: &'static [(u32, &'static str, &'static str)] = &[ $( ($bit, $name, $flag), )* ];
 
-            /// The features of this process's CPU that code generation knows.
+            /// Those of `wanted` that this process's CPU has and code generation knows. If nothing is wanted, the CPU is not
+            /// asked, which takes long in a virtual machine.
             #[cfg(target_arch = "x86_64")]
             #[must_use]
-            pub fn host() -> Self {
+            pub fn host_among(wanted: Self) -> Self {
                 let mut found = Self::NONE;
-                $( if std::arch::is_x86_feature_detected!($detect) { found = found.union(Self::$constant); } )*
+                $( if wanted.contains(Self::$constant) && std::arch::is_x86_feature_detected!($detect) {
+                    found = found.union(Self::$constant);
+                } )*
                 found
             }
         }
@@ -187,11 +190,17 @@ impl CpuFeatures {
         Self::X86_64.iter().find(|(_, known, _)| *known == name).map(|(bit, ..)| Self(1 << bit))
     }
 
-    /// The features of this process's CPU that code generation knows.
+    /// Those of `wanted` that this process's CPU has and code generation knows.
     #[cfg(not(target_arch = "x86_64"))]
     #[must_use]
-    pub fn host() -> Self {
+    pub fn host_among(_wanted: Self) -> Self {
         Self::NONE
+    }
+
+    /// The features of this process's CPU that code generation knows.
+    #[must_use]
+    pub fn host() -> Self {
+        Self::host_among(Self(u64::MAX))
     }
 }
 

@@ -55,11 +55,20 @@ fn open(path: &Path) -> anyhow::Result<File> {
 
 /// The first bytes of a file: as many as the front of an artifact has.
 pub(crate) fn front(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    open(path)?
-        .take(LEAVES_OFFSET as u64)
-        .read_to_end(&mut bytes)
-        .with_context(|| format!("cannot read {}", path.display()))?;
+    let mut file = open(path)?;
+    let mut bytes = vec![0; LEAVES_OFFSET];
+    let mut filled = 0;
+    while filled < bytes.len() {
+        match file.read(&mut bytes[filled..]) {
+            Ok(0) => break,
+            Ok(count) => filled += count,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => {
+                return Err(error).with_context(|| format!("cannot read {}", path.display()));
+            }
+        }
+    }
+    bytes.truncate(filled);
     Ok(bytes)
 }
 
@@ -130,6 +139,17 @@ pub(crate) fn cannot_compile(path: &Path, source: &[u8], error: CompileError) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_front_of_a_file_is_as_long_as_that_of_an_artifact_or_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(LEAVES_OFFSET * 2).collect();
+        for length in [0, 1, LEAVES_OFFSET - 1, LEAVES_OFFSET, LEAVES_OFFSET * 2] {
+            std::fs::write(&path, &bytes[..length]).unwrap();
+            assert_eq!(front(&path).unwrap(), bytes[..length.min(LEAVES_OFFSET)]);
+        }
+    }
 
     #[test]
     fn contents_decide_before_the_suffix() {

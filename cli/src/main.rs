@@ -26,6 +26,8 @@ mod pull;
 mod push;
 mod run;
 mod sign;
+#[cfg(test)]
+mod unwinding;
 mod values;
 mod verify;
 mod wast;

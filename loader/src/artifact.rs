@@ -344,7 +344,7 @@ impl Artifact {
         // SAFETY: the caller promises what this asks for.
         let snapshot = unsafe { Snapshot::map(&source) }?;
         Self::from_snapshot(snapshot, None, |snapshot| {
-            check_unhashed(snapshot.bytes(), Some(&Host::this()))
+            check_unhashed(snapshot.bytes(), Some(&Host::for_file(snapshot.bytes())))
         })
     }
 

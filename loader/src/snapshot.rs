@@ -189,7 +189,7 @@ impl Snapshot {
         deferred: &Deferred,
     ) -> Result<Checked<'_>, Report> {
         let wrong = |expected| hashing::wrong_leaves(&self.map, expected);
-        check_deferring(self.bytes(), Some(&Host::this()), origin, deferred, wrong)
+        check_deferring(self.bytes(), Some(&Host::for_file(self.bytes())), origin, deferred, wrong)
     }
 
     /// How long the source is, if it goes on behind these bytes.

@@ -1,0 +1,44 @@
+//! Links the unwinder of GCC statically, where the C compiler has it.
+//!
+//! The standard library asks for the shared one (`libgcc_s`). To open, map and relocate it takes
+//! a tenth of the time of a short program. Both are built from the same sources. Whatever is missing
+//! here, the shared one is used as ever; so it is with `CWASM_SHARED_UNWINDER` set.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+/// The variable that asks for the shared unwinder.
+const SHARED: &str = "CWASM_SHARED_UNWINDER";
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+    println!("cargo:rerun-if-env-changed={SHARED}");
+    if std::env::var_os(SHARED).is_some_and(|value| !value.is_empty()) || !is_known() {
+        return;
+    }
+    if let Some(folder) = archive().as_deref().and_then(|file| file.parent()?.to_str()) {
+        println!("cargo:rustc-link-search=native={folder}");
+        println!("cargo:rustc-link-lib=static=gcc_eh");
+        println!("cargo:rustc-env=CWASM_UNWINDER=static");
+    }
+}
+
+/// Whether this is a build for the machine that builds, of the kind that was tried. Other C compilers' archives
+/// may need more of their own libraries.
+fn is_known() -> bool {
+    let variable = |name| std::env::var(name).unwrap_or_default();
+    let is_static = variable("CARGO_CFG_TARGET_FEATURE").split(',').any(|f| f == "crt-static");
+    variable("TARGET") == "x86_64-unknown-linux-gnu"
+        && variable("HOST") == variable("TARGET")
+        && variable("CARGO_CFG_PANIC") == "unwind"
+        && !is_static
+}
+
+/// Where the C compiler that links has its unwinder.
+fn archive() -> Option<PathBuf> {
+    let linker = std::env::var_os("RUSTC_LINKER").unwrap_or_else(|| "cc".into());
+    let output = Command::new(linker).arg("-print-file-name=libgcc_eh.a").output().ok()?;
+    let file = PathBuf::from(String::from_utf8(output.stdout).ok()?.trim());
+    // What it does not have, it names without a directory.
+    (output.status.success() && file.is_absolute() && file.is_file()).then_some(file)
+}
