@@ -20,6 +20,7 @@ mod keygen;
 mod keys;
 mod outcome;
 mod outputs;
+mod pow;
 mod progress;
 mod publish;
 mod pull;
