@@ -209,3 +209,39 @@ fn copies_between_memories_check_both() {
     assert_eq!(a.data(&store).unwrap()[..6], *b"34bcd\0");
     assert_eq!(a.data(&store).unwrap()[65529..], *b"\0abcdef");
 }
+
+#[test]
+fn ranges_may_end_where_the_largest_memory_does() {
+    let code = load(&compile_with(
+        r#"(module (memory (export "m") 65536)
+            (func (export "copy") (param i32 i32 i32)
+                (memory.copy (local.get 0) (local.get 1) (local.get 2)))
+            (func (export "fill") (param i32 i32 i32)
+                (memory.fill (local.get 0) (local.get 1) (local.get 2))))"#,
+        &Settings::default(),
+    ));
+    let engine = Engine::default();
+    let mut store = Store::new(&engine, ());
+    let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+    let copy = instance.typed_func::<(u32, u32, u32), ()>(&store, "copy").unwrap();
+    let fill = instance.typed_func::<(u32, u32, u32), ()>(&store, "fill").unwrap();
+    let last = u32::MAX - 99;
+    fill.call(&mut store, (last, 7, 100)).unwrap();
+    copy.call(&mut store, (1 << 31, last, 100)).unwrap();
+    copy.call(&mut store, (last - 50, 1 << 31, 150)).unwrap();
+    let memory = instance.memory(&store, "m").unwrap();
+    let at = |address: u32| {
+        let mut byte = [0];
+        memory.read(&store, address.into(), &mut byte).unwrap();
+        byte[0]
+    };
+    assert_eq!([last - 51, last - 50, last, last + 49, last + 50].map(at), [0, 7, 7, 7, 0]);
+    for (to, from, length) in [(last, 0, 101), (0, last, 101), (u32::MAX, u32::MAX, u32::MAX)] {
+        let error = copy.call(&mut store, (to, from, length)).unwrap_err();
+        assert_eq!(error.trap().unwrap().kind(), TrapKind::MemoryOutOfBounds);
+    }
+    assert!(fill.call(&mut store, (last, 9, 101)).is_err());
+    let mut byte = [0];
+    memory.read(&store, last.into(), &mut byte).unwrap();
+    assert_eq!(byte, [7], "nothing was written");
+}

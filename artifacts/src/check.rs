@@ -5,6 +5,8 @@
 //! digest, and whether it comes from where it should. Only a file that passes becomes a
 //! [`Checked`], and only that can be read as a [`crate::module::Module`].
 
+use std::ops::Range;
+
 use crate::abi::{Fingerprint, fingerprint};
 use crate::cpu::{CpuFeatures, host_triple};
 use crate::digest::{self, Digest, Expected};
@@ -128,13 +130,13 @@ pub fn check_from<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
 ) -> Result<Checked<'a>, Report> {
-    let wrong = |expected: Vec<Expected>| digest::wrong_leaves(file, &expected);
+    let wrong = |expected: Vec<Expected>| digest::wrong_chunks(file, &expected);
     check_deferring(file, host, origin, &Deferred::NOTHING, wrong)
 }
 
 /// Checks a file as [`check_from`] does, but for the leaves of what is [`Deferred`]. Whoever asks for this does not run, or read,
 /// a byte of such a chunk before its leaf is as [`leaf_in`] says. `wrong` says which chunks have other leaves than they must:
-/// [`digest::wrong_leaves`], or something that gives the same faster.
+/// [`digest::wrong_chunks`], or something that gives the same faster.
 ///
 /// # Errors
 /// Everything that is wrong with the rest.
@@ -143,7 +145,7 @@ pub fn check_deferring<'a>(
     host: Option<&Host>,
     origin: Origin<'_>,
     deferred: &Deferred,
-    wrong: impl FnOnce(Vec<Expected>) -> Vec<usize>,
+    wrong: impl FnOnce(Vec<Expected>) -> Vec<Range<usize>>,
 ) -> Result<Checked<'a>, Report> {
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
@@ -404,7 +406,7 @@ fn check_integrity(
     header: &Header,
     claimed: u64,
     deferred: &Deferred,
-    wrong: impl FnOnce(Vec<Expected>) -> Vec<usize>,
+    wrong: impl FnOnce(Vec<Expected>) -> Vec<Range<usize>>,
     problems: &mut Vec<Problem>,
 ) -> bool {
     let length = file.len() as u64;
@@ -434,8 +436,7 @@ fn check_integrity(
             Expected { chunk: chunk(number), leaf }
         })
         .collect();
-    let chunks: Vec<_> = expected.iter().map(|expected| expected.chunk.clone()).collect();
-    for range in wrong(expected).into_iter().filter_map(|position| chunks.get(position)) {
+    for range in wrong(expected) {
         let range = range.start as u64..range.end as u64;
         let sections = Section::ALL
             .into_iter()

@@ -93,14 +93,15 @@ pub struct Expected {
     pub leaf: [u8; 32],
 }
 
-/// Which of these chunks of a file have other leaves than they must, by their positions, in order. Asks on several threads if
+/// Which of these chunks of a file have other leaves than they must, in order. Asks on several threads if
 /// there are many; on this one alone if none can be had.
 #[must_use]
-pub fn wrong_leaves(file: &[u8], expected: &[Expected]) -> Vec<usize> {
-    find_in_parallel(expected.len(), |position| {
+pub fn wrong_chunks(file: &[u8], expected: &[Expected]) -> Vec<Range<usize>> {
+    let wrong = find_in_parallel(expected.len(), |position| {
         let Expected { chunk, leaf: wanted } = &expected[position];
         leaf(&file[chunk.clone()]) != *wanted
-    })
+    });
+    wrong.into_iter().map(|position| expected[position].chunk.clone()).collect()
 }
 
 /// How many chunks a further thread is started for: hashing them takes ten times as long

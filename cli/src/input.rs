@@ -55,20 +55,12 @@ fn open(path: &Path) -> anyhow::Result<File> {
 
 /// The first bytes of a file: as many as the front of an artifact has.
 pub(crate) fn front(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let mut file = open(path)?;
-    let mut bytes = vec![0; LEAVES_OFFSET];
-    let mut filled = 0;
-    while filled < bytes.len() {
-        match file.read(&mut bytes[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => {
-                return Err(error).with_context(|| format!("cannot read {}", path.display()));
-            }
-        }
-    }
-    bytes.truncate(filled);
+    // With room for all of it, this is one read.
+    let mut bytes = Vec::with_capacity(LEAVES_OFFSET);
+    open(path)?
+        .take(LEAVES_OFFSET as u64)
+        .read_to_end(&mut bytes)
+        .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(bytes)
 }
 

@@ -4,7 +4,7 @@ use std::ffi::c_void;
 use std::fmt;
 use std::marker::PhantomData;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 use std::sync::Arc;
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
@@ -26,7 +26,7 @@ use crate::vm::bytes::MemoryBytes;
 #[cfg(target_arch = "x86_64")]
 use crate::vm::direct;
 use crate::vm::host_func::HostCode;
-use crate::vm::layout::{HostCall, VmFuncRef, VmHostContext, VmValue};
+use crate::vm::layout::{DirectCall, HostCall, VmFuncRef, VmHostContext, VmValue};
 
 /// A function of a store.
 ///
@@ -372,7 +372,7 @@ pub(crate) struct HostFunc<F> {
     registration: Arc<Registration>,
     call: HostCall,
     /// See [`HostCode`].
-    direct: Option<unsafe extern "C" fn()>,
+    direct: Option<DirectCall>,
     closure: F,
 }
 
@@ -384,7 +384,7 @@ impl<F: Send + Sync> KeepAlive for HostFunc<F> {
     fn host_code(&self) -> HostCode {
         HostCode {
             call: self.call,
-            direct: self.direct.map_or(ptr::null(), |direct| direct as *const c_void),
+            direct: self.direct,
             closure: (&raw const self.closure).cast::<c_void>(),
             type_id: self.registration.ids()[0],
         }
@@ -395,7 +395,7 @@ impl<F: Send + Sync> HostFunc<F> {
     fn shared<'code>(
         ty: FuncType,
         call: HostCall,
-        direct: Option<unsafe extern "C" fn()>,
+        direct: Option<DirectCall>,
         closure: F,
     ) -> Arc<dyn KeepAlive + 'code>
     where
@@ -645,7 +645,7 @@ macro_rules! into_host_func {
                 }
                 #[cfg(target_arch = "x86_64")]
                 let direct = const { direct::fits(&[$($name::REGISTER),*], R::Values::IN_REGISTERS) }
-                    .then_some(direct::<T, F, R, $($name),*> as unsafe extern "C" fn());
+                    .then_some(direct::<T, F, R, $($name),*> as DirectCall);
                 #[cfg(not(target_arch = "x86_64"))]
                 let direct = None;
                 let ty = FuncType::new([$($name::TYPE),*], R::Values::types());

@@ -188,7 +188,7 @@ impl Snapshot {
         origin: Origin<'_>,
         deferred: &Deferred,
     ) -> Result<Checked<'_>, Report> {
-        let wrong = |expected| hashing::wrong_leaves(&self.map, expected);
+        let wrong = |expected| hashing::wrong_chunks(&self.map, expected);
         check_deferring(self.bytes(), Some(&Host::for_file(self.bytes())), origin, deferred, wrong)
     }
 

@@ -143,25 +143,19 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     );
     for (name, wasm, directory) in programs {
         let (ours, theirs) = (folder.path().join("ours.cwasm"), folder.path().join("theirs.cwasm"));
-        let compile = |engine: &Path, out: &Path| -> Result<()> {
-            usage(Command::new(engine).arg("compile").arg(&wasm).arg("-o").arg(out))?;
-            Ok(())
+        let compile = |engine: &Path, out: &Path| {
+            let mut command = Command::new(engine);
+            command.arg("compile").arg(&wasm).arg("-o").arg(out);
+            command
         };
+        usage(&mut compile(&cwasm, &ours))?;
+        usage(&mut compile(&wasmtime, &theirs))?;
         if name != "hello" {
-            measure_compile(
-                options,
-                report,
-                name,
-                [&cwasm, &wasmtime].map(|engine| {
-                    let mut command = vec![engine.clone().into_os_string()];
-                    command.extend(["compile".into(), wasm.clone().into(), "-o".into()]);
-                    command.push(folder.path().join("out.cwasm").into());
-                    command
-                }),
-            )?;
+            let what = format!("process: compile {name}.wasm");
+            let (ours, theirs) = (|| compile(&cwasm, &ours), || compile(&wasmtime, &theirs));
+            let rows = measure(options, options.rounds(9), &what, ours, theirs)?;
+            rows.into_iter().for_each(|row| report.add(row));
         }
-        compile(&cwasm, &ours)?;
-        compile(&wasmtime, &theirs)?;
         let mut link = folder.path().join("bench.cwasm");
         if name == "hello" {
             link.clear();
@@ -221,27 +215,6 @@ fn measure(
         Row::seconds(format!("{what}, CPU"), &pick(&used, |u| u.cpu)),
         Row::new(format!("{what}, resident memory"), Unit::Bytes, &memory.0, &memory.1),
     ])
-}
-
-/// The command line that compiles a program, of both.
-fn measure_compile(
-    options: &Options,
-    report: &mut Report,
-    name: &str,
-    commands: [Vec<std::ffi::OsString>; 2],
-) -> Result<()> {
-    let [ours, theirs] = commands.map(|line| {
-        move || {
-            let mut command = Command::new(&line[0]);
-            command.args(&line[1..]);
-            command
-        }
-    });
-    let what = format!("process: compile {name}.wasm");
-    for row in measure(options, options.rounds(9), &what, ours, theirs)? {
-        report.add(row);
-    }
-    Ok(())
 }
 
 fn join(front: &str, rest: &OsStr) -> std::ffi::OsString {

@@ -145,16 +145,11 @@ unsafe fn has_late_memory(vmctx: *mut VmContext) -> bool {
 ///
 /// # Safety
 /// As for [`has_late_memory`]; the range lies in a memory of the store.
-unsafe fn is_present(vmctx: *mut VmContext, start: *const u8, length: usize) -> bool {
+unsafe fn make_present(vmctx: *mut VmContext, start: *const u8, length: usize) -> bool {
     // SAFETY: compiled code passes its own vmctx.
     let (store, _) = unsafe { caller(vmctx) };
-    make_present(store, start.addr(), length)
-}
-
-#[cold]
-fn make_present(store: &mut StoreCore<'_>, start: usize, length: usize) -> bool {
     let mut memories = store.memories.iter();
-    let result = memories.try_for_each(|memory| memory.load_addresses(start, length));
+    let result = memories.try_for_each(|memory| memory.load_addresses(start.addr(), length));
     accessed(store, result.map_err(NoAccess::Lost)) != 0
 }
 
@@ -191,7 +186,7 @@ unsafe extern "C" fn memory_move_late(
     let length = checked_length(length);
     // SAFETY: as above; and now they are present.
     unsafe {
-        if !is_present(vmctx, to, length) || !is_present(vmctx, from, length) {
+        if !make_present(vmctx, to, length) || !make_present(vmctx, from, length) {
             return ptr::null_mut();
         }
         ptr::copy(from, to, length);
@@ -228,7 +223,7 @@ unsafe extern "C" fn memory_set_late(
     let length = checked_length(length);
     // SAFETY: as above.
     unsafe {
-        if !is_present(vmctx, to, length) {
+        if !make_present(vmctx, to, length) {
             return ptr::null_mut();
         }
         ptr::write_bytes(to, value.to_le_bytes()[0], length);

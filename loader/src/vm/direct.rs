@@ -14,10 +14,8 @@ use crate::value::sealed::Register;
 #[cfg(target_arch = "x86_64")]
 use {
     super::activation::{self, HostFailure},
-    super::exception::Landing,
     super::layout::VmHostContext,
-    std::arch::naked_asm,
-    std::mem::offset_of,
+    super::throw,
     std::ptr::NonNull,
 };
 
@@ -74,28 +72,8 @@ pub(crate) unsafe fn leave(context: *mut VmHostContext, failed: HostFailure) -> 
     // else uses the store. The place to go on is in a frame of compiled code, which was left by a call that counts as changing every register.
     unsafe {
         let store = NonNull::new_unchecked((*context).store_context.cast());
-        go_on(activation::land(store, failed).as_ptr())
+        throw::go_on(activation::land(store, failed).as_ptr())
     }
-}
-
-/// Leaves all frames below that of the landing.
-///
-/// # Safety
-/// As for [`leave`]; the landing is a place where compiled code expects to go on.
-#[cfg(target_arch = "x86_64")]
-#[unsafe(naked)]
-unsafe extern "C" fn go_on(landing: *const Landing) -> ! {
-    naked_asm!(
-        "mov rcx, [rdi + {pc}]",
-        "mov rsp, [rdi + {sp}]",
-        "mov rbp, [rdi + {fp}]",
-        "mov rax, [rdi + {payload}]",
-        "jmp rcx",
-        pc = const offset_of!(Landing, pc),
-        sp = const offset_of!(Landing, sp),
-        fp = const offset_of!(Landing, fp),
-        payload = const offset_of!(Landing, payload),
-    )
 }
 
 #[cfg(test)]
@@ -122,7 +100,7 @@ mod tests {
     #[cfg_attr(not(target_arch = "x86_64"), ignore = "every function has a trampoline")]
     fn typed_functions_need_no_trampoline_where_they_fit() {
         fn is_direct<P, R>(func: impl IntoHostFunc<(), P, R>) -> bool {
-            !func.into_host_func().host_code().direct.is_null()
+            func.into_host_func().host_code().direct.is_some()
         }
         assert!(is_direct(|_: Caller<'_, '_, ()>| {}));
         assert!(is_direct(|_: Caller<'_, '_, ()>, a: i32, b: f64| f64::from(a) + b));

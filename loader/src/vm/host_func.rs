@@ -10,7 +10,7 @@ use std::ptr;
 
 use cwasm_artifact::abi::vmctx::HOST_CONTEXT_MAGIC;
 
-use super::layout::{HostCall, VmContext, VmFuncRef, VmHostContext, VmStoreContext};
+use super::layout::{DirectCall, HostCall, VmContext, VmFuncRef, VmHostContext, VmStoreContext};
 use super::stable::Stable;
 
 /// A host context and the function reference that leads to it.
@@ -25,8 +25,8 @@ pub(crate) struct VmHostFunc {
 #[derive(Clone, Copy, Debug)]
 pub struct HostCode {
     pub(crate) call: HostCall,
-    /// What wasm calls, if it needs no exit trampoline, or null.
-    pub(crate) direct: *const c_void,
+    /// What wasm calls, if it needs no exit trampoline.
+    pub(crate) direct: Option<DirectCall>,
     pub(crate) closure: *const c_void,
     pub(crate) type_id: u32,
 }
@@ -40,7 +40,7 @@ impl VmHostFunc {
         exit: *const c_void,
         importer: *mut VmContext,
     ) -> Stable<Self> {
-        let code = if host.direct.is_null() { exit } else { host.direct };
+        let code = host.direct.map_or(exit, |direct| direct as *const c_void);
         let func = Stable::new(Self {
             context: VmHostContext {
                 magic: HOST_CONTEXT_MAGIC,
@@ -86,5 +86,31 @@ impl VmHostFunc {
     /// Whether it still lacks an exit trampoline.
     pub(crate) fn lacks_code(&self) -> bool {
         self.func_ref.code.is_null()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::vm::layout::VmValue;
+
+    unsafe extern "C" fn call(_: *mut VmHostContext, _: *mut VmValue) -> u8 {
+        0
+    }
+
+    unsafe extern "C" fn direct() {}
+
+    #[test]
+    fn wasm_calls_the_function_itself_if_it_can() {
+        let code = |direct: Option<DirectCall>, exit| {
+            let host = HostCode { call, direct, closure: ptr::null(), type_id: 3 };
+            let mut func = VmHostFunc::new(ptr::null_mut(), host, ptr::null(), ptr::null_mut());
+            let lacked = func.lacks_code();
+            func.fill_code(3, exit);
+            (lacked, VmHostFunc::code(&func))
+        };
+        let exit = ptr::without_provenance(16);
+        assert_eq!(code(None, exit), (true, exit));
+        assert_eq!(code(Some(direct), exit), (false, direct as *const c_void));
     }
 }

@@ -100,6 +100,9 @@ pub(crate) type EntryTrampoline = unsafe extern "C" fn(
 pub(crate) type HostCall =
     unsafe extern "C" fn(context: *mut VmHostContext, values: *mut VmValue) -> u8;
 
+/// A host function that is called as a wasm function. Its real signature is that of the wasm function.
+pub(crate) type DirectCall = unsafe extern "C" fn();
+
 /// A function reference.
 #[derive(Debug)]
 #[repr(C)]
@@ -194,8 +197,8 @@ pub(crate) struct VmHostContext {
     pub(crate) builtins: *const usize,
     pub(crate) call: HostCall,
     // Compiled code knows nothing of the following.
-    /// What wasm calls instead of an exit trampoline, or null.
-    pub(crate) direct: *const c_void,
+    /// What wasm calls instead of an exit trampoline, if there is such a function.
+    pub(crate) direct: Option<DirectCall>,
     /// The closure that both expect.
     pub(crate) closure: *const c_void,
     /// The vmctx of the instance that imports the function, or null.

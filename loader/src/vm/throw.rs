@@ -7,6 +7,8 @@
 //! be preserved for the caller. A handler takes the exception in `rax` or `x0`.
 
 use std::arch::naked_asm;
+#[cfg(target_arch = "x86_64")]
+use std::mem::offset_of;
 use std::ptr::{self, NonNull};
 
 use super::exception::{Landing, find_handler};
@@ -30,14 +32,32 @@ pub(crate) unsafe extern "C" fn throw() {
         "pop rbp",
         "test rax, rax",
         "jz 2f",
-        "mov rcx, [rax]",
-        "mov rsp, [rax + 8]",
-        "mov rbp, [rax + 16]",
-        "mov rax, [rax + 24]",
-        "jmp rcx",
+        "mov rdi, rax",
+        "jmp {go_on}",
         "2:",
         "ret",
         landing = sym landing,
+        go_on = sym go_on,
+    )
+}
+
+/// Goes on at the landing, in a frame of compiled code. All frames below that are left behind.
+///
+/// # Safety
+/// The frame is of a function that waits, by a call that counts as changing every register; what is below it has nothing to drop.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+pub(super) unsafe extern "C" fn go_on(landing: *const Landing) -> ! {
+    naked_asm!(
+        "mov rcx, [rdi + {pc}]",
+        "mov rsp, [rdi + {sp}]",
+        "mov rbp, [rdi + {fp}]",
+        "mov rax, [rdi + {payload}]",
+        "jmp rcx",
+        pc = const offset_of!(Landing, pc),
+        sp = const offset_of!(Landing, sp),
+        fp = const offset_of!(Landing, fp),
+        payload = const offset_of!(Landing, payload),
     )
 }
 
