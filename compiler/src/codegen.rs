@@ -29,6 +29,7 @@ use crate::inline::{Inlinable, Locations};
 use crate::instructions;
 use crate::layout::{self, Blocks, Phases};
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
+use crate::queue;
 use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
 use crate::settings::OptLevel;
@@ -150,79 +151,100 @@ pub(crate) fn generate(
     progress: &dyn Progress,
 ) -> Result<Generated, CompileError> {
     let workers = Workers::default();
-    let functions = functions(env, wasm, bodies, &workers, progress)?;
-    let trampolines = trampolines(env, &workers)?;
+    progress.start(bodies.iter().map(size).sum());
+    let inlinable = inlinable(env, &bodies, &workers);
+    // Large functions first, so that no thread is left with one at the end. All trampolines are small.
+    let mut pieces: Vec<Piece<'_, '_>> =
+        bodies.iter().enumerate().map(|(number, body)| Piece::Function(number, body)).collect();
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.size()));
+    let trampolines = trampolines(env.module);
+    pieces.extend(trampolines.into_iter().map(|(ty, direction)| Piece::Trampoline(ty, direction)));
+
+    // Functions behind the first one known to fail need not be compiled.
+    let first_failure = AtomicUsize::new(usize::MAX);
+    let results = queue::in_turn(&pieces, |piece| match *piece {
+        Piece::Function(number, body) => {
+            if number > first_failure.load(Ordering::Relaxed) {
+                return None;
+            }
+            let result = workers.function(env, &inlinable, number, body);
+            if result.is_err() {
+                first_failure.fetch_min(number, Ordering::Relaxed);
+            }
+            progress.advance(size(body));
+            Some(result)
+        }
+        Piece::Trampoline(ty, direction) => {
+            Some(workers.trampoline(env, ty, direction).map_err(Failure::Compile))
+        }
+    });
+
+    let mut functions = Vec::with_capacity(bodies.len());
+    let mut trampolines = Vec::with_capacity(pieces.len() - bodies.len());
+    let mut failures = Vec::new();
+    for (piece, result) in pieces.into_iter().zip(results) {
+        match (piece, result) {
+            (_, None) => {}
+            (Piece::Function(number, _), Some(Ok(code))) => functions.push((number, code)),
+            (Piece::Trampoline(ty, direction), Some(Ok(code))) => {
+                trampolines.push((ty, direction, code));
+            }
+            (Piece::Function(number, _), Some(Err(failure))) => failures.push((number, failure)),
+            (Piece::Trampoline(..), Some(Err(failure))) => failures.push((usize::MAX, failure)),
+        }
+    }
+    if let Some((number, failure)) = failures.into_iter().min_by_key(|(number, _)| *number) {
+        return Err(failure.explain(env.module, wasm, number));
+    }
+    functions.sort_unstable_by_key(|(number, _)| *number);
+    let functions = functions.into_iter().map(|(_, code)| code).collect();
     Ok(Generated { functions, trampolines })
 }
 
-/// Why a function has no code.
+/// What is compiled at a time.
+#[derive(Clone, Copy)]
+enum Piece<'a, 'wasm> {
+    /// A function, by its number among the defined ones.
+    Function(usize, &'a Body<'wasm>),
+    Trampoline(TypeIndex, Direction),
+}
+
+impl Piece<'_, '_> {
+    /// In bytes of wasm.
+    fn size(&self) -> u64 {
+        match self {
+            Self::Function(_, body) => size(body),
+            Self::Trampoline(..) => 0,
+        }
+    }
+}
+
+/// The size of a body in bytes.
+fn size(body: &Body<'_>) -> u64 {
+    let range = body.body.range();
+    range.end - range.start
+}
+
+/// Why a piece has no code.
 enum Failure {
     Body(BodyError),
     Compile(CompileError),
 }
 
-fn functions(
-    env: &Environment<'_>,
-    wasm: &[u8],
-    bodies: Vec<Body<'_>>,
-    workers: &Workers,
-    progress: &dyn Progress,
-) -> Result<Vec<Code>, CompileError> {
-    let size = |body: &Body<'_>| {
-        let range = body.body.range();
-        range.end - range.start
-    };
-    progress.start(bodies.iter().map(size).sum());
-    let inlinable = inlinable(env, &bodies, workers);
-    let count = bodies.len();
-    // Large functions first, so that no thread is left with one at the end.
-    let mut queue: Vec<(usize, Body<'_>)> = bodies.into_iter().enumerate().collect();
-    queue.sort_by_key(|(index, body)| (std::cmp::Reverse(size(body)), *index));
-
-    // Functions behind the first one known to fail need not be compiled.
-    let first_failure = AtomicUsize::new(usize::MAX);
-    let results: Vec<(usize, Result<Code, Failure>)> = queue
-        .into_par_iter()
-        .with_max_len(1)
-        .filter_map(|(index, body)| {
-            if index > first_failure.load(Ordering::Relaxed) {
-                return None;
+impl Failure {
+    /// What to report, if the piece is the function with this number among the defined ones.
+    fn explain(self, module: &Module<'_>, wasm: &[u8], number: usize) -> CompileError {
+        match self {
+            Self::Body(BodyError::Wasm(error)) => {
+                module::explain_in_body(wasm, func_index(module, number).as_u32(), &error)
             }
-            let bytes = size(&body);
-            let result = workers.function(env, &inlinable, index, body);
-            if result.is_err() {
-                first_failure.fetch_min(index, Ordering::Relaxed);
+            Self::Body(BodyError::Unsupported(feature, offset)) => {
+                let function = Some(func_index(module, number).as_u32());
+                CompileError::Unsupported { feature, offset, function }
             }
-            progress.advance(bytes);
-            Some((index, result))
-        })
-        .collect();
-
-    let mut ordered: Vec<Option<Code>> = Vec::new();
-    ordered.resize_with(count, || None);
-    let mut failure: Option<(usize, Failure)> = None;
-    for (index, result) in results {
-        match result {
-            Ok(code) => ordered[index] = Some(code),
-            Err(error) if failure.as_ref().is_none_or(|(first, _)| index < *first) => {
-                failure = Some((index, error));
-            }
-            Err(_) => {}
+            Self::Compile(error) => error,
         }
     }
-    if let Some((index, failure)) = failure {
-        let function = func_index(env.module, index);
-        return Err(match failure {
-            Failure::Body(BodyError::Wasm(error)) => {
-                module::explain_in_body(wasm, function.as_u32(), &error)
-            }
-            Failure::Body(BodyError::Unsupported(feature, offset)) => {
-                CompileError::Unsupported { feature, offset, function: Some(function.as_u32()) }
-            }
-            Failure::Compile(error) => error,
-        });
-    }
-    Ok(ordered.into_iter().flatten().collect())
 }
 
 /// The functions whose calls are replaced by their bodies.
@@ -256,11 +278,8 @@ fn inlinable<'wasm>(
     inlinable
 }
 
-fn trampolines(
-    env: &Environment<'_>,
-    workers: &Workers,
-) -> Result<Vec<(TypeIndex, Direction, Code)>, CompileError> {
-    let module = env.module;
+/// The trampolines that a module needs.
+fn trampolines(module: &Module<'_>) -> Vec<(TypeIndex, Direction)> {
     let mut entered: Vec<TypeIndex> = module
         .func_refs
         .values()
@@ -268,14 +287,10 @@ fn trampolines(
         .collect();
     entered.sort();
     entered.dedup();
-    let wanted: Vec<(TypeIndex, Direction)> = entered
+    entered
         .into_iter()
         .map(|ty| (ty, Direction::Entry))
         .chain(module.distinct_types().map(|ty| (ty, Direction::Exit)))
-        .collect();
-    wanted
-        .into_par_iter()
-        .map(|(ty, direction)| Ok((ty, direction, workers.trampoline(env, ty, direction)?)))
         .collect()
 }
 
@@ -367,14 +382,14 @@ impl Workers {
         env: &Environment<'_>,
         inlinable: &Inlinable<'_>,
         number: usize,
-        body: Body<'_>,
+        body: &Body<'_>,
     ) -> Result<Code, Failure> {
         let mut worker = self.take();
         let function = func_index(env.module, number);
         // Sites without an operator, such as the stack check, are at the start.
         let start = u32::try_from(body.body.range().start).unwrap_or(u32::MAX);
         let quick = env.reuse.map(|reuse| {
-            let copied = inlinable.called_by(env, &body);
+            let copied = inlinable.called_by(env, body);
             let bytes = body.body.as_bytes();
             (reuse, reuse.quick_name(env.module, function, bytes, &copied, inlinable))
         });
@@ -388,13 +403,13 @@ impl Workers {
             self.give_back(worker);
             return Ok(code);
         }
-        worker.translate(env, number, &body).map_err(Failure::Body)?;
+        worker.translate(env, number, body).map_err(Failure::Body)?;
         let end = u32::try_from(body.body.range().end).unwrap_or(u32::MAX);
         worker.locations = Locations::new(end);
         if inlinable.expand(&mut worker.context, &mut worker.locations).is_err() {
             // Copies need what the function has too much of. It does without.
             worker.locations = Locations::new(end);
-            worker.translate(env, number, &body).map_err(Failure::Body)?;
+            worker.translate(env, number, body).map_err(Failure::Body)?;
         }
         let exact = quick.map(|(reuse, quick)| {
             let kept = worker.kept(start, inlinable);

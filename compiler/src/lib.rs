@@ -37,6 +37,7 @@ pub mod locate;
 pub mod module;
 mod object;
 mod product;
+mod queue;
 mod reference;
 mod reuse;
 pub mod settings;
