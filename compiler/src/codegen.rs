@@ -6,6 +6,7 @@
 //! not depend on the number of threads, and neither does the error, which is
 //! that of the first function that fails.
 
+use std::collections::BTreeSet;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -120,6 +121,8 @@ pub(crate) struct Code {
     /// Ordered by call; those of a call in the order in which they are tried.
     pub(crate) handlers: Vec<Handler>,
     pub(crate) unwind: Option<Unwind>,
+    /// Whether it calls functions by references, which may be those of the host.
+    pub(crate) calls_references: bool,
 }
 
 /// Everything that was generated for a module.
@@ -153,16 +156,9 @@ pub(crate) fn generate(
     let workers = Workers::default();
     progress.start(bodies.iter().map(size).sum());
     let inlinable = inlinable(env, &bodies, &workers);
-    // Large functions first, so that no thread is left with one at the end. All trampolines are small.
-    let mut pieces: Vec<Piece<'_, '_>> =
-        bodies.iter().enumerate().map(|(number, body)| Piece::Function(number, body)).collect();
-    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.size()));
-    let trampolines = trampolines(env.module);
-    pieces.extend(trampolines.into_iter().map(|(ty, direction)| Piece::Trampoline(ty, direction)));
-
     // Functions behind the first one known to fail need not be compiled.
     let first_failure = AtomicUsize::new(usize::MAX);
-    let results = queue::in_turn(&pieces, |piece| match *piece {
+    let compile = |piece: &Piece<'_, '_>| match *piece {
         Piece::Function(number, body) => {
             if number > first_failure.load(Ordering::Relaxed) {
                 return None;
@@ -177,7 +173,24 @@ pub(crate) fn generate(
         Piece::Trampoline(ty, direction) => {
             Some(workers.trampoline(env, ty, direction).map_err(Failure::Compile))
         }
-    });
+    };
+
+    // Large functions first, so that no thread is left with one at the end. All trampolines are small.
+    let mut pieces: Vec<Piece<'_, '_>> =
+        bodies.iter().enumerate().map(|(number, body)| Piece::Function(number, body)).collect();
+    pieces.sort_by_key(|piece| std::cmp::Reverse(piece.size()));
+    let Trampolines { needed, by_reference } = Trampolines::of(env.module);
+    pieces.extend(needed.into_iter().map(|(ty, direction)| Piece::Trampoline(ty, direction)));
+    let mut results = queue::in_turn(&pieces, compile);
+    let calls_references = |result: &Option<Result<Code, Failure>>| {
+        result.as_ref().is_some_and(|it| it.as_ref().is_ok_and(|code| code.calls_references))
+    };
+    if results.iter().any(calls_references) {
+        let more: Vec<_> =
+            by_reference.into_iter().map(|ty| Piece::Trampoline(ty, Direction::Exit)).collect();
+        results.extend(queue::in_turn(&more, compile));
+        pieces.extend(more);
+    }
 
     let mut functions = Vec::with_capacity(bodies.len());
     let mut trampolines = Vec::with_capacity(pieces.len() - bodies.len());
@@ -278,20 +291,28 @@ fn inlinable<'wasm>(
     inlinable
 }
 
-/// The trampolines that a module needs.
-fn trampolines(module: &Module<'_>) -> Vec<(TypeIndex, Direction)> {
-    let mut entered: Vec<TypeIndex> = module
-        .func_refs
-        .values()
-        .map(|function| module.canonical_types[module.functions[*function].ty])
-        .collect();
-    entered.sort();
-    entered.dedup();
-    entered
-        .into_iter()
-        .map(|ty| (ty, Direction::Entry))
-        .chain(module.distinct_types().map(|ty| (ty, Direction::Exit)))
-        .collect()
+/// The trampolines of a module.
+struct Trampolines {
+    /// Into functions that escape, and to host functions that are imported.
+    needed: Vec<(TypeIndex, Direction)>,
+    /// The other types of which host functions may be called by a reference. Who calls nothing by a reference calls no others
+    /// than imports, whatever is in tables and globals: another module that calls them from there has a trampoline itself.
+    by_reference: Vec<TypeIndex>,
+}
+
+impl Trampolines {
+    fn of(module: &Module<'_>) -> Self {
+        let distinct = |functions: &mut dyn Iterator<Item = FuncIndex>| {
+            let types = functions.map(|it| module.canonical_types[module.functions[it].ty]);
+            types.collect::<BTreeSet<_>>()
+        };
+        let escaping = distinct(&mut module.func_refs.values().copied());
+        let imported = distinct(&mut (0..module.imported_functions).map(FuncIndex::from_u32));
+        let by_reference = module.distinct_types().filter(|ty| !imported.contains(ty)).collect();
+        let entries = escaping.into_iter().map(|ty| (ty, Direction::Entry));
+        let exits = imported.into_iter().map(|ty| (ty, Direction::Exit));
+        Self { needed: entries.chain(exits).collect(), by_reference }
+    }
 }
 
 /// The index in the module of the function with this number among the defined ones.
@@ -308,6 +329,8 @@ struct Worker {
     context: Context,
     builder: FunctionBuilderContext,
     validator: FuncValidatorAllocations,
+    /// Whether the function calls others by references.
+    calls_references: bool,
     /// Where the copied instructions of the function come from.
     locations: Locations,
     unwind: unwind::Known,
@@ -319,6 +342,7 @@ impl Worker {
             context: Context::new(),
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
+            calls_references: false,
             locations: Locations::default(),
             unwind: unwind::Known::default(),
         }
@@ -330,6 +354,7 @@ impl Worker {
         // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
         // function's name, and of no use to it.
         self.context.func.dfg.exception_tables.clear();
+        self.calls_references = false;
     }
 
     /// Validates a body, and translates it into the context.
@@ -344,7 +369,7 @@ impl Worker {
         let allocations = std::mem::take(&mut self.validator);
         let mut validator = body.validator(allocations);
         self.clear();
-        translate::translate(
+        self.calls_references = translate::translate(
             env,
             defined,
             &body.body,
@@ -491,7 +516,13 @@ fn code_generator_message(error: &CodegenError) -> String {
 impl Worker {
     /// What a name of the function in the context covers.
     fn kept<'a>(&'a self, start: u32, inlinable: &'a Inlinable<'a>) -> Kept<'a> {
-        Kept { function: &self.context.func, start, locations: &self.locations, inlinable }
+        Kept {
+            function: &self.context.func,
+            start,
+            locations: &self.locations,
+            inlinable,
+            calls_references: self.calls_references,
+        }
     }
 
     /// Finds code for the function in the context, or generates it.
@@ -558,6 +589,7 @@ impl Worker {
             features: CpuFeatures::NONE,
             handlers: handlers(buffer)?,
             unwind,
+            calls_references: self.calls_references,
         };
         let (mut starts, mut edges) = (code.bb_starts, code.bb_edges);
         // No feature of other architectures has a name yet.

@@ -37,7 +37,7 @@ use crate::unwind::Unwind;
 
 /// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
 /// done to code once it is generated, and with [`Stored`].
-const FORM: &str = "cwasm function, form 2";
+const FORM: &str = "cwasm function, form 3";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];
@@ -126,6 +126,7 @@ impl<'a> Reuse<'a> {
         let first = kept.function.params.base_srcloc();
         let first = if first.is_default() { 0 } else { first.bits().wrapping_sub(kept.start) };
         hasher.hash.update(first.to_le_bytes());
+        hasher.hash.update([u8::from(kept.calls_references)]);
         let others = kept.others();
         for (wasm, inlined) in kept.locations.iter() {
             let of_copied = kept.inlinable.start(inlined.function).unwrap_or_default();
@@ -245,6 +246,8 @@ pub(crate) struct Kept<'a> {
     /// Where its copied instructions come from.
     pub(crate) locations: &'a Locations,
     pub(crate) inlinable: &'a Inlinable<'a>,
+    /// Whether it calls functions by references.
+    pub(crate) calls_references: bool,
 }
 
 impl Kept<'_> {
@@ -332,6 +335,7 @@ struct Stored {
     features: u64,
     handlers: Vec<StoredHandler>,
     unwind: Option<Unwind>,
+    calls_references: bool,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
     bytes: Vec<u8>,
@@ -411,8 +415,17 @@ impl From<StoredHandler> for Handler {
 impl Stored {
     /// `None` if there is something in the code that cannot be kept.
     fn of(code: &Code, place: &Place<'_>) -> Option<Self> {
-        let Code { bytes, alignment, phases, relocations, sites, features, handlers, unwind } =
-            code;
+        let Code {
+            bytes,
+            alignment,
+            phases,
+            relocations,
+            sites,
+            features,
+            handlers,
+            unwind,
+            calls_references,
+        } = code;
         let relocations = relocations.iter().map(|relocation| {
             let number = place.number(relocation.target)?;
             Some((relocation.offset, relocation.kind, number, relocation.addend))
@@ -426,13 +439,23 @@ impl Stored {
             features: features.bits(),
             handlers: handlers.iter().map(StoredHandler::from).collect(),
             unwind: unwind.clone(),
+            calls_references: *calls_references,
             bytes: bytes.clone(),
         })
     }
 
     fn into_code(self, place: &Place<'_>) -> Option<Code> {
-        let Self { alignment, phases, relocations, sites, features, handlers, unwind, bytes } =
-            self;
+        let Self {
+            alignment,
+            phases,
+            relocations,
+            sites,
+            features,
+            handlers,
+            unwind,
+            calls_references,
+            bytes,
+        } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
             Some(Relocation { offset, kind, target: place.reference(number)?, addend })
         });
@@ -446,6 +469,7 @@ impl Stored {
             features: CpuFeatures::from_bits(features),
             handlers: handlers.into_iter().map(Handler::from).collect(),
             unwind,
+            calls_references,
         })
     }
 

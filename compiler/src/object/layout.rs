@@ -96,8 +96,15 @@ pub(super) fn arrange(parts: &[Part], front: usize, page: usize) -> Layout {
     let images = having(|role| matches!(role, Role::Images { .. }));
     let mut units = vec![Unit::new(having(|role| role == Role::Now), Role::Now, page)];
     for role in [Role::Late, Role::Tools] {
+        // Where an empty part is makes no difference, but twice or three times as many ways to try.
         let alone = (0..parts.len()).filter(|part| parts[*part].role == role);
-        units.extend(alone.map(|part| Unit::new(vec![part], role, page)));
+        units.extend(alone.map(|part| {
+            let unit = Unit::new(vec![part], role, page);
+            match parts[part].length {
+                0 => Unit { places: &unit.places[..1], ..unit },
+                _ => unit,
+            }
+        }));
     }
     let mut arrangement = Arrangement { parts, page, front, code, images, units };
     let mut best = (arrangement.place(|_, _| ()), arrangement.choices());

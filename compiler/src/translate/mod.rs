@@ -118,7 +118,8 @@ pub(crate) fn wasm_signature(ty: &FuncType) -> ir::Signature {
     signature
 }
 
-/// Validates a body and translates it into `func`, which must be empty.
+/// Validates a body and translates it into `func`, which must be empty. Returns whether it calls functions by references, which may
+/// be those of the host.
 pub(crate) fn translate(
     env: &Environment<'_>,
     index: DefinedFuncIndex,
@@ -126,7 +127,7 @@ pub(crate) fn translate(
     validator: &mut FuncValidator<ValidatorResources>,
     func: &mut ir::Function,
     context: &mut FunctionBuilderContext,
-) -> Result<(), BodyError> {
+) -> Result<bool, BodyError> {
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
 
@@ -157,11 +158,12 @@ pub(crate) fn translate(
     if let Some(product) = product {
         translator.store_product(&product)?;
     }
+    let calls_references = translator.calls_references;
     translator.builder.finalize(env.isa.frontend_config());
     if env.canonicalize_nans {
         nans::canonicalize(func);
     }
-    Ok(())
+    Ok(calls_references)
 }
 
 /// A function while it is translated.
@@ -192,6 +194,8 @@ struct Translator<'a, 'f> {
     handler_edges: usize,
     /// Whether a value may be a reference to an exception from here on.
     holds_exceptions: bool,
+    /// Whether functions are called by references that code made elsewhere may have put somewhere.
+    calls_references: bool,
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
@@ -237,6 +241,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             builtins: HashMap::new(),
             handler_edges: 0,
             holds_exceptions: ty.values().any(exception::is_exception),
+            calls_references: false,
         }
     }
 
