@@ -382,18 +382,19 @@ impl Worker {
     }
 }
 
-/// Workers that no thread is using.
+/// Workers that no thread is using. Each is more than 100 kB, without what it points to, and so is never moved.
 #[derive(Default)]
-struct Workers(Mutex<Vec<Worker>>);
+struct Workers(Mutex<Vec<Box<Worker>>>);
 
 impl Workers {
-    fn take(&self) -> Worker {
-        self.0.lock().ok().and_then(|mut idle| idle.pop()).unwrap_or_else(Worker::new)
+    fn take(&self) -> Box<Worker> {
+        let idle = self.0.lock().ok().and_then(|mut idle| idle.pop());
+        idle.unwrap_or_else(|| Box::new(Worker::new()))
     }
 
     /// Keeps a worker for the next function, with what is left of the last. After a failure, it is dropped instead; so it is after a function of many
     /// instructions, since it would keep as much memory as that took, and the next ones are smaller.
-    fn give_back(&self, worker: Worker) {
+    fn give_back(&self, worker: Box<Worker>) {
         if worker.context.func.dfg.num_insts() > MAX_KEPT {
             return;
         }
@@ -458,7 +459,7 @@ impl Workers {
         let mut worker = self.take();
         worker.clear();
         let func_type = &env.module.types[ty];
-        let Worker { context, builder, .. } = &mut worker;
+        let Worker { context, builder, .. } = &mut *worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
         worker.locations = Locations::default();
         let none = Inlinable::default();
