@@ -13,7 +13,7 @@
 //! which makes no checked access wrong.
 
 use cranelift_codegen::ir::{
-    Endianness, InstBuilder as _, MemFlagsData, Value, condcodes::IntCC, types,
+    Block, Endianness, InstBuilder as _, MemFlagsData, Value, condcodes::IntCC, types,
 };
 use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
 use cwasm_artifact::abi::traps::Trap;
@@ -44,6 +44,33 @@ pub(super) fn memory_of(memarg: &MemArg) -> MemoryIndex {
     }
 }
 
+/// The addresses that operands led to in the current block: `base + index`, in memories whose base never changes. The fields of a structure
+/// have that in common. The optimiser would find it as well, after looking at each.
+#[derive(Default)]
+pub(super) struct Places {
+    block: Option<Block>,
+    known: Vec<(MemoryIndex, Value, Value)>,
+}
+
+impl Places {
+    /// How many of the last ones are looked at.
+    const LOOKED_AT: usize = 8;
+
+    fn find(&mut self, block: Option<Block>, memory: MemoryIndex, operand: Value) -> Option<Value> {
+        if self.block != block {
+            // What was computed there need not have been on the way here.
+            self.block = block;
+            self.known.clear();
+        }
+        let mut last = self.known.iter().rev().take(Self::LOOKED_AT);
+        last.find(|known| (known.0, known.1) == (memory, operand)).map(|known| known.2)
+    }
+
+    fn add(&mut self, memory: MemoryIndex, operand: Value, place: Value) {
+        self.known.push((memory, operand, place));
+    }
+}
+
 impl Translator<'_, '_> {
     /// The address of an access to `size` bytes at the index. Emits whatever
     /// check makes the access safe: the access itself must use
@@ -61,17 +88,16 @@ impl Translator<'_, '_> {
         offset: u64,
         size: u32,
     ) -> Address {
-        let index = self.extend(index, self.env.module.memories[memory].index);
         let near = offset.checked_add(size.into()).is_some_and(|reach| reach <= GUARD_SIZE);
         match self.memory_style(memory) {
             MemoryStyle::Reserved if near => {
                 // index < 2^32 and reach <= GUARD_SIZE, therefore
                 // index + reach < 2^32 + GUARD_SIZE = GUARDED_SPACE:
                 // the access is inside the memory, or faults in the guard.
-                let base = self.memory_base(memory);
-                self.place(base, index, offset)
+                self.place(memory, index, offset)
             }
             MemoryStyle::Fenced if near => {
+                let index = self.extend(index, self.env.module.memories[memory].index);
                 // index < length and reach <= GUARD_SIZE, therefore
                 // index + reach < length + GUARD_SIZE: the access is inside
                 // the memory, or faults in the guard behind its end.
@@ -84,6 +110,7 @@ impl Translator<'_, '_> {
             }
             // The guard is too small for this offset, or there is none.
             MemoryStyle::Reserved | MemoryStyle::Fenced | MemoryStyle::Checked => {
+                let index = self.extend(index, self.env.module.memories[memory].index);
                 let outside = self.check(memory, index, offset, size);
                 let base = self.memory_base(memory);
                 self.checked_place(outside, base, index, offset)
@@ -174,9 +201,17 @@ impl Translator<'_, '_> {
         Address { base, offset: 0 }
     }
 
-    /// Adds up an address. A constant that the instruction cannot hold (31 bits) is added before.
-    fn place(&mut self, base: Value, index: Value, offset: u64) -> Address {
-        let base = self.builder.ins().iadd(base, index);
+    /// The address at an operand and an offset of a memory that needs no check. A constant that the instruction cannot hold
+    /// (31 bits) is added before.
+    fn place(&mut self, memory: MemoryIndex, operand: Value, offset: u64) -> Address {
+        let block = self.builder.current_block();
+        let base = self.places.find(block, memory, operand).unwrap_or_else(|| {
+            let index = self.extend(operand, self.env.module.memories[memory].index);
+            let base = self.memory_base(memory);
+            let place = self.builder.ins().iadd(base, index);
+            self.places.add(memory, operand, place);
+            place
+        });
         match i32::try_from(offset) {
             Ok(offset) => Address { base, offset },
             Err(_) => {

@@ -38,8 +38,7 @@ mod stack;
 mod table;
 mod wide;
 
-use std::collections::HashMap;
-
+use cranelift_codegen::FxHashMap;
 use cranelift_codegen::ir::{
     self, FuncRef, GlobalValue, InstBuilder as _, SigRef, SourceLoc, Value, types,
 };
@@ -54,6 +53,7 @@ use crate::module::{
 };
 use crate::product;
 use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
+use bounds::Places;
 use runtime::Regions;
 pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
 use stack::Stack;
@@ -186,10 +186,13 @@ struct Translator<'a, 'f> {
     vmctx: Value,
     regions: Regions,
     fuel: interrupt::Fuel,
-    callees: HashMap<FuncIndex, FuncRef>,
-    constant_tables: HashMap<TableIndex, GlobalValue>,
-    signatures: HashMap<TypeIndex, SigRef>,
-    builtins: HashMap<Builtin, SigRef>,
+    callees: FxHashMap<FuncIndex, FuncRef>,
+    constant_tables: FxHashMap<TableIndex, GlobalValue>,
+    /// The fields of the vmctx that never change and are used, by type and offset.
+    vmctx_fields: FxHashMap<(ir::Type, u32), Value>,
+    places: Places,
+    signatures: FxHashMap<TypeIndex, SigRef>,
+    builtins: FxHashMap<Builtin, SigRef>,
     /// How many edges lead from calls to handlers of exceptions.
     handler_edges: usize,
     /// Whether a value may be a reference to an exception from here on.
@@ -235,10 +238,12 @@ impl<'a, 'f> Translator<'a, 'f> {
             vmctx,
             regions,
             fuel: interrupt::Fuel::default(),
-            callees: HashMap::new(),
-            constant_tables: HashMap::new(),
-            signatures: HashMap::new(),
-            builtins: HashMap::new(),
+            callees: FxHashMap::default(),
+            constant_tables: FxHashMap::default(),
+            vmctx_fields: FxHashMap::default(),
+            places: Places::default(),
+            signatures: FxHashMap::default(),
+            builtins: FxHashMap::default(),
             handler_edges: 0,
             holds_exceptions: ty.values().any(exception::is_exception),
             calls_references: false,

@@ -1,6 +1,7 @@
 //! How code reaches what the loader laid out: fields of the vmctx, the store
 //! context, and the builtins.
 
+use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::ir::Endianness;
 use cranelift_codegen::ir::{
     self, AliasRegion, AliasRegionData, GlobalValueData, Inst, InstBuilder as _, MemFlagsData,
@@ -112,9 +113,23 @@ impl Regions {
 }
 
 impl Translator<'_, '_> {
-    /// Loads a field of the vmctx that never changes.
+    /// A field of the vmctx that never changes.
+    ///
+    /// It is loaded once, at the beginning of the function. The optimiser moves that to where the field is needed; of
+    /// one load for each use it would make one as well, after looking at them all.
     pub(super) fn vmctx_field(&mut self, ty: ir::Type, offset: u32) -> Value {
-        self.builder.ins().load(ty, constant_field(), self.vmctx, offset32(offset))
+        let (vmctx, builder) = (self.vmctx, &mut self.builder);
+        *self.vmctx_fields.entry((ty, offset)).or_insert_with(|| {
+            let (flags, offset) = (constant_field(), offset32(offset));
+            let layout = &builder.func.layout;
+            match layout.entry_block().and_then(|entry| layout.first_inst(entry)) {
+                Some(first) => FuncCursor::new(builder.func)
+                    .at_inst(first)
+                    .ins()
+                    .load(ty, flags, vmctx, offset),
+                None => builder.ins().load(ty, flags, vmctx, offset),
+            }
+        })
     }
 
     /// The address of something inside the vmctx.
