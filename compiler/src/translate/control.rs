@@ -59,7 +59,7 @@ impl Translator<'_, '_> {
                 self.reachable = false;
             }
             Operator::BrIf { relative_depth } => {
-                let condition = self.stack.pop();
+                let condition = self.pop_condition();
                 self.flush_fuel();
                 let (hint, here) = (self.hint(), self.cold);
                 self.cold = here || hint == Some(false);
@@ -130,7 +130,7 @@ impl Translator<'_, '_> {
     }
 
     fn open_if(&mut self, ty: BlockType) {
-        let condition = self.stack.pop();
+        let condition = self.pop_condition();
         self.flush_fuel();
         let (hint, here) = (self.hint(), self.cold);
         let else_cold = here || hint == Some(true);

@@ -45,7 +45,8 @@ impl Translator<'_, '_> {
                 self.stack.pop();
             }
             Operator::Select | Operator::TypedSelect { .. } => {
-                let (a, b, condition) = self.stack.pop3();
+                let condition = self.pop_condition();
+                let (a, b) = self.stack.pop2();
                 let value = self.builder.ins().select(condition, a, b);
                 self.stack.push(value);
             }

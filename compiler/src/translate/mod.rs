@@ -54,6 +54,7 @@ use crate::module::{
 use crate::product;
 use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
 use bounds::Places;
+use numeric::Flag;
 use runtime::Regions;
 pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
 use stack::Stack;
@@ -183,6 +184,10 @@ struct Translator<'a, 'f> {
     start: u64,
     locals: Vec<Variable>,
     results: &'a [ValType],
+    /// The flag that the operator before has pushed, if it has.
+    flag: Option<Flag>,
+    /// The same of the current operator.
+    pushed_flag: Option<Flag>,
     vmctx: Value,
     regions: Regions,
     fuel: interrupt::Fuel,
@@ -235,6 +240,8 @@ impl<'a, 'f> Translator<'a, 'f> {
             start,
             locals,
             results: &ty.results,
+            flag: None,
+            pushed_flag: None,
             vmctx,
             regions,
             fuel: interrupt::Fuel::default(),
@@ -281,6 +288,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             self.unreachable_operator(operator);
             return Ok(());
         }
+        self.flag = self.pushed_flag.take();
         self.locate(offset);
         self.count_operator(operator);
         let done = self.local(operator)

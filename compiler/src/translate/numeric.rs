@@ -10,6 +10,15 @@ use wasmparser::Operator;
 
 use super::Translator;
 
+/// The result of a comparison.
+#[derive(Clone, Copy)]
+pub(super) struct Flag {
+    /// As the code generator has it.
+    flag: Value,
+    /// As wasm has it.
+    value: Value,
+}
+
 impl Translator<'_, '_> {
     /// Translates the operator if it belongs to this family.
     pub(super) fn numeric(&mut self, operator: &Operator<'_>) -> bool {
@@ -61,6 +70,22 @@ impl Translator<'_, '_> {
     pub(super) fn push_flag(&mut self, flag: Value) {
         let value = self.builder.ins().uextend(types::I32, flag);
         self.stack.push(value);
+        self.pushed_flag = Some(Flag { flag, value });
+    }
+
+    /// Takes an operand of which only matters whether it is zero. Where it is what the operator before has pushed, it is that flag, and
+    /// the `i32` is not computed: nobody else has seen it.
+    pub(super) fn pop_condition(&mut self) -> Value {
+        let operand = self.stack.pop();
+        let Some(Flag { flag, value }) = self.flag.take() else { return operand };
+        let func = &mut *self.builder.func;
+        match func.dfg.value_def(value).inst() {
+            Some(extension) if value == operand => {
+                func.layout.remove_inst(extension);
+                flag
+            }
+            _ => operand,
+        }
     }
 
     fn integer(&mut self, operator: &Operator<'_>) -> bool {
