@@ -14,9 +14,9 @@
 //! would be generated.
 
 use cranelift_codegen::Context;
-use cranelift_codegen::entity::SecondaryMap;
+use cranelift_codegen::entity::{EntitySet, SecondaryMap};
 use cranelift_codegen::flowgraph::ControlFlowGraph;
-use cranelift_codegen::ir::{Block, Value};
+use cranelift_codegen::ir::{Block, Function, Value};
 use cranelift_codegen::loop_analysis::Loop;
 
 /// Up to here, the optimiser's questions about loops take less than a second.
@@ -51,10 +51,14 @@ impl Effort {
 fn loops(context: &mut Context) -> u64 {
     let dfg = &context.func.dfg;
     let (blocks, instructions) = (dfg.num_blocks() as u64, dfg.num_insts() as u64);
-    // There are not more loops than blocks. Nearly all functions need no closer look.
-    let most = blocks.saturating_mul(blocks).saturating_mul(instructions);
-    if most <= LOOPS {
-        return most;
+    let most = |loops: u64| loops.saturating_mul(loops).saturating_mul(instructions);
+    // There are not more loops than blocks, or blocks that something leads back to. Nearly all functions need no closer look.
+    if most(blocks) <= LOOPS {
+        return most(blocks);
+    }
+    let headers = headers(&context.func);
+    if most(headers) <= LOOPS {
+        return most(headers);
     }
     context.flowgraph();
     context.compute_loop_analysis();
@@ -66,6 +70,26 @@ fn loops(context: &mut Context) -> u64 {
         let here = layout.block_insts(block).count() as u64;
         sum.saturating_add(depth.saturating_mul(depth).saturating_mul(here))
     })
+}
+
+/// How many blocks a block leads to that is not before them. A loop has such a block, as the translator begins
+/// with it, and with the rest after that.
+fn headers(func: &Function) -> u64 {
+    let (dfg, layout) = (&func.dfg, &func.layout);
+    let mut seen = EntitySet::with_capacity(dfg.num_blocks());
+    let mut headers = EntitySet::with_capacity(dfg.num_blocks());
+    let mut count = 0;
+    for block in layout.blocks() {
+        seen.insert(block);
+        let Some(last) = layout.last_inst(block) else { continue };
+        for call in dfg.insts[last].branch_destination(&dfg.jump_tables, &dfg.exception_tables) {
+            let target = call.block(&dfg.value_lists);
+            if seen.contains(target) && headers.insert(target) {
+                count += 1;
+            }
+        }
+    }
+    count
 }
 
 /// How many loops a loop is in, with itself.
