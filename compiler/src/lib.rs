@@ -132,8 +132,9 @@ fn compile_module<'wasm>(
     progress: &dyn Progress,
     functions: Option<&dyn FunctionCache>,
 ) -> Result<CompiledModule<'wasm>, CompileError> {
-    let (module, bodies) = module::parse(wasm)?;
+    // Its threads start while this one reads.
     let pool = codegen::pool(settings.jobs)?;
+    let (module, bodies) = module::parse(wasm)?;
     if matches!(settings.target.architecture, Architecture::Riscv64(_)) {
         // Those of its extension V are for machines that are still rare.
         module::refuse_vectors(wasm)?;

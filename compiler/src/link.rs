@@ -101,7 +101,8 @@ pub(crate) fn link(
         handlers: Vec::new(),
         unwind: Vec::new(),
     };
-    linker.bytes.reserve(functions.iter().map(|code| code.bytes.len() + GAP).sum());
+    let all = functions.iter().chain(trampolines.iter().map(|(_, _, code)| code));
+    linker.bytes.reserve(all.map(|code| code.bytes.len() + GAP).sum());
 
     let mut ranges = Vec::with_capacity(functions.len());
     let mut references = Vec::with_capacity(functions.len());
@@ -346,6 +347,7 @@ mod tests {
             features: CpuFeatures::NONE,
             handlers: Vec::new(),
             unwind: None,
+            calls_references: false,
         }
     }
 

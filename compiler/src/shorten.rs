@@ -261,6 +261,7 @@ mod tests {
             features: CpuFeatures::NONE,
             handlers: Vec::new(),
             unwind: None,
+            calls_references: false,
         }
     }
 
