@@ -371,6 +371,51 @@ fn host_functions_of_any_type_work_in_tables_and_globals() {
     assert_eq!(func.call(&mut store, &[Val::I64(9), Val::F32(0)]).unwrap()[1].i64(), Some(9));
 }
 
+/// A module that has a type and calls nothing by a reference has no way to host functions of the type. Others that share its table have.
+#[test]
+fn host_functions_are_called_from_the_tables_of_modules_that_cannot() {
+    let owner = artifact(
+        r#"(module
+            (type $t (func (param i64 f32) (result f32 i64)))
+            (table (export "t") 2 funcref)
+            (func (export "get") (param i32) (result funcref) (table.get (local.get 0)))
+            (func (type $t) (local.get 1) (local.get 0)))"#,
+    );
+    let caller = artifact(
+        r#"(module
+            (type $t (func (param i64 f32) (result f32 i64)))
+            (import "owner" "t" (table 2 funcref))
+            (func (export "call") (param i32 i64 f32) (result f32 i64)
+                (call_indirect (type $t) (local.get 1) (local.get 2) (local.get 0))))"#,
+    );
+    let ty = FuncType::new([ValType::I64, ValType::F32], [ValType::F32, ValType::I64]);
+    let swap = |_: Caller<'_, '_, ()>, args: &[Val<'_>], results: &mut [Val<'_>]| {
+        let (Val::I64(a), Val::F32(b)) = (args[0], args[1]) else { unreachable!() };
+        (results[0], results[1]) = (Val::F32(b), Val::I64(a));
+        Ok(())
+    };
+    let mut store = store();
+    let mut linker = Linker::new(&Engine::default());
+    let owner = linker.instantiate(&mut store, &owner).unwrap();
+    linker.instance(&store, "owner", owner).unwrap();
+    let table = owner.table(&store, "t").unwrap();
+    let early = Func::new(&mut store, ty.clone(), swap);
+    table.set(&mut store, 0, Ref::Func(Some(early))).unwrap();
+    // The host gets it back, and calls it.
+    let get = owner.func(&store, "get").unwrap();
+    let [Val::FuncRef(Some(func))] = get.call(&mut store, &[Val::I32(0)]).unwrap()[..] else {
+        panic!("it is there")
+    };
+    assert_eq!(func.call(&mut store, &[Val::I64(9), Val::F32(0)]).unwrap()[1].i64(), Some(9));
+    let caller = linker.instantiate(&mut store, &caller).unwrap();
+    let late = Func::new(&mut store, ty, swap);
+    table.set(&mut store, 1, Ref::Func(Some(late))).unwrap();
+    let call = caller.typed_func::<(i32, i64, f32), (f32, i64)>(&store, "call").unwrap();
+    for index in 0..2 {
+        assert_eq!(call.call(&mut store, (index, -5, 1.5)).unwrap(), (1.5, -5));
+    }
+}
+
 #[test]
 fn functions_in_a_table_outlive_a_failed_instantiation() {
     // The second module writes its function into the first one's table, and
