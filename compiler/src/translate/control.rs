@@ -138,11 +138,10 @@ impl Translator<'_, '_> {
         let otherwise = self.new_block();
         self.cold = here || hint == Some(false);
         let then = self.new_block();
-        self.builder.ins().brif(condition, then, &[], otherwise, &[]);
+        let branch = self.builder.ins().brif(condition, then, &[], otherwise, &[]);
         self.builder.switch_to_block(then);
         self.builder.seal_block(then);
-        self.builder.seal_block(otherwise);
-        self.open(FrameKind::If { otherwise, cold: else_cold }, ty);
+        self.open(FrameKind::If { branch, otherwise, cold: else_cold }, ty);
         let params = self.params(ty).len();
         let (values, saved) = (&self.stack.values, &mut self.stack.saved);
         saved.extend_from_slice(&values[values.len() - params..]);
@@ -153,7 +152,7 @@ impl Translator<'_, '_> {
             self.jump_to_exit();
         }
         let frame = self.stack.frame(0);
-        let FrameKind::If { otherwise, cold } = frame.kind else {
+        let FrameKind::If { otherwise, cold, .. } = frame.kind else {
             unreachable!("validation checks that an else follows an if");
         };
         frame.kind = FrameKind::Block;
@@ -162,6 +161,7 @@ impl Translator<'_, '_> {
         let values = self.stack.saved.split_off(saved);
         self.stack.values.extend(values);
         self.builder.switch_to_block(otherwise);
+        self.builder.seal_block(otherwise);
         self.cold = cold;
         self.reachable = true;
     }
@@ -172,7 +172,7 @@ impl Translator<'_, '_> {
             return;
         }
         match self.stack.frame(0).kind {
-            FrameKind::If { otherwise, cold } => {
+            FrameKind::If { branch, otherwise, cold } => {
                 // Without an else, a zero condition passes the parameters on.
                 if self.reachable {
                     self.jump_to_exit();
@@ -180,10 +180,15 @@ impl Translator<'_, '_> {
                 self.cold = cold;
                 let saved = self.stack.frame(0).saved;
                 let exit = self.exit(0);
-                self.builder.switch_to_block(otherwise);
                 let arguments: Vec<BlockArg> =
                     self.stack.saved.drain(saved..).map(BlockArg::from).collect();
-                self.builder.ins().jump(exit, &arguments);
+                if arguments.is_empty() {
+                    self.builder.change_jump_destination(branch, otherwise, exit);
+                } else {
+                    self.builder.switch_to_block(otherwise);
+                    self.builder.ins().jump(exit, &arguments);
+                }
+                self.builder.seal_block(otherwise);
                 self.reachable = false;
             }
             FrameKind::Loop { header } => self.builder.seal_block(header),

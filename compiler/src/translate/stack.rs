@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use cranelift_codegen::ir::{Block, Value};
+use cranelift_codegen::ir::{Block, Inst, Value};
 
 /// What opened a block.
 pub(super) enum FrameKind {
@@ -15,6 +15,8 @@ pub(super) enum FrameKind {
     },
     /// `if`, whose `else` has not been seen.
     If {
+        /// What goes one way or the other.
+        branch: Inst,
         /// Where control goes when the condition is zero.
         otherwise: Block,
         /// Whether it seldom is.
