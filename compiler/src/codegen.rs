@@ -23,6 +23,7 @@ use rayon::prelude::*;
 use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
+use crate::constants;
 use crate::counted;
 use crate::effort::Effort;
 use crate::error::CompileError;
@@ -334,6 +335,8 @@ struct Worker {
     /// Where the copied instructions of the function come from.
     locations: Locations,
     unwind: unwind::Known,
+    /// What the allocator of registers uses again.
+    registers: regalloc2::Ctx,
 }
 
 impl Worker {
@@ -345,6 +348,7 @@ impl Worker {
             calls_references: false,
             locations: Locations::default(),
             unwind: unwind::Known::default(),
+            registers: regalloc2::Ctx::default(),
         }
     }
 
@@ -559,10 +563,16 @@ impl Worker {
         if effort.optimise {
             counted::compare_next(&mut self.context.func);
         }
-        self.context.compile(isa, &mut ControlPlane::default()).map_err(|error| error.inner)?;
-        let Some(code) = self.context.take_compiled_code() else {
-            return Err(CodegenError::CodeTooLarge.into());
-        };
+        let mut control = ControlPlane::default();
+        self.context.optimize(isa, &mut control)?;
+        if effort.optimise {
+            constants::rematerialise(&mut self.context.func);
+            self.context.verify_if(isa)?;
+        }
+        let Context { func, domtree, .. } = &self.context;
+        let code = isa
+            .compile_function(func, domtree, &mut self.registers, false, &mut control)?
+            .apply_params(&func.params);
         let unwind = self.unwind.of(env.isa, &code).map_err(Box::new)?;
         let buffer = &code.buffer;
         let mut relocations = Vec::with_capacity(buffer.relocs().len());

@@ -24,6 +24,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codegen;
+mod constants;
 mod counted;
 pub mod effort;
 mod embed;

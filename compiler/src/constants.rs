@@ -1,0 +1,111 @@
+//! Constants, computed in each block that uses them.
+//!
+//! A constant takes an instruction to make, and no register until then. The code generator's optimiser knows that, and copies
+//! constants to the blocks that use them; but only those that it first meets in a block which every use comes after. The others it
+//! keeps in a register, or on the stack, from one use to the next. Here, they are copied as well.
+
+use cranelift_codegen::FxHashMap;
+use cranelift_codegen::ir::function::FunctionStencil;
+use cranelift_codegen::ir::{Function, Opcode, Value};
+
+/// Copies constants to where they are used. The function is optimised: before, the copies would become one again.
+pub(crate) fn rematerialise(func: &mut Function) {
+    let mut copies: FxHashMap<Value, Value> = FxHashMap::default();
+    let mut elsewhere: Vec<Value> = Vec::new();
+    let mut next_block = func.layout.entry_block();
+    while let Some(block) = next_block {
+        next_block = func.layout.next_block(block);
+        copies.clear();
+        let mut next_inst = func.layout.first_inst(block);
+        while let Some(inst) = next_inst {
+            next_inst = func.layout.next_inst(inst);
+            let FunctionStencil { dfg, layout, .. } = &mut func.stencil;
+            if !wants_register(dfg.insts[inst].opcode()) {
+                continue;
+            }
+            elsewhere.clear();
+            elsewhere.extend(dfg.inst_values(inst).filter(|value| {
+                dfg.value_def(*value).inst().is_some_and(|definition| {
+                    is_constant(dfg.insts[definition].opcode())
+                        && layout.inst_block(definition) != Some(block)
+                })
+            }));
+            if elsewhere.is_empty() {
+                continue;
+            }
+            for value in &elsewhere {
+                let Some(definition) = dfg.value_def(*value).inst() else { continue };
+                copies.entry(*value).or_insert_with(|| {
+                    let copy = dfg.clone_inst(definition);
+                    layout.insert_inst(copy, inst);
+                    dfg.first_result(copy)
+                });
+            }
+            dfg.map_inst_values(inst, |value| copies.get(&value).copied().unwrap_or(value));
+        }
+    }
+}
+
+/// Those whose operands are in registers even if they are constants. Most others have them in the instruction itself, and keep
+/// nothing in a register until then.
+fn wants_register(opcode: Opcode) -> bool {
+    opcode.is_branch() || opcode.is_call() || opcode.is_return() || opcode == Opcode::Select
+}
+
+/// Those that take an instruction at most.
+fn is_constant(opcode: Opcode) -> bool {
+    matches!(opcode, Opcode::Iconst | Opcode::F32const | Opcode::F64const)
+}
+
+#[cfg(test)]
+mod tests {
+    use cranelift_codegen::ir::{InstBuilder as _, types};
+    use cranelift_codegen::settings::{self, Flags};
+    use cranelift_codegen::verify_function;
+    use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+
+    use super::*;
+
+    #[test]
+    fn blocks_that_need_a_constant_in_a_register_make_it() {
+        let mut func = Function::new();
+        let mut memory = FunctionBuilderContext::new();
+        let mut builder = FunctionBuilder::new(&mut func, &mut memory);
+        let [entry, left, right, exit] = [0; 4].map(|_| builder.create_block());
+        builder.append_block_param(exit, types::I32);
+        builder.append_block_param(exit, types::F64);
+        builder.switch_to_block(entry);
+        let seven = builder.ins().iconst(types::I32, 7);
+        let half = builder.ins().f64const(0.5);
+        builder.ins().brif(seven, left, &[], right, &[]);
+        builder.switch_to_block(left);
+        // A constant in an operand of which the instruction has it itself.
+        builder.ins().iadd(seven, seven);
+        builder.ins().jump(exit, &[seven.into(), half.into()]);
+        builder.switch_to_block(right);
+        builder.ins().jump(exit, &[seven.into(), half.into()]);
+        builder.switch_to_block(exit);
+        builder.ins().return_(&[]);
+        builder.seal_all_blocks();
+        drop(builder);
+
+        rematerialise(&mut func);
+        verify_function(&func, &Flags::new(settings::builder())).unwrap();
+        let opcodes = |block| {
+            let insts = func.layout.block_insts(block);
+            insts.map(|inst| func.dfg.insts[inst].opcode()).collect::<Vec<_>>()
+        };
+        use Opcode::{Brif, F64const, Iadd, Iconst, Jump};
+        assert_eq!(opcodes(entry), [Iconst, F64const, Brif]);
+        assert_eq!(opcodes(left), [Iadd, Iconst, F64const, Jump]);
+        assert_eq!(opcodes(right), [Iconst, F64const, Jump]);
+        // Both jumps pass what their own blocks make.
+        for block in [left, right] {
+            let jump = func.layout.last_inst(block).unwrap();
+            for value in func.dfg.inst_values(jump) {
+                let definition = func.dfg.value_def(value).inst().unwrap();
+                assert_eq!(func.layout.inst_block(definition), Some(block));
+            }
+        }
+    }
+}
