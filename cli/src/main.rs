@@ -4,8 +4,9 @@
 //! [`Outcome`] or an error; this file turns those into messages and exit codes.
 //! Results go to stdout, everything else to stderr.
 
+#![cfg_attr(not(test), no_main)]
+
 use std::io::Write as _;
-use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -27,6 +28,7 @@ mod pull;
 mod push;
 mod run;
 mod sign;
+mod start;
 #[cfg(test)]
 mod unwinding;
 mod values;
@@ -91,7 +93,8 @@ fn parse() -> Command {
     Cli::parse().command
 }
 
-fn main() -> ExitCode {
+/// Does what the command line says, and returns the exit code.
+fn execute() -> u8 {
     file_size::survive_limit();
     let result = match parse() {
         Command::Compile(command) => command.execute(),
@@ -106,7 +109,7 @@ fn main() -> ExitCode {
         Command::Cache(command) => command.execute(),
         Command::Wast(command) => command.execute(),
     };
-    conclude(result).into()
+    conclude(result)
 }
 
 /// Tells what went wrong, and returns the exit code.

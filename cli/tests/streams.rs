@@ -222,6 +222,35 @@ fn a_broken_pipe_ends_a_program_as_it_does_natively() {
     assert!(native.code() == Some(141) || native.code() == Some(1) || signal == Some(13));
 }
 
+/// The next files that are opened would be taken for the closed streams. Here, that would be the directory.
+#[test]
+fn closed_streams_are_not_taken_by_files() {
+    let folder = Folder::new();
+    folder.write(
+        "write.wat",
+        r#"(module
+            (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+            (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+            (memory (export "memory") 1)
+            (data (i32.const 0) "\40\00\00\00\02\00\00\00")
+            (func (export "_start") (local $errno i32)
+                (local.set $errno (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+                (call $exit (local.get $errno))))"#,
+    );
+    for closed in ["<&- >&- 2>&-", ">&-", "<&- >&-", "2>&-"] {
+        let status = Command::new("sh")
+            .args(["-c", &format!("exec \"$0\" run --dir . write.wat {closed}")])
+            .arg(env!("CARGO_BIN_EXE_cwasm"))
+            .current_dir(folder.path("."))
+            .env("CWASM_CACHE_DIR", folder.cache.path())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(0), "{closed}");
+    }
+}
+
 #[test]
 fn a_terminal_is_a_terminal_and_a_pipe_is_none() {
     // Writes what `fd_fdstat_get` says of the three streams: the kind, and

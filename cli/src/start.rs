@@ -1,0 +1,57 @@
+//! Where the process begins: at C's `main`, and not at the standard library's.
+//!
+//! Before it calls a program's `main`, the standard library opens `/dev/null` for standard streams that are closed, lets writes to
+//! a pipe that nobody reads fail, and prepares to say so when a thread's stack overflows. The last of these reads the list of the
+//! process's mappings, which takes 3% of the time that a short program takes. Here, the first two are done. When the stack of this
+//! command itself overflows, which is a fault of the command's, the process ends by a signal without a message. Guests have limits of their own.
+
+use std::fs::{File, OpenOptions};
+use std::mem;
+use std::os::fd::AsRawFd as _;
+use std::panic;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use signal_hook::consts::SIGPIPE;
+
+/// What the C library calls. The standard library has the arguments from elsewhere.
+// SAFETY: there is no other function of this name in the executable, as `no_main` says, and a program's `main` may ignore its arguments.
+#[cfg(not(test))]
+#[unsafe(no_mangle)]
+extern "C" fn main() -> std::ffi::c_int {
+    // The hook has said why. Then all panics of the main thread end with this exit code.
+    let code = panic::catch_unwind(|| i32::from(begin())).unwrap_or(101);
+    // This writes what waits in the buffer of the standard output.
+    std::process::exit(code)
+}
+
+/// Does what the standard library would do first, and then what the command is to do.
+#[cfg(not(test))]
+fn begin() -> u8 {
+    open_standard_streams();
+    survive_broken_pipes();
+    crate::execute()
+}
+
+/// Opens `/dev/null` in place of standard streams that are closed. The next files that are opened would be taken for them.
+fn open_standard_streams() {
+    for number in 0..=2 {
+        if Path::new(&format!("/proc/self/fd/{number}")).symlink_metadata().is_ok() {
+            continue;
+        }
+        // A new file gets the lowest number that is free.
+        let null: Option<File> = OpenOptions::new().read(true).write(true).open("/dev/null").ok();
+        match null {
+            // It stays open as long as the process.
+            Some(null) if null.as_raw_fd() == number => mem::forget(null),
+            // Only that list of open files is missing.
+            _ => {}
+        }
+    }
+}
+
+/// From now on a write to a pipe that nobody reads is an error of that write, as for [`crate::file_size::survive_limit`].
+fn survive_broken_pipes() {
+    let _ = signal_hook::flag::register(SIGPIPE, Arc::new(AtomicBool::new(false)));
+}
