@@ -93,6 +93,12 @@ fn parse() -> Command {
     Cli::parse().command
 }
 
+/// Of no use to tests but to have one.
+#[cfg(test)]
+fn main() {
+    std::process::exit(start::run())
+}
+
 /// Does what the command line says, and returns the exit code.
 fn execute() -> u8 {
     file_size::survive_limit();

@@ -20,18 +20,19 @@ use signal_hook::consts::SIGPIPE;
 #[cfg(not(test))]
 #[unsafe(no_mangle)]
 extern "C" fn main() -> std::ffi::c_int {
-    // The hook has said why. Then all panics of the main thread end with this exit code.
-    let code = panic::catch_unwind(|| i32::from(begin())).unwrap_or(101);
-    // This writes what waits in the buffer of the standard output.
-    std::process::exit(code)
+    // This also writes what waits in the buffer of the standard output.
+    std::process::exit(run())
 }
 
-/// Does what the standard library would do first, and then what the command is to do.
-#[cfg(not(test))]
-fn begin() -> u8 {
-    open_standard_streams();
-    survive_broken_pipes();
-    crate::execute()
+/// Does what the standard library would do first, and then what the command is to do. Returns the exit code.
+pub(crate) fn run() -> i32 {
+    let code = panic::catch_unwind(|| {
+        open_standard_streams();
+        survive_broken_pipes();
+        crate::execute()
+    });
+    // The hook of panics has said what happened.
+    code.map_or(101, i32::from)
 }
 
 /// Opens `/dev/null` in place of standard streams that are closed. The next files that are opened would be taken for them.
