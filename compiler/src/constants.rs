@@ -87,7 +87,6 @@ mod tests {
         builder.switch_to_block(exit);
         builder.ins().return_(&[]);
         builder.seal_all_blocks();
-        drop(builder);
 
         rematerialise(&mut func);
         verify_function(&func, &Flags::new(settings::builder())).unwrap();
