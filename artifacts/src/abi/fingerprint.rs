@@ -21,6 +21,7 @@ const CONVENTIONS: &str = "\
 wasm function: (vmctx pointer, params) -> results
 entry trampoline: C (callee vmctx, callee code, values, store context) -> u8; 1 returned, 0 unwound
 exit trampoline: wasm function whose vmctx is a host context; host function is C (host context, values) -> u8; 0 traps, 2 throws the exception that the store holds
+exit trampolines: for the types of imports, and for all types where a function calls by a reference; no other code calls a host function
 throwing: the builtin throw takes the exception, or null for the one that the store holds; it returns if no handler is found, and the caller traps
 handlers: resumed with sp and fp of their call and the exception in the first register for payloads; no other register is kept
 references to exceptions: during a call of a wasm function, those that are needed after it are in the frame of the caller, not in registers

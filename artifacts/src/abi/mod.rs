@@ -28,7 +28,7 @@
 //! a normal return, and 0 if it was resumed at its handler, which is how a trap
 //! leaves wasm.
 //!
-//! *Exit trampolines* take wasm to the host, one per signature. They are wasm
+//! *Exit trampolines* take wasm to the host, one for each signature of which the artifact may call a host function. They are wasm
 //! functions whose `vmctx` is a host context ([`vmctx::host_context`]). They
 //! store the parameters in slots on their stack, record where they were called from in
 //! the store context, and call the host function
