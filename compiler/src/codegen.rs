@@ -19,7 +19,6 @@ use cranelift_codegen::{
 use cranelift_frontend::FunctionBuilderContext;
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::cpu::CpuFeatures;
-use rayon::prelude::*;
 use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
@@ -55,10 +54,6 @@ impl Progress for Silent {
     fn start(&self, _total: u64) {}
     fn advance(&self, _bytes: u64) {}
 }
-
-/// The stack of a compiler thread. Translation does not recurse with the depth of the
-/// wasm, but parts of the code generator recurse with that of expressions.
-const THREAD_STACK: usize = 16 << 20;
 
 /// A reference whose displacement depends on where functions are placed.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -135,19 +130,7 @@ pub(crate) struct Generated {
     pub(crate) trampolines: Vec<(TypeIndex, Direction, Code)>,
 }
 
-/// Threads for [`generate`].
-pub(crate) fn pool(jobs: usize) -> Result<rayon::ThreadPool, CompileError> {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(jobs)
-        .stack_size(THREAD_STACK)
-        .thread_name(|number| format!("cwasm-compile-{number}"))
-        .build()
-        .map_err(|error| CompileError::Settings {
-            message: format!("cannot start the threads that compile: {error}; use fewer (`-j`)"),
-        })
-}
-
-/// Compiles all bodies of a module, and the trampolines that it needs, on the threads of the current pool.
+/// Compiles all bodies of a module, and the trampolines that it needs, on several threads.
 pub(crate) fn generate(
     env: &Environment<'_>,
     wasm: &[u8],
@@ -182,14 +165,19 @@ pub(crate) fn generate(
     pieces.sort_by_key(|piece| std::cmp::Reverse(piece.size()));
     let Trampolines { needed, by_reference } = Trampolines::of(env.module);
     pieces.extend(needed.into_iter().map(|(ty, direction)| Piece::Trampoline(ty, direction)));
-    let mut results = queue::in_turn(&pieces, compile);
+    let in_turn = |pieces: &[Piece<'_, '_>]| {
+        queue::in_turn(env.settings.jobs, pieces, compile).map_err(|error| CompileError::Settings {
+            message: format!("cannot start the threads that compile: {error}; use fewer (`-j`)"),
+        })
+    };
+    let mut results = in_turn(&pieces)?;
     let calls_references = |result: &Option<Result<Code, Failure>>| {
         result.as_ref().is_some_and(|it| it.as_ref().is_ok_and(|code| code.calls_references))
     };
     if results.iter().any(calls_references) {
         let more: Vec<_> =
             by_reference.into_iter().map(|ty| Piece::Trampoline(ty, Direction::Exit)).collect();
-        results.extend(queue::in_turn(&more, compile));
+        results.extend(in_turn(&more)?);
         pieces.extend(more);
     }
 
@@ -274,7 +262,7 @@ fn inlinable<'wasm>(
         return inlinable;
     }
     let functions: Vec<_> = bodies
-        .par_iter()
+        .iter()
         .enumerate()
         .filter(|(_, body)| Inlinable::candidate(body))
         .filter_map(|(number, body)| {

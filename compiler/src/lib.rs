@@ -133,15 +133,13 @@ fn compile_module<'wasm>(
     progress: &dyn Progress,
     functions: Option<&dyn FunctionCache>,
 ) -> Result<CompiledModule<'wasm>, CompileError> {
-    // Its threads start while this one reads.
-    let pool = codegen::pool(settings.jobs)?;
     let (module, bodies) = module::parse(wasm)?;
     if matches!(settings.target.architecture, Architecture::Riscv64(_)) {
         // Those of its extension V are for machines that are still rare.
         module::refuse_vectors(wasm)?;
     }
     let dispatch = match link::reaches_tables(&settings.target) {
-        true => pool.install(|| Dispatch::of(&module, &bodies)),
+        true => Dispatch::of(&module, &bodies),
         false => Dispatch::default(),
     };
     let mut env = translate::Environment {
@@ -158,7 +156,7 @@ fn compile_module<'wasm>(
     };
     let reuse = functions.map(|functions| reuse::Reuse::new(functions, &env, settings));
     env.reuse = reuse.as_ref();
-    let generated = pool.install(|| codegen::generate(&env, wasm, bodies, progress))?;
+    let generated = codegen::generate(&env, wasm, bodies, progress)?;
     let text = link::link(&module, &dispatch, &settings.target, generated)?;
     let images = Images::of(&module, settings.page_size());
     Ok(CompiledModule { module, text, images })
