@@ -111,7 +111,9 @@ fn a_file_system_without_room_is_an_error() {
 #[test]
 fn without_memory_for_the_stacks_of_threads_compiling_is_an_error() {
     let folder = Folder::new();
-    folder.write("in.wat", MODULE);
+    // There are no more threads than functions, and none is done before the others are started.
+    let functions = "(func (param i32) (result i32) (i32.mul (local.get 0) (local.get 0)))";
+    folder.write("in.wat", format!("(module {})", functions.repeat(3000)));
     let line = "ulimit -v 400000; exec \"$CWASM\" compile in.wat -j 500";
     let output = shell(&folder, line);
     let text = stderr(&output);

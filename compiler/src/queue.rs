@@ -42,7 +42,7 @@ pub(crate) fn in_turn<P: Sync, R: Send>(
             thread::Builder::new()
                 .name(format!("cwasm-compile-{number}"))
                 .stack_size(STACK)
-                .spawn_scoped(scope, &take_turns)
+                .spawn_scoped(scope, take_turns)
         };
         let started: io::Result<Vec<_>> = (0..threads.min(pieces.len())).map(start).collect();
         if started.is_err() {
