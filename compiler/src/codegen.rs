@@ -139,7 +139,7 @@ pub(crate) fn generate(
 ) -> Result<Generated, CompileError> {
     let workers = Workers::default();
     progress.start(bodies.iter().map(size).sum());
-    let inlinable = inlinable(env, &bodies, &workers);
+    let inlinable = inlinable(env, &bodies, &workers)?;
     // Functions behind the first one known to fail need not be compiled.
     let first_failure = AtomicUsize::new(usize::MAX);
     let compile = |piece: &Piece<'_, '_>| match *piece {
@@ -165,19 +165,14 @@ pub(crate) fn generate(
     pieces.sort_by_key(|piece| std::cmp::Reverse(piece.size()));
     let Trampolines { needed, by_reference } = Trampolines::of(env.module);
     pieces.extend(needed.into_iter().map(|(ty, direction)| Piece::Trampoline(ty, direction)));
-    let in_turn = |pieces: &[Piece<'_, '_>]| {
-        queue::in_turn(env.settings.jobs, pieces, compile).map_err(|error| CompileError::Settings {
-            message: format!("cannot start the threads that compile: {error}; use fewer (`-j`)"),
-        })
-    };
-    let mut results = in_turn(&pieces)?;
+    let mut results = in_turn(env, &pieces, compile)?;
     let calls_references = |result: &Option<Result<Code, Failure>>| {
         result.as_ref().is_some_and(|it| it.as_ref().is_ok_and(|code| code.calls_references))
     };
     if results.iter().any(calls_references) {
         let more: Vec<_> =
             by_reference.into_iter().map(|ty| Piece::Trampoline(ty, Direction::Exit)).collect();
-        results.extend(in_turn(&more)?);
+        results.extend(in_turn(env, &more, compile)?);
         pieces.extend(more);
     }
 
@@ -249,6 +244,20 @@ impl Failure {
     }
 }
 
+/// Does the work for each piece, on the threads that the settings ask for. The results are in the order of the pieces.
+fn in_turn<P: Sync, R: Send>(
+    env: &Environment<'_>,
+    pieces: &[P],
+    work: impl Fn(&P) -> R + Sync,
+) -> Result<Vec<R>, CompileError> {
+    queue::in_turn(env.settings.jobs, pieces, work).map_err(|error| CompileError::Settings {
+        message: format!("cannot start the threads that compile: {error}; use fewer (`-j`)"),
+    })
+}
+
+/// Of fewer functions, the small ones are translated by the thread that asks. To start others would take longer.
+const MANY: usize = 128;
+
 /// The functions whose calls are replaced by their bodies.
 ///
 /// None where code counts fuel or watches the epoch: there, calls do more than to call.
@@ -256,28 +265,33 @@ fn inlinable<'wasm>(
     env: &Environment<'_>,
     bodies: &[Body<'wasm>],
     workers: &Workers,
-) -> Inlinable<'wasm> {
+) -> Result<Inlinable<'wasm>, CompileError> {
     let mut inlinable = Inlinable::default();
     if env.fuel || env.epoch {
-        return inlinable;
+        return Ok(inlinable);
     }
-    let functions: Vec<_> = bodies
-        .iter()
-        .enumerate()
-        .filter(|(_, body)| Inlinable::candidate(body))
-        .filter_map(|(number, body)| {
-            let mut worker = workers.take();
-            // What is not valid is found, and reported, when it is compiled.
-            let function = worker.translate(env, number, body).ok()?;
-            let translated = worker.context.func.clone();
-            workers.give_back(worker);
-            Some((function, body, translated))
-        })
-        .collect();
-    for (index, body, function) in functions {
-        inlinable.add(index, body, function);
+    let translated = |(number, body): &(usize, &Body<'wasm>)| {
+        if !Inlinable::candidate(body) {
+            return None;
+        }
+        let mut worker = workers.take();
+        // What is not valid is found, and reported, when it is compiled.
+        let function = worker.translate(env, *number, body).ok()?;
+        let translated = worker.context.func.clone();
+        workers.give_back(worker);
+        Some((function, translated))
+    };
+    let numbered: Vec<_> = bodies.iter().enumerate().collect();
+    let functions = match numbered.len() {
+        ..MANY => numbered.iter().map(translated).collect(),
+        MANY.. => in_turn(env, &numbered, translated)?,
+    };
+    for (body, translated) in bodies.iter().zip(functions) {
+        if let Some((index, function)) = translated {
+            inlinable.add(index, body, function);
+        }
     }
-    inlinable
+    Ok(inlinable)
 }
 
 /// The trampolines of a module.
