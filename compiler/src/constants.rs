@@ -6,12 +6,12 @@
 
 use cranelift_codegen::FxHashMap;
 use cranelift_codegen::ir::function::FunctionStencil;
-use cranelift_codegen::ir::{Function, Opcode, Value};
+use cranelift_codegen::ir::{Function, Inst, Opcode, Value};
 
 /// Copies constants to where they are used. The function is optimised: before, the copies would become one again.
 pub(crate) fn rematerialise(func: &mut Function) {
     let mut copies: FxHashMap<Value, Value> = FxHashMap::default();
-    let mut elsewhere: Vec<Value> = Vec::new();
+    let mut elsewhere: Vec<(Value, Inst)> = Vec::new();
     let mut next_block = func.layout.entry_block();
     while let Some(block) = next_block {
         next_block = func.layout.next_block(block);
@@ -24,19 +24,18 @@ pub(crate) fn rematerialise(func: &mut Function) {
                 continue;
             }
             elsewhere.clear();
-            elsewhere.extend(dfg.inst_values(inst).filter(|value| {
-                dfg.value_def(*value).inst().is_some_and(|definition| {
-                    is_constant(dfg.insts[definition].opcode())
-                        && layout.inst_block(definition) != Some(block)
-                })
+            elsewhere.extend(dfg.inst_values(inst).filter_map(|value| {
+                let definition = dfg.value_def(value).inst()?;
+                let there = layout.inst_block(definition) != Some(block);
+                (there && is_constant(dfg.insts[definition].opcode()))
+                    .then_some((value, definition))
             }));
             if elsewhere.is_empty() {
                 continue;
             }
-            for value in &elsewhere {
-                let Some(definition) = dfg.value_def(*value).inst() else { continue };
+            for (value, definition) in &elsewhere {
                 copies.entry(*value).or_insert_with(|| {
-                    let copy = dfg.clone_inst(definition);
+                    let copy = dfg.clone_inst(*definition);
                     layout.insert_inst(copy, inst);
                     dfg.first_result(copy)
                 });

@@ -19,8 +19,7 @@ impl Translator<'_, '_> {
             Operator::RefIsNull => {
                 let reference = self.stack.pop();
                 let is_null = self.builder.ins().icmp_imm_u(IntCC::Equal, reference, 0);
-                let is_null = self.builder.ins().uextend(types::I32, is_null);
-                self.stack.push(is_null);
+                self.push_flag(is_null);
             }
             Operator::RefFunc { function_index } => {
                 let reference = self.func_ref(FuncIndex::from_u32(function_index));
