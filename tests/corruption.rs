@@ -12,7 +12,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use cwasm_artifact::check::{Origin, check, check_from};
-use cwasm_artifact::header::{HEADER_OFFSET, HEADER_SIZE, Header, LEAVES_OFFSET, Section};
+use cwasm_artifact::header::{HEADER_OFFSET, HEADER_SIZE, Header, Section, TREE_OFFSET};
 use cwasm_loader::{Artifact, Digest, LoadError, Report, Trust};
 use cwasm_tests::fault::mutants::{self, ARTIFACT};
 use cwasm_tests::fault::random::Random;
@@ -94,7 +94,7 @@ fn kinds_for(artifact: &[u8], offset: usize) -> &'static [&'static str] {
 /// Flips the bits of an artifact, and expects the right refusal: all of the header and the
 /// signatures; of the rest one bit in `stride`.
 fn flipped_bits(artifact: &[u8], trust: &Trust, stride: usize) {
-    let front = LEAVES_OFFSET * 8;
+    let front = TREE_OFFSET * 8;
     let bits: Vec<_> = (0..front).chain((front..artifact.len() * 8).step_by(stride)).collect();
     in_parallel(
         bits.len(),
@@ -123,8 +123,8 @@ fn flipped_bits(artifact: &[u8], trust: &Trust, stride: usize) {
 
 /// Cuts an artifact at lengths, and expects the right refusal.
 fn cuts(artifact: &[u8], trust: &Trust, stride: usize) {
-    let lengths: Vec<_> = (0..LEAVES_OFFSET)
-        .chain((LEAVES_OFFSET..artifact.len()).step_by(stride))
+    let lengths: Vec<_> = (0..TREE_OFFSET)
+        .chain((TREE_OFFSET..artifact.len()).step_by(stride))
         .chain([artifact.len() - 1])
         .collect();
     in_parallel(
@@ -171,7 +171,7 @@ fn flipped_bits_and_cuts_of_the_reference_artifact_for_aarch64_are_found() {
     let wanted = Origin::Digest(intact.digest());
     // No power of two divides the distance, so that it is another bit of the byte each time.
     let stride = if long() { 1 } else { 997 };
-    let front = LEAVES_OFFSET * 8;
+    let front = TREE_OFFSET * 8;
     let bits: Vec<_> = (0..front).chain((front..file.len() * 8).step_by(stride)).collect();
     in_parallel(
         bits.len(),

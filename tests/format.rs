@@ -257,7 +257,7 @@ fn signatures_in_the_reference_artifact_are_good() {
     assert!(check_from(&file, None, Origin::Keys(&keys)).is_err());
 }
 
-/// Whether a file is an artifact of this format and ABI, made from the same module as `fresh`.
+/// Whether a file is an intact artifact of this format and ABI, made from the same module as `fresh`.
 fn is_current(path: &Path, fresh: &[u8]) -> bool {
     let fresh = Header::of(fresh).unwrap();
     fs::read(path).is_ok_and(|file| {
@@ -265,6 +265,7 @@ fn is_current(path: &Path, fresh: &[u8]) -> bool {
             header.prefix.abi == fingerprint().0
                 && header.prefix.format_version.get() == FORMAT_VERSION
                 && header.source_sha256 == fresh.source_sha256
+                && check(&file, None).is_ok_and(|checked| Module::new(&checked).is_ok())
         })
     })
 }

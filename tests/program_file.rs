@@ -5,7 +5,8 @@ use std::io::{Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use cwasm_artifact::check::{Deferred, Part};
-use cwasm_artifact::header::{CHUNK_SIZE, Header};
+use cwasm_artifact::header::Header;
+use cwasm_artifact::tree::MAX_CHUNK_SIZE;
 use cwasm_loader::{Artifact, Digest, Trust};
 
 /// An artifact in a file of its own. All methods panic if the system or the loader refuses.
@@ -59,10 +60,16 @@ impl ProgramFile {
         deferred.parts().iter().enumerate().filter(is_one).map(|(chunk, _)| chunk).collect()
     }
 
+    /// How many chunks of images are made present at once, except at their ends.
+    #[must_use]
+    pub fn image_piece(&self) -> usize {
+        MAX_CHUNK_SIZE / chunk_size(&self.bytes)
+    }
+
     /// Changes a byte of every chunk of one kind.
     pub fn damage(&self, kind: Part) {
         for chunk in self.chunks(kind) {
-            let at = (chunk * CHUNK_SIZE + 777).min(self.bytes.len() - 1);
+            let at = (chunk * chunk_size(&self.bytes) + 777).min(self.bytes.len() - 1);
             overwrite(&self.path(), at, self.bytes[at] ^ 1);
         }
     }
@@ -70,7 +77,7 @@ impl ProgramFile {
     /// Cuts the file before the first chunk of one kind.
     pub fn cut(&self, kind: Part) {
         let file = File::options().write(true).open(self.path()).unwrap();
-        file.set_len((self.chunks(kind)[0] * CHUNK_SIZE) as u64).unwrap();
+        file.set_len((self.chunks(kind)[0] * chunk_size(&self.bytes)) as u64).unwrap();
     }
 
     /// Makes the same file what it was.
@@ -78,6 +85,15 @@ impl ProgramFile {
         let mut file = File::options().write(true).open(self.path()).unwrap();
         file.write_all(&self.bytes).unwrap();
     }
+}
+
+/// The size of the chunks of an artifact.
+///
+/// # Panics
+/// If it is none.
+#[must_use]
+pub fn chunk_size(artifact: &[u8]) -> usize {
+    Header::of(artifact).and_then(Header::tree).unwrap().chunk_size()
 }
 
 /// Writes one byte into a file.

@@ -14,15 +14,16 @@ use crate::abi::Fingerprint;
 use crate::cpu::CpuFeatures;
 use crate::digest::{self, Digest};
 use crate::header::{
-    CHUNK_SIZE, FORMAT_VERSION, HEADER_OFFSET, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Prefix,
-    Section, SectionRange, pad_text,
+    FORMAT_VERSION, HEADER_OFFSET, HEADER_SIZE, Header, MAGIC, Prefix, Section, SectionRange,
+    pad_text,
 };
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
-    ModuleRecord, Span, Text, TypeRecord, extern_flags, extern_kind,
+    FuncRefRecord, FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord,
+    ItemRecord, ModuleRecord, Span, Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::sites::{self, Site};
+use crate::tree::Tree;
 use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
 
 /// Something that exceeds what the format can express.
@@ -63,6 +64,8 @@ pub struct Tables {
     pub imports: Vec<ImportRecord>,
     /// Defined functions.
     pub functions: Vec<FunctionRecord>,
+    /// Those of them that something may refer to.
+    pub func_refs: Vec<FuncRefRecord>,
     /// Defined tables.
     pub tables: Vec<DefinedRecord>,
     /// Defined memories.
@@ -212,11 +215,13 @@ impl Tables {
             &strings[start..start + export.name.length.get() as usize]
         });
         vec![
-            // What is needed to instantiate comes first, behind the trampolines at the end of the text; and of the strings, the names of imports and exports.
+            // What is needed to instantiate comes first, behind the trampolines at the end of the text; with it, of the strings, the names of
+            // imports and exports.
             (Section::Module, self.module.as_bytes().to_vec()),
             (Section::Types, self.types.as_bytes().to_vec()),
             (Section::ValTypes, self.val_types),
             (Section::Imports, self.imports.as_bytes().to_vec()),
+            (Section::FuncRefs, self.func_refs.as_bytes().to_vec()),
             (Section::Tables, self.tables.as_bytes().to_vec()),
             (Section::Memories, self.memories.as_bytes().to_vec()),
             (Section::Globals, self.globals.as_bytes().to_vec()),
@@ -228,10 +233,10 @@ impl Tables {
             (Section::DataSegments, self.data_segments.as_bytes().to_vec()),
             (Section::Images, self.images.as_bytes().to_vec()),
             (Section::Data, self.data),
-            (Section::Functions, self.functions.as_bytes().to_vec()),
             (Section::Strings, self.strings),
             (Section::ImageBytes, self.image_bytes),
             // The rest can be loaded when it is needed.
+            (Section::Functions, self.functions.as_bytes().to_vec()),
             (Section::Handlers, self.handlers.as_bytes().to_vec()),
             (Section::Sites, self.sites),
             (Section::Inlined, self.inlined.as_bytes().to_vec()),
@@ -313,39 +318,30 @@ pub struct Provenance<'a> {
     pub source: &'a [u8],
 }
 
-/// How many leaves to reserve for a file whose length is not known yet, but
-/// is at most `estimate` bytes without the leaf table.
-#[must_use]
-pub fn leaf_capacity(estimate: usize) -> usize {
-    let leaves = digest::chunk_count(estimate);
-    digest::chunk_count(estimate + LEAVES_OFFSET + (leaves + leaves / 1024 + 2) * 32)
-}
-
-/// Fills in the header and the leaf table of a finished object file.
+/// Fills in the header, the branches and the leaves of a finished object file.
 ///
 /// `sections` says where each section is in the file; sections that are not
-/// named are empty. `leaf_capacity` is what [`leaf_capacity`] gave; the file
-/// has zeros in the places of header, signature area and leaf table.
+/// named are empty. The file has zeros from its header to the end of what `tree` has room for.
 pub fn seal(
     file: &mut [u8],
     provenance: &Provenance<'_>,
     sections: &[(Section, SectionRange)],
-    leaf_capacity: usize,
+    tree: Tree,
 ) -> Result<Digest, BuildError> {
     fn field<const N: usize>(field: &'static str, text: &str) -> Result<[u8; N], BuildError> {
         pad_text(text).ok_or_else(|| BuildError::TextTooLong { field, text: text.to_owned() })
     }
-    let leaf_count = digest::chunk_count(file.len());
-    if leaf_count > leaf_capacity {
+    let leaf_count = tree.chunk_count(file.len());
+    if leaf_count > tree.leaf_capacity() {
         return Err(BuildError::Shape(format!(
-            "it has {} bytes, and its leaf table has room for {}",
+            "it has {} bytes, and there is room for the leaves of {}",
             file.len(),
-            leaf_capacity * CHUNK_SIZE
+            tree.leaf_capacity() * tree.chunk_size()
         )));
     }
-    let body = LEAVES_OFFSET + leaf_capacity * 32;
+    let body = tree.body_offset();
     if file.len() < body {
-        return Err(BuildError::Shape("it ends before its leaf table".to_owned()));
+        return Err(BuildError::Shape("it ends before its body".to_owned()));
     }
     if file[HEADER_OFFSET..body].iter().any(|byte| *byte != 0) {
         return Err(BuildError::Shape("its front is not empty".to_owned()));
@@ -374,33 +370,35 @@ pub fn seal(
         source_sha256: Sha256::digest(provenance.source).into(),
         file_length: (file.len() as u64).into(),
         leaf_count: index("leaves", leaf_count)?.into(),
-        leaf_capacity: index("leaves", leaf_capacity)?.into(),
+        leaf_capacity: index("leaves", tree.leaf_capacity())?.into(),
         sections: directory,
-        reserved: [0; 112],
+        chunk_size: index("bytes of a chunk", tree.chunk_size())?.into(),
+        reserved: [0; 108],
         root: [0; 32],
     };
     file[HEADER_OFFSET..HEADER_OFFSET + HEADER_SIZE].copy_from_slice(header.as_bytes());
     reseal(file)
 }
 
-/// Computes the leaf table and the root of a file again, for its header as it
+/// Computes the leaves, the branches and the root of a file again, for its header as it
 /// stands, and writes them into it. For tools that change artifacts, and for tests of
 /// what lies behind the digest.
 pub fn reseal(file: &mut [u8]) -> Result<Digest, BuildError> {
     let shape = || BuildError::Shape("its header is damaged".to_owned());
-    let header = Header::of(file).ok_or_else(shape)?;
-    let body = usize::try_from(header.body_offset()).ok().filter(|body| *body <= file.len());
-    let body = body.ok_or_else(shape)?;
-    let leaf_count = digest::chunk_count(file.len());
-    if leaf_count > header.leaf_capacity.get() as usize {
+    let tree = Header::of(file).and_then(Header::tree).ok_or_else(shape)?;
+    let leaf_count = tree.chunk_count(file.len());
+    if tree.body_offset() > file.len() || leaf_count > tree.leaf_capacity() {
         return Err(shape());
     }
-    for leaf in 0..leaf_count {
-        let chunk = digest::chunk_range(leaf, body, file.len());
-        let digest = digest::leaf(&file[chunk]);
-        file[LEAVES_OFFSET + leaf * 32..][..32].copy_from_slice(&digest);
+    for number in 0..leaf_count {
+        let leaf = digest::leaf(&file[tree.chunk(number, file.len())]);
+        file[tree.leaf(number)].copy_from_slice(&leaf);
     }
-    let root = digest::root(file, &file[LEAVES_OFFSET..body]);
+    for number in 0..tree.branch_count() {
+        let branch = digest::branch(&file[tree.leaves_of(number)]);
+        file[tree.branch(number)].copy_from_slice(&branch);
+    }
+    let root = digest::root(file, &file[tree.branches()]);
     let header = &mut file[HEADER_OFFSET..HEADER_OFFSET + HEADER_SIZE];
     Header::mut_from_bytes(header).map_err(|_| shape())?.root = root.0;
     Ok(root)
@@ -409,15 +407,6 @@ pub fn reseal(file: &mut [u8]) -> Result<Digest, BuildError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn capacity_suffices_for_the_estimate() {
-        for estimate in [0, 1, 60_000, 65_535, 65_536, 10_000_000, 500_000_000] {
-            let capacity = leaf_capacity(estimate);
-            let length = estimate + LEAVES_OFFSET + capacity * 32;
-            assert!(digest::chunk_count(length) <= capacity, "{estimate}");
-        }
-    }
 
     #[test]
     fn images_lie_as_far_into_pages_as_in_their_memories() {

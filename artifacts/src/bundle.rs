@@ -14,7 +14,7 @@ use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 use crate::check::{Host, check};
 use crate::choice::{Needs, best};
 use crate::digest::Digest;
-use crate::header::{CHUNK_SIZE, Section};
+use crate::header::Section;
 use crate::report::Report;
 
 /// The first eight bytes of a bundle.
@@ -409,11 +409,14 @@ pub fn build(artifacts: &[(&str, &[u8])]) -> Result<Vec<u8>, BundleError> {
     Ok(file)
 }
 
-/// Where an artifact is cut: at the edges of its sections, so that equal sections are found wherever they are, and every 64 KiB
-/// in them.
+/// The size of the largest piece in bytes. Smaller ones would find more that is equal, and be more to list.
+const MAX_PIECE: usize = 65536;
+
+/// Where an artifact is cut: at the edges of its sections, so that equal sections are found wherever they are, and at
+/// multiples of a piece in them.
 fn cuts(header: &crate::header::Header, length: usize) -> Vec<Range<usize>> {
     let mut edges = BTreeSet::from([0, length]);
-    edges.insert(usize::try_from(header.body_offset()).unwrap_or(length).min(length));
+    edges.insert(header.body_offset().min(length));
     for section in Section::ALL {
         if let Some(range) = header.section(section).within(length) {
             edges.extend([range.start, range.end]);
@@ -424,7 +427,7 @@ fn cuts(header: &crate::header::Header, length: usize) -> Vec<Range<usize>> {
     for pair in edges.windows(2) {
         let mut start = pair[0];
         while start < pair[1] {
-            let end = pair[1].min(start + CHUNK_SIZE);
+            let end = pair[1].min(start + MAX_PIECE);
             cuts.push(start..end);
             start = end;
         }

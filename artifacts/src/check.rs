@@ -11,11 +11,11 @@ use crate::abi::{Fingerprint, fingerprint};
 use crate::cpu::{CpuFeatures, host_triple};
 use crate::digest::{self, Digest, Expected};
 use crate::header::{
-    CHUNK_SIZE, FORMAT_VERSION, HEADER_SIZE, Header, LEAVES_OFFSET, MAGIC, Section, padded_text,
-    settings,
+    FORMAT_VERSION, HEADER_SIZE, Header, MAGIC, Section, TREE_OFFSET, padded_text, settings,
 };
 use crate::report::{Problem, Report, Resemblance};
 use crate::signature::{PublicKey, Signatures};
+use crate::tree::{LEAVES_PER_BRANCH, Tree};
 
 /// What a loader can load.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -101,12 +101,10 @@ pub fn claimed_length(front: &[u8]) -> Result<u64, Problem> {
     }
     let start = crate::header::HEADER_OFFSET;
     match front.get(start..start + MAGIC.len()) {
-        None => {
-            Err(Problem::Truncated { length: front.len() as u64, wanted: (LEAVES_OFFSET) as u64 })
-        }
+        None => Err(Problem::Truncated { length: front.len() as u64, wanted: TREE_OFFSET as u64 }),
         Some(magic) if *magic != MAGIC => Err(not_an_artifact()),
         Some(_) => Header::of(front).map_or_else(
-            || Err(Problem::Truncated { length: front.len() as u64, wanted: LEAVES_OFFSET as u64 }),
+            || Err(Problem::Truncated { length: front.len() as u64, wanted: TREE_OFFSET as u64 }),
             |header| Ok(header.file_length.get()),
         ),
     }
@@ -135,7 +133,8 @@ pub fn check_from<'a>(
 }
 
 /// Checks a file as [`check_from`] does, but for the leaves of what is [`Deferred`]. Whoever asks for this does not run, or read,
-/// a byte of such a chunk before its leaf is as [`leaf_in`] says. `wrong` says which chunks have other leaves than they must:
+/// a byte of such a chunk before it has the leaf that it must, and does not read a leaf that is deferred before its branch
+/// is as the file says. `wrong` says which chunks have other leaves than they must:
 /// [`digest::wrong_chunks`], or something that gives the same faster.
 ///
 /// # Errors
@@ -150,7 +149,7 @@ pub fn check_deferring<'a>(
     let claimed = claimed_length(file)?;
     let Some(header) = Header::of(file) else {
         return Err(
-            Problem::Truncated { length: file.len() as u64, wanted: LEAVES_OFFSET as u64 }.into()
+            Problem::Truncated { length: file.len() as u64, wanted: TREE_OFFSET as u64 }.into()
         );
     };
     let mut problems = Vec::new();
@@ -186,8 +185,8 @@ pub enum Part {
 
 /// The sections that are not needed to instantiate a module and to call it. Of the strings, names of imports and exports
 /// are: see [`crate::module::Module::deferring`].
-pub const LATE: [Section; 4] =
-    [Section::Sites, Section::Inlined, Section::Handlers, Section::Strings];
+pub const LATE: [Section; 5] =
+    [Section::Functions, Section::Sites, Section::Inlined, Section::Handlers, Section::Strings];
 
 /// Which chunks of a file can be left for later.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -234,9 +233,10 @@ impl Deferred {
         if !known || Section::ALL.into_iter().any(|it| it != Section::Text && shared(it)) {
             return Self::NOTHING;
         }
-        let count = digest::chunk_count(claimed_usize(header.file_length.get()));
+        let Some(tree) = header.tree() else { return Self::NOTHING };
+        let count = tree.chunk_count(claimed_usize(header.file_length.get()));
         let mut parts = vec![Part::Unused; count];
-        let chunk = CHUNK_SIZE as u64;
+        let chunk = tree.chunk_size() as u64;
         let number = |chunks: u64| usize::try_from(chunks).unwrap_or(usize::MAX).min(count);
         for section in Section::ALL {
             let range = range(section);
@@ -265,7 +265,7 @@ impl Deferred {
             }
         }
         // The front is there from the beginning, on pages that code cannot share.
-        let front = number(header.body_offset().div_ceil(chunk));
+        let front = number((tree.body_offset() as u64).div_ceil(chunk));
         for part in &mut parts[..front] {
             if matches!(*part, Part::Late | Part::Image) {
                 *part = Part::Now;
@@ -286,13 +286,13 @@ impl Deferred {
     pub fn parts(&self) -> &[Part] {
         &self.parts
     }
-}
 
-/// The leaf of a chunk, as a file says that passed its check.
-#[must_use]
-pub fn leaf_in(file: &[u8], leaf: usize) -> Option<&[u8; 32]> {
-    let start = leaf.checked_mul(32)?.checked_add(LEAVES_OFFSET)?;
-    file.get(start..)?.first_chunk()
+    /// Whether the leaves that this branch covers are needed only together with chunks that are left for later.
+    #[must_use]
+    pub fn has_branch(&self, number: usize) -> bool {
+        let parts = self.parts.chunks(LEAVES_PER_BRANCH).nth(number);
+        parts.is_some_and(|parts| !parts.contains(&Part::Now))
+    }
 }
 
 /// Checks everything about a file but its bytes: what it is, how long it is, and for which
@@ -307,7 +307,7 @@ pub fn check_unhashed<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked
     let claimed = claimed_length(file)?;
     let length = file.len() as u64;
     let Some(header) = Header::of(file) else {
-        return Err(Problem::Truncated { length, wanted: LEAVES_OFFSET as u64 }.into());
+        return Err(Problem::Truncated { length, wanted: TREE_OFFSET as u64 }.into());
     };
     let mut problems = Vec::new();
     let other_format = check_format(header, &mut problems);
@@ -316,7 +316,7 @@ pub fn check_unhashed<'a>(file: &'a [u8], host: Option<&Host>) -> Result<Checked
     }
     if !other_format {
         check_length(length, claimed, &mut problems);
-        if header.body_offset() > length {
+        if header.body_offset() > file.len() {
             problems.push(Problem::CorruptFront);
         }
     }
@@ -391,7 +391,7 @@ fn check_origin(
     }
     match (Signatures::of(file), origin) {
         // Of a file that ends here, more is missing than signatures.
-        _ if file.len() < LEAVES_OFFSET => {}
+        _ if file.len() < TREE_OFFSET => {}
         (Err(problem), _) => problems.push(problem),
         (Ok(signatures), Origin::Keys(trusted)) => {
             signatures.check(file, trusted, front_intact, problems);
@@ -411,28 +411,22 @@ fn check_integrity(
 ) -> bool {
     let length = file.len() as u64;
     check_length(length, claimed, problems);
-    let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
-    let front_intact = file.get(LEAVES_OFFSET..body).is_some_and(|leaf_table| {
-        header.prefix.header_size.get() as usize == HEADER_SIZE
-            && header.leaf_count.get() as usize == digest::chunk_count(claimed_usize(claimed))
-            && header.leaf_count <= header.leaf_capacity
-            && digest::root(file, leaf_table) == Digest(header.root)
-    });
-    if !front_intact {
+    let Some(tree) = header.tree().filter(|tree| is_front_intact(file, header, *tree, deferred))
+    else {
         // With a cut file, the cut is the problem to report.
-        if length >= claimed || body <= file.len() {
+        if length >= claimed || header.body_offset() <= file.len() {
             problems.push(Problem::CorruptFront);
         }
         return false;
-    }
+    };
     let count = header.leaf_count.get() as usize;
-    let chunk = |leaf| digest::chunk_range(leaf, body, claimed_usize(claimed));
+    let chunk = |leaf| tree.chunk(leaf, claimed_usize(claimed));
     let there = (0..count).take_while(|leaf| chunk(*leaf).end <= file.len());
     let expected: Vec<Expected> = there
         .filter(|number| deferred.part(*number) == Part::Now)
         .map(|number| {
             let mut leaf = [0; 32];
-            leaf.copy_from_slice(&file[LEAVES_OFFSET + number * 32..][..32]);
+            leaf.copy_from_slice(&file[tree.leaf(number)]);
             Expected { chunk: chunk(number), leaf }
         })
         .collect();
@@ -450,6 +444,21 @@ fn check_integrity(
         problems.push(Problem::CorruptChunk { range, sections });
     }
     true
+}
+
+/// Are the header, the branches, and the leaves that are not deferred those that were sealed?
+fn is_front_intact(file: &[u8], header: &Header, tree: Tree, deferred: &Deferred) -> bool {
+    let count = tree.chunk_count(claimed_usize(header.file_length.get()));
+    let is_branch_intact =
+        |number| file[tree.branch(number)] == digest::branch(&file[tree.leaves_of(number)]);
+    header.prefix.header_size.get() as usize == HEADER_SIZE
+        && header.leaf_count.get() as usize == count
+        && header.leaf_count <= header.leaf_capacity
+        && tree.body_offset() <= file.len()
+        && digest::root(file, &file[tree.branches()]) == Digest(header.root)
+        && (0..tree.branch_count())
+            .filter(|number| !deferred.has_branch(*number))
+            .all(is_branch_intact)
 }
 
 fn claimed_usize(claimed: u64) -> usize {

@@ -1,15 +1,9 @@
-//! The two-level digest: a leaf for each 64 KiB of the file and a root over
-//! the leaves and the front of the file.
+//! The digest of a file: leaves for its chunks, branches for leaves, and a root over the branches and the
+//! front of the file. Where they are, [`crate::tree`] says.
 //!
-//! ```text
-//! file   | ELF header | header | signatures | leaf table | body ............. |
-//!          \__ root ___________/             \__ root ___/ \__ leaf 0, 1, 2 __/
-//! ```
-//!
-//! Chunk `i` is the file bytes `i * 64 KiB .. (i + 1) * 64 KiB`, without what
-//! lies before the body. `leaf = SHA-256(0x00, chunk)` and `root =
-//! SHA-256(0x01, ELF header, header with its root zeroed, leaf table)`. The leading byte keeps a
-//! chunk from passing for a root. The signature area is covered by neither,
+//! `leaf = SHA-256(0x00, chunk)`, `branch = SHA-256(0x03, up to 64 leaves)`, and `root =
+//! SHA-256(0x01, ELF header, header with its root zeroed, branches)`. The leading byte keeps the one from passing
+//! for another. The signature area is not covered,
 //! since signatures are made after the root is known; it has a checksum of its own.
 
 use core::fmt;
@@ -20,7 +14,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use sha2::{Digest as _, Sha256};
 
-use crate::header::{CHUNK_SIZE, ELF_HEADER_SIZE, HEADER_OFFSET, HEADER_SIZE, Header, MAGIC};
+use crate::header::{ELF_HEADER_SIZE, HEADER_OFFSET, HEADER_SIZE, Header, MAGIC};
 use crate::hex::{Hex, parse_digest};
 
 /// The root digest of an artifact: its name, whatever its file is called.
@@ -63,25 +57,16 @@ impl FromStr for Digest {
     }
 }
 
-/// How many chunks a file of this length has.
-#[must_use]
-pub fn chunk_count(file_length: usize) -> usize {
-    file_length.div_ceil(CHUNK_SIZE)
-}
-
-/// The file offsets that leaf `index` covers. May be empty.
-#[must_use]
-pub fn chunk_range(index: usize, body_offset: usize, file_length: usize) -> Range<usize> {
-    let start = index.saturating_mul(CHUNK_SIZE);
-    let end = start.saturating_add(CHUNK_SIZE).min(file_length);
-    let start = start.max(body_offset).min(end);
-    start..end
-}
-
 /// The leaf of a chunk.
 #[must_use]
 pub fn leaf(chunk: &[u8]) -> [u8; 32] {
     Sha256::new_with_prefix([0]).chain_update(chunk).finalize().into()
+}
+
+/// The branch of leaves that lie in a row.
+#[must_use]
+pub fn branch(leaves: &[u8]) -> [u8; 32] {
+    Sha256::new_with_prefix([3]).chain_update(leaves).finalize().into()
 }
 
 /// A chunk of a file, and the leaf that it must have.
@@ -97,24 +82,25 @@ pub struct Expected {
 /// there are many; on this one alone if none can be had.
 #[must_use]
 pub fn wrong_chunks(file: &[u8], expected: &[Expected]) -> Vec<Range<usize>> {
-    let wrong = find_in_parallel(expected.len(), |position| {
+    let bytes = expected.iter().map(|expected| expected.chunk.len()).sum();
+    let wrong = find_in_parallel(expected.len(), threads_for(bytes), |position| {
         let Expected { chunk, leaf: wanted } = &expected[position];
         leaf(&file[chunk.clone()]) != *wanted
     });
     wrong.into_iter().map(|position| expected[position].chunk.clone()).collect()
 }
 
-/// How many chunks a further thread is started for: hashing them takes ten times as long
+/// How many bytes a further thread is started for: hashing them takes ten times as long
 /// as starting it.
-const CHUNKS_PER_THREAD: usize = 12;
+const BYTES_PER_THREAD: usize = 768 << 10;
 
 /// More threads than this wait for memory rather than compute.
 const MAX_THREADS: usize = 8;
 
-/// How many threads are worth it to hash so many chunks.
+/// How many threads are worth it to hash so many bytes.
 #[must_use]
-pub fn threads_for(chunks: usize) -> usize {
-    match chunks / CHUNKS_PER_THREAD {
+pub fn threads_for(bytes: usize) -> usize {
+    match bytes / BYTES_PER_THREAD {
         0 | 1 => 1,
         more => processors().min(more).min(MAX_THREADS),
     }
@@ -127,8 +113,11 @@ fn processors() -> usize {
 }
 
 /// The numbers below `count` for which `wanted` holds, in order.
-fn find_in_parallel(count: usize, wanted: impl Fn(usize) -> bool + Sync) -> Vec<usize> {
-    let threads = threads_for(count);
+fn find_in_parallel(
+    count: usize,
+    threads: usize,
+    wanted: impl Fn(usize) -> bool + Sync,
+) -> Vec<usize> {
     // A scope of threads takes a while, too.
     if threads == 1 {
         return (0..count).filter(|number| wanted(*number)).collect();
@@ -155,19 +144,19 @@ fn find_in_parallel(count: usize, wanted: impl Fn(usize) -> bool + Sync) -> Vec<
     found
 }
 
-/// The root of a file, from the bytes before the body.
+/// The root of a file that begins with `front`, of its branches.
 ///
 /// # Panics
 /// If `front` is shorter than the front of a file.
 #[must_use]
-pub fn root(front: &[u8], leaf_table: &[u8]) -> Digest {
+pub fn root(front: &[u8], branches: &[u8]) -> Digest {
     let header = &front[HEADER_OFFSET..HEADER_OFFSET + HEADER_SIZE];
     Digest(
         Sha256::new_with_prefix([1])
             .chain_update(&front[..ELF_HEADER_SIZE])
             .chain_update(&header[..HEADER_SIZE - 32])
             .chain_update([0; 32])
-            .chain_update(leaf_table)
+            .chain_update(branches)
             .finalize()
             .into(),
     )
@@ -178,30 +167,18 @@ mod tests {
     use super::*;
 
     #[test]
-    fn chunks_cover_the_body_once() {
-        let (body, length) = (70_000, 200_001);
-        let mut next = body;
-        for index in 0..chunk_count(length) {
-            let range = chunk_range(index, body, length);
-            if !range.is_empty() {
-                assert_eq!(range.start, next);
-                next = range.end;
-            }
-        }
-        assert_eq!(next, length);
-        assert!(chunk_range(0, body, length).is_empty());
-    }
-
-    #[test]
     fn what_is_found_in_parallel_is_complete_and_in_order() {
         for count in [0, 1, 11, 24, 1000] {
-            let found = find_in_parallel(count, |number| number % 3 == 0);
-            assert!(found.into_iter().eq((0..count).step_by(3)));
+            for threads in [1, 2, 5] {
+                let found = find_in_parallel(count, threads, |number| number % 3 == 0);
+                assert!(found.into_iter().eq((0..count).step_by(3)));
+            }
         }
     }
 
     #[test]
-    fn a_leaf_is_not_a_plain_hash() {
+    fn a_leaf_is_neither_a_plain_hash_nor_a_branch() {
         assert_ne!(leaf(b"x"), <[u8; 32]>::from(Sha256::digest(b"x")));
+        assert_ne!(leaf(b"x"), branch(b"x"));
     }
 }

@@ -6,6 +6,8 @@
 use zerocopy::little_endian::{U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
+use crate::tree::{LEAVES_PER_BRANCH, MAX_CHUNK_SIZE, MIN_CHUNK_SIZE, Tree};
+
 /// Size of an ELF64 file header; the artifact header follows it.
 pub const ELF_HEADER_SIZE: usize = 64;
 /// File offset of the header.
@@ -16,10 +18,8 @@ pub const HEADER_SIZE: usize = size_of::<Header>();
 pub const SIGNATURES_OFFSET: usize = HEADER_OFFSET + HEADER_SIZE;
 /// Size of the signature area in bytes. All zero in an unsigned artifact; see [`crate::signature`].
 pub const SIGNATURES_SIZE: usize = 512;
-/// File offset of the leaf table.
-pub const LEAVES_OFFSET: usize = SIGNATURES_OFFSET + SIGNATURES_SIZE;
-/// How many bytes of the file one leaf of the digest covers.
-pub const CHUNK_SIZE: usize = 65536;
+/// Size of the part of the file that every file has, and file offset of the digests behind it: see [`Tree`].
+pub const TREE_OFFSET: usize = SIGNATURES_OFFSET + SIGNATURES_SIZE;
 
 /// The first eight bytes of the header.
 pub const MAGIC: [u8; 8] = *b"\x7fCWASM\r\n";
@@ -94,11 +94,13 @@ pub enum Section {
     Handlers = 20,
     /// Sites in functions that were copied into their callers.
     Inlined = 21,
+    /// Defined functions that something may refer to.
+    FuncRefs = 22,
 }
 
 impl Section {
     /// Every section, in the order of the header's directory.
-    pub const ALL: [Self; 22] = [
+    pub const ALL: [Self; 23] = [
         Self::Text,
         Self::Module,
         Self::Types,
@@ -121,6 +123,7 @@ impl Section {
         Self::Tags,
         Self::Handlers,
         Self::Inlined,
+        Self::FuncRefs,
     ];
 
     /// The name of the ELF section.
@@ -149,6 +152,7 @@ impl Section {
             Self::Tags => ".cwasm.tags",
             Self::Handlers => ".cwasm.handlers",
             Self::Inlined => ".cwasm.inlined",
+            Self::FuncRefs => ".cwasm.funcrefs",
         }
     }
 
@@ -163,8 +167,8 @@ impl Section {
 pub const HEADER_SECTION: &str = ".cwasm.header";
 /// The ELF name of the section that holds the signature area.
 pub const SIGNATURES_SECTION: &str = ".cwasm.signatures";
-/// The ELF name of the section that holds the leaf table.
-pub const LEAVES_SECTION: &str = ".cwasm.leaves";
+/// The ELF name of the section that holds the digests below the root.
+pub const TREE_SECTION: &str = ".cwasm.tree";
 
 /// Where a section is in the file.
 #[derive(
@@ -249,12 +253,15 @@ pub struct Header {
     pub file_length: U64,
     /// How many leaves the file needs.
     pub leaf_count: U32,
-    /// How many leaves the leaf table has room for; the rest are zero.
+    /// How many leaves there is room for; the rest are zero.
     pub leaf_capacity: U32,
     /// The sections, by the numbers of [`Section`]. Unused entries are zero.
     pub sections: [SectionRange; 24],
+    /// How many bytes of the file a leaf covers: a power of two from [`MIN_CHUNK_SIZE`](crate::tree::MIN_CHUNK_SIZE)
+    /// to [`MAX_CHUNK_SIZE`](crate::tree::MAX_CHUNK_SIZE).
+    pub chunk_size: U32,
     /// Zero.
-    pub reserved: [u8; 112],
+    pub reserved: [u8; 108],
     /// The root digest.
     pub root: [u8; 32],
 }
@@ -268,11 +275,16 @@ impl Header {
         Self::ref_from_bytes(bytes).ok()
     }
 
-    /// Where the leaf table ends and the part of the file that the leaves
-    /// cover begins.
+    /// How the file is divided for its digest. `None` if no file may be divided like that.
     #[must_use]
-    pub fn body_offset(&self) -> u64 {
-        LEAVES_OFFSET as u64 + u64::from(self.leaf_capacity.get()) * 32
+    pub fn tree(&self) -> Option<Tree> {
+        Tree::new(self.chunk_size.get(), self.leaf_capacity.get())
+    }
+
+    /// Where the part of the file that the leaves cover begins. Nowhere, if [`Header::tree`] is `None`.
+    #[must_use]
+    pub fn body_offset(&self) -> usize {
+        self.tree().map_or(usize::MAX, Tree::body_offset)
     }
 
     /// Where a section is.
@@ -299,8 +311,10 @@ pub fn describe() -> String {
     fact("header size", HEADER_SIZE);
     fact("signatures offset", SIGNATURES_OFFSET);
     fact("signatures size", SIGNATURES_SIZE);
-    fact("leaves offset", LEAVES_OFFSET);
-    fact("chunk size", CHUNK_SIZE);
+    fact("tree offset", TREE_OFFSET);
+    fact("leaves per branch", LEAVES_PER_BRANCH);
+    fact("smallest chunk", MIN_CHUNK_SIZE);
+    fact("largest chunk", MAX_CHUNK_SIZE);
     fact("prefix.format_version", offset_of!(Prefix, format_version));
     fact("prefix.header_size", offset_of!(Prefix, header_size));
     fact("prefix.abi", offset_of!(Prefix, abi));
@@ -317,6 +331,7 @@ pub fn describe() -> String {
     fact("header.leaf_count", offset_of!(Header, leaf_count));
     fact("header.leaf_capacity", offset_of!(Header, leaf_capacity));
     fact("header.sections", offset_of!(Header, sections));
+    fact("header.chunk_size", offset_of!(Header, chunk_size));
     fact("header.reserved", offset_of!(Header, reserved));
     fact("header.root", offset_of!(Header, root));
     for section in Section::ALL {
@@ -368,7 +383,7 @@ mod tests {
         assert_eq!(core::mem::offset_of!(Header, cpu_features), 144);
         assert_eq!(core::mem::offset_of!(Header, sections), 240);
         assert_eq!(core::mem::offset_of!(Header, root), 736);
-        assert_eq!(LEAVES_OFFSET, 1344);
+        assert_eq!(TREE_OFFSET, 1344);
     }
 
     #[test]

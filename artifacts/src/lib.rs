@@ -6,7 +6,7 @@
 //!
 //! * [`abi`]: what compiled code and the loader agree on at run time;
 //! * [`cpu`], [`types`]: CPU features, and the types of imports and exports;
-//! * [`header`], [`records`], [`sites`]: the layout of the file;
+//! * [`header`], [`tree`], [`records`], [`sites`]: the layout of the file;
 //! * [`builder`]: writing an artifact;
 //! * [`digest`], [`check`]: is a file an artifact, for this host, and intact;
 //! * [`choice`]: which of several is the best for a host;
@@ -33,5 +33,6 @@ pub mod reference;
 pub mod report;
 pub mod signature;
 pub mod sites;
+pub mod tree;
 pub mod types;
 mod validate;

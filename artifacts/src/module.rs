@@ -15,8 +15,8 @@ use crate::cpu::Arch;
 use crate::header::{Header, Section, padded_text};
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
-    ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind,
+    FuncRefRecord, FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord,
+    ItemRecord, ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind,
 };
 use crate::report::{Problem, Report};
 use crate::sites::Sites;
@@ -158,8 +158,7 @@ impl Module {
         }
         self.imported = imported;
         let view = self.view(file);
-        let func_refs = view.record().func_refs.get();
-        self.layout = crate::validate::layout(&view, &self.counts, func_refs)?;
+        self.layout = crate::validate::layout(&view, &self.counts)?;
         Ok(())
     }
 
@@ -207,7 +206,7 @@ fn section_ranges(
     header: &Header,
     file: &[u8],
 ) -> Result<[Range<usize>; Section::ALL.len()], Report> {
-    let body = usize::try_from(header.body_offset()).unwrap_or(usize::MAX);
+    let body = header.body_offset();
     let mut ranges = Section::ALL.map(|_| 0..0);
     for section in Section::ALL {
         ranges[section as usize] = header
@@ -327,10 +326,18 @@ impl<'a> View<'a> {
         self.records(Section::Imports)
     }
 
-    /// Defined functions.
+    /// Defined functions that something may refer to. The vmctx has a reference for each.
     #[must_use]
-    pub fn functions(&self) -> &'a [FunctionRecord] {
-        self.records(Section::Functions)
+    pub fn func_refs(&self) -> &'a [FuncRefRecord] {
+        self.records(Section::FuncRefs)
+    }
+
+    /// The number of a defined function's reference; `None` if the function is imported, or nothing may refer to it.
+    #[must_use]
+    pub fn func_ref(&self, function: u32) -> Option<u32> {
+        let found =
+            self.func_refs().binary_search_by_key(&function, |it| it.function.get()).ok()?;
+        u32::try_from(found).ok()
     }
 
     /// Defined tables.
@@ -429,29 +436,14 @@ impl<'a> View<'a> {
         Some(record.ty.get())
     }
 
-    /// The defined function whose code contains a text offset: its index in
-    /// the function index space, and its record.
-    #[must_use]
-    pub fn function_at(&self, text: u32) -> Option<(u32, &'a FunctionRecord)> {
-        let functions = self.functions();
-        let after = functions.partition_point(|function| function.text.get() <= text);
-        let position = after.checked_sub(1)?;
-        let function = functions.get(position)?;
-        let end = u64::from(function.text.get()) + u64::from(function.length.get());
-        if u64::from(text) >= end {
-            return None;
-        }
-        let index = u32::try_from(position).ok()?.checked_add(self.counts().imported_functions)?;
-        Some((index, function))
-    }
-
-    /// The type index of a function.
+    /// The type index of a function. `None` if nothing may refer to it.
     #[must_use]
     pub fn function_type_index(&self, function: u32) -> Option<u32> {
-        match function.checked_sub(self.counts().imported_functions) {
-            Some(defined) => self.functions().get(defined as usize).map(|f| f.ty.get()),
-            None => self.imported(extern_kind::FUNC, function).map(|import| import.ty.ty.get()),
+        if function < self.counts().imported_functions {
+            return self.imported(extern_kind::FUNC, function).map(|import| import.ty.ty.get());
         }
+        let number = self.func_ref(function)?;
+        self.func_refs().get(number as usize).map(|func_ref| func_ref.ty.get())
     }
 
     /// The import that stands at `index` in the index space of its kind.
@@ -577,6 +569,27 @@ impl<'a> Late<'a> {
         inlined.get(inlined.binary_search_by_key(&text, |record| record.text.get()).ok()?)
     }
 
+    /// Defined functions.
+    #[must_use]
+    pub fn functions(&self) -> &'a [FunctionRecord] {
+        records(self.bytes(Section::Functions))
+    }
+
+    /// The defined function whose code contains a text offset: its index in
+    /// the function index space.
+    #[must_use]
+    pub fn function_at(&self, text: u32) -> Option<u32> {
+        let functions = self.functions();
+        let after = functions.partition_point(|function| function.text.get() <= text);
+        let position = after.checked_sub(1)?;
+        let function = functions.get(position)?;
+        let end = u64::from(function.text.get()) + u64::from(function.length.get());
+        if u64::from(text) >= end {
+            return None;
+        }
+        u32::try_from(position).ok()?.checked_add(self.module.counts.imported_functions)
+    }
+
     /// The name of a defined function, if the name section has one.
     #[must_use]
     pub fn function_name(&self, function: u32) -> Option<&'a str> {
@@ -597,9 +610,8 @@ impl<'a> Late<'a> {
     }
 
     fn name_of(&self, function: u32) -> Option<Text> {
-        let view = self.module.view(self.file);
-        let defined = function.checked_sub(view.counts().imported_functions)?;
-        Some(view.functions().get(defined as usize)?.name)
+        let defined = function.checked_sub(self.module.counts.imported_functions)?;
+        Some(self.functions().get(defined as usize)?.name)
     }
 }
 

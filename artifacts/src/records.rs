@@ -55,8 +55,6 @@ records! {
         name: Text,
         /// Function index of the start function, or [`NONE`].
         start: U32,
-        /// How many function references the vmctx holds.
-        func_refs: U32,
     }
 
     /// A function type and its trampolines.
@@ -104,12 +102,19 @@ records! {
         text: U32,
         /// Length of its code in bytes.
         length: U32,
-        /// Type index.
-        ty: U32,
-        /// Number of its function reference, or [`NONE`].
-        func_ref: U32,
         /// Name from the name section; empty if it has none.
         name: Text,
+    }
+
+    /// A defined function that something may refer to. The vmctx has a reference for each, in this order, which is
+    /// that of function indices.
+    FuncRefRecord {
+        /// Function index.
+        function: U32,
+        /// Text offset of its code.
+        text: U32,
+        /// Type index.
+        ty: U32,
     }
 
     /// A defined table, memory, global or tag.
@@ -163,7 +168,7 @@ records! {
     ItemRecord {
         /// [`item_kind::FUNCTIONS`]: function index. Else: first const op.
         first: U32,
-        /// [`item_kind::FUNCTIONS`]: zero. Else: number of const ops.
+        /// [`item_kind::FUNCTIONS`]: number of the function's reference; [`NONE`] if it is imported. Else: number of const ops.
         count: U32,
     }
 
@@ -330,6 +335,7 @@ mod tests {
             size_of::<TypeRecord>(),
             size_of::<ImportRecord>(),
             size_of::<FunctionRecord>(),
+            size_of::<FuncRefRecord>(),
             size_of::<DefinedRecord>(),
             size_of::<ExportRecord>(),
             size_of::<ConstOpRecord>(),
@@ -341,6 +347,6 @@ mod tests {
             size_of::<HandlerRecord>(),
             size_of::<InlinedRecord>(),
         ];
-        assert_eq!(sizes, [16, 20, 48, 24, 40, 16, 24, 32, 8, 40, 32, 12, 20, 12]);
+        assert_eq!(sizes, [12, 20, 48, 16, 12, 40, 16, 24, 32, 8, 40, 32, 12, 20, 12]);
     }
 }

@@ -284,7 +284,7 @@ impl fmt::Display for Problem {
                 write!(f, "built with settings that this loader does not know ({bits:#x})")
             }
             Self::CorruptFront => f.write_str(
-                "corrupt: the header or the leaf table (file offset 0 up to the first section) does not match the root digest",
+                "corrupt: the header or the digests behind it (file offset 0 up to the first section) do not match the root digest",
             ),
             Self::CorruptChunk { range, sections } => write!(
                 f,

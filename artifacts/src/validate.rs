@@ -11,9 +11,10 @@ use crate::abi::vmctx::{VmctxCounts, VmctxLayout};
 use crate::header::Section;
 use crate::module::{Counts, Late, View, invalid};
 use crate::records::{
-    ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FunctionRecord,
-    HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord, ModuleRecord, NONE, Span,
-    Text, TypeRecord, const_op, extern_flags, extern_kind, item_kind, segment_mode,
+    ConstOpRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord, FuncRefRecord,
+    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
+    ModuleRecord, NONE, Span, Text, TypeRecord, const_op, extern_flags, extern_kind, item_kind,
+    segment_mode,
 };
 use crate::reference::canonical;
 use crate::report::{Problem, Report};
@@ -21,6 +22,8 @@ use crate::sites::Sites;
 use crate::types::{ExternType, HeapType, RefType, TableType, TypeRef, ValType};
 
 type Check = Result<(), Problem>;
+
+const END_WITHIN_RECORD: &str = "the section ends within a record";
 
 /// Counts imports and definitions.
 pub(crate) fn counts(view: &View<'_>) -> Result<Counts, Report> {
@@ -43,8 +46,13 @@ pub(crate) fn counts(view: &View<'_>) -> Result<Counts, Report> {
             .filter(|total| *total != NONE)
             .ok_or_else(|| invalid(section, 0, "there are too many records"))
     };
-    counts.functions =
-        total(Section::Functions, counts.imported_functions, view.functions().len())?;
+    // They need not be there yet.
+    let functions = view.range(Section::Functions).len();
+    if !functions.is_multiple_of(size_of::<FunctionRecord>()) {
+        return Err(invalid(Section::Functions, 0, END_WITHIN_RECORD).into());
+    }
+    let functions = functions / size_of::<FunctionRecord>();
+    counts.functions = total(Section::Functions, counts.imported_functions, functions)?;
     counts.tables = total(Section::Tables, counts.imported_tables, view.tables().len())?;
     counts.memories = total(Section::Memories, counts.imported_memories, view.memories().len())?;
     counts.globals = total(Section::Globals, counts.imported_globals, view.globals().len())?;
@@ -58,7 +66,7 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::Types, size_of::<TypeRecord>()),
         (Section::ValTypes, 4),
         (Section::Imports, size_of::<ImportRecord>()),
-        (Section::Functions, size_of::<FunctionRecord>()),
+        (Section::FuncRefs, size_of::<FuncRefRecord>()),
         (Section::Tables, size_of::<DefinedRecord>()),
         (Section::Memories, size_of::<DefinedRecord>()),
         (Section::Globals, size_of::<DefinedRecord>()),
@@ -71,7 +79,7 @@ fn whole_records(view: &View<'_>) -> Check {
         (Section::Tags, size_of::<DefinedRecord>()),
     ] {
         if !view.bytes(section).len().is_multiple_of(size) {
-            return Err(invalid(section, 0, "the section ends within a record"));
+            return Err(invalid(section, 0, END_WITHIN_RECORD));
         }
     }
     if view.bytes(Section::Module).len() != size_of::<ModuleRecord>() {
@@ -81,20 +89,17 @@ fn whole_records(view: &View<'_>) -> Check {
 }
 
 /// The vmctx layout for the counts.
-pub(crate) fn layout(
-    view: &View<'_>,
-    counts: &Counts,
-    func_refs: u32,
-) -> Result<VmctxLayout, Report> {
+pub(crate) fn layout(view: &View<'_>, counts: &Counts) -> Result<VmctxLayout, Report> {
     let too_large = || Report::from(invalid(Section::Module, 0, "the vmctx is too large"));
+    let count = |records: usize| u32::try_from(records).map_err(|_| too_large());
     VmctxLayout::new(VmctxCounts {
         imported_functions: counts.imported_functions,
         memories: counts.memories,
         tables: counts.tables,
         imported_globals: counts.imported_globals,
         defined_globals: counts.globals - counts.imported_globals,
-        types: u32::try_from(view.types().len()).map_err(|_| too_large())?,
-        func_refs,
+        types: count(view.types().len())?,
+        func_refs: count(view.func_refs().len())?,
         tags: counts.tags,
     })
     .ok_or_else(too_large)
@@ -110,7 +115,8 @@ pub(crate) fn validate(view: &View<'_>, late: Option<&Late<'_>>) -> Result<(), R
     let problems = [
         validator.module(),
         validator.imports(),
-        validator.functions().and_then(|()| late.map_or(Ok(()), |late| validator.names(late))),
+        validator.func_refs(),
+        late.map_or(Ok(()), |late| validator.functions(late)),
         validator.definitions(),
         validator.exports(),
         validator.elements(),
@@ -127,7 +133,7 @@ pub(crate) fn validate(view: &View<'_>, late: Option<&Late<'_>>) -> Result<(), R
 pub(crate) fn late(view: &View<'_>, late: &Late<'_>) -> Result<(), Report> {
     let validator = Validator::new(view);
     let problems =
-        [validator.names(late), validator.handlers(late), validator.sites(late), inlined(late)];
+        [validator.functions(late), validator.handlers(late), validator.sites(late), inlined(late)];
     report(problems)
 }
 
@@ -145,7 +151,7 @@ fn whole(late: &Late<'_>, section: Section, size: usize) -> Check {
     if late.bytes(section).len().is_multiple_of(size) {
         return Ok(());
     }
-    Err(invalid(section, 0, "the section ends within a record"))
+    Err(invalid(section, 0, END_WITHIN_RECORD))
 }
 
 /// What must be true of a handler, so that an exception can go there.
@@ -360,12 +366,39 @@ impl<'v, 'a> Validator<'v, 'a> {
         Ok(())
     }
 
-    fn functions(&self) -> Check {
-        let func_refs = self.view.record().func_refs.get();
+    fn func_refs(&self) -> Check {
+        let mut next = self.counts.imported_functions;
+        for (index, func_ref) in self.view.func_refs().iter().enumerate() {
+            let bad = |what| Err(invalid(Section::FuncRefs, index, what));
+            let function = func_ref.function.get();
+            if function < next {
+                return bad("the references are not in the order of their functions");
+            }
+            if function >= self.counts.functions {
+                return bad("its function does not exist");
+            }
+            next = function + 1;
+            if func_ref.text.get() as usize >= self.view.bytes(Section::Text).len() {
+                return bad("an address lies outside of the code");
+            }
+            match self.view.types().get(func_ref.ty.get() as usize) {
+                None => return bad("the function's type does not exist"),
+                Some(ty) if ty.entry.get() == NONE => {
+                    return bad("its type has no entry trampoline");
+                }
+                Some(_) => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Functions, and that those that are referred to are these.
+    fn functions(&self, late: &Late<'_>) -> Check {
+        let strings = late.bytes(Section::Strings);
         let text = self.view.bytes(Section::Text).len() as u64;
+        let mut func_refs = (0..).zip(self.view.func_refs()).peekable();
         let mut end = 0;
-        let mut next_func_ref = 0;
-        for (index, function) in self.view.functions().iter().enumerate() {
+        for (index, function) in (0..).zip(late.functions()) {
             let bad = |what| Err(invalid(Section::Functions, index, what));
             let start = u64::from(function.text.get());
             if start < end {
@@ -375,30 +408,17 @@ impl<'v, 'a> Validator<'v, 'a> {
             if end > text || function.length.get() == 0 {
                 return bad("the function lies outside of the code");
             }
-            let Some(ty) = self.view.types().get(function.ty.get() as usize) else {
-                return bad("the function's type does not exist");
-            };
-            if function.func_ref.get() != NONE {
-                if function.func_ref.get() != next_func_ref {
-                    return bad("the function references are not numbered in order");
-                }
-                next_func_ref += 1;
-                if ty.entry.get() == NONE {
-                    return bad("its type has no entry trampoline");
-                }
-            }
-        }
-        if next_func_ref != func_refs {
-            return Err(invalid(Section::Module, 0, "the count of function references is wrong"));
-        }
-        Ok(())
-    }
-
-    /// The names of functions.
-    fn names(&self, late: &Late<'_>) -> Check {
-        let strings = late.bytes(Section::Strings);
-        for (index, function) in self.view.functions().iter().enumerate() {
             Self::text_in(strings, Section::Functions, index, function.name)?;
+            let defined = |it: u32| it.checked_sub(self.counts.imported_functions);
+            let is_of_this = |(_, func_ref): &(usize, &FuncRefRecord)| {
+                defined(func_ref.function.get()).is_some_and(|it| it as usize == index)
+            };
+            if let Some((number, func_ref)) = func_refs.next_if(is_of_this)
+                && func_ref.text != function.text
+            {
+                let what = "its address is not that of its function";
+                return Err(invalid(Section::FuncRefs, number, what));
+            }
         }
         Ok(())
     }
@@ -532,15 +552,19 @@ impl<'v, 'a> Validator<'v, 'a> {
         self.val_type(record.ty.get())
     }
 
-    /// Whether a function is imported, or has a number for its reference.
+    /// Whether a function is imported, or has a reference.
     fn has_func_ref(&self, function: u32) -> bool {
-        match function.checked_sub(self.counts.imported_functions) {
-            None => true,
-            Some(defined) => self
-                .view
-                .functions()
-                .get(defined as usize)
-                .is_some_and(|function| function.func_ref.get() != NONE),
+        function < self.counts.imported_functions || self.view.func_ref(function).is_some()
+    }
+
+    /// The same for an item, which says the number of the reference.
+    fn is_function_item(&self, item: &ItemRecord) -> bool {
+        match item.count.get() {
+            NONE => item.first.get() < self.counts.imported_functions,
+            number => {
+                let func_ref = self.view.func_refs().get(number as usize);
+                func_ref.is_some_and(|func_ref| func_ref.function == item.first)
+            }
         }
     }
 
@@ -611,7 +635,7 @@ impl<'v, 'a> Validator<'v, 'a> {
                     let of_functions = [true, false].map(|nullable| {
                         Some(ValType::Ref(RefType { nullable, heap: HeapType::Func }))
                     });
-                    if !of_functions.contains(&ty) || !self.has_func_ref(item.first.get()) {
+                    if !of_functions.contains(&ty) || !self.is_function_item(item) {
                         return bad("an item is a function without a reference");
                     }
                 }

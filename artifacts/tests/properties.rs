@@ -2,14 +2,15 @@
 //! bytes passes.
 
 use cwasm_artifact::abi::fingerprint;
-use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, reseal, seal};
+use cwasm_artifact::builder::{Provenance, Tables, reseal, seal};
 use cwasm_artifact::check::{Host, check, claimed_length};
 use cwasm_artifact::cpu::{CpuFeatures, host_triple};
 use cwasm_artifact::header::{
-    HEADER_OFFSET, LEAVES_OFFSET, SIGNATURES_OFFSET, Section, SectionRange,
+    HEADER_OFFSET, SIGNATURES_OFFSET, Section, SectionRange, TREE_OFFSET,
 };
 use cwasm_artifact::module::Module;
 use cwasm_artifact::signature::Signatures;
+use cwasm_artifact::tree::Tree;
 use proptest::prelude::*;
 use sha2::{Digest as _, Sha256};
 
@@ -26,8 +27,8 @@ fn artifact(padding: usize) -> Vec<u8> {
             bytes
         })
         .unwrap();
-    let capacity = leaf_capacity(LEAVES_OFFSET + module.len() + padding);
-    let start = LEAVES_OFFSET + capacity * 32;
+    let tree = Tree::for_at_most(module.len() + padding, 4096);
+    let start = tree.body_offset();
     let mut file = vec![0; start];
     file[..4].copy_from_slice(b"\x7fELF");
     let range = SectionRange::new(start as u64, module.len() as u64);
@@ -43,13 +44,13 @@ fn artifact(padding: usize) -> Vec<u8> {
         opt_level: "2",
         source: b"",
     };
-    seal(&mut file, &provenance, &[(Section::Module, range)], capacity).unwrap();
+    seal(&mut file, &provenance, &[(Section::Module, range)], tree).unwrap();
     file
 }
 
 #[test]
 fn the_smallest_artifact_is_accepted() {
-    for padding in [0, 1, 65_536, 200_000] {
+    for padding in [0, 1, 16_384, 200_000, 3_000_000] {
         let file = artifact(padding);
         let checked = check(&file, Some(&Host::this())).unwrap();
         let module = Module::new(&checked).unwrap();
@@ -64,7 +65,7 @@ proptest! {
         prop_assert!(check(&bytes, Some(&Host::this())).is_err());
         // And with the front of an artifact before them.
         let mut file = artifact(0);
-        file.truncate(LEAVES_OFFSET);
+        file.truncate(TREE_OFFSET);
         file.extend_from_slice(&bytes);
         prop_assert!(check(&file, None).is_err());
     }
@@ -79,11 +80,11 @@ proptest! {
 
     #[test]
     fn a_front_that_was_sealed_again_never_panics(
-        place in HEADER_OFFSET..LEAVES_OFFSET,
+        place in HEADER_OFFSET..TREE_OFFSET,
         bytes in proptest::collection::vec(any::<u8>(), 1..64),
     ) {
         let mut file = artifact(100);
-        let end = (place + bytes.len()).min(LEAVES_OFFSET);
+        let end = (place + bytes.len()).min(TREE_OFFSET);
         file[place..end].copy_from_slice(&bytes[..end - place]);
         if reseal(&mut file).is_ok() && let Ok(checked) = check(&file, None) {
             let _ = Module::new(&checked);
@@ -96,7 +97,7 @@ proptest! {
         stray in prop_oneof![Just((0, 0)), (0_usize..480, any::<u8>())],
     ) {
         let mut file = artifact(0);
-        let area = &mut file[SIGNATURES_OFFSET..LEAVES_OFFSET];
+        let area = &mut file[SIGNATURES_OFFSET..TREE_OFFSET];
         for (place, (kind, key, byte)) in area.chunks_exact_mut(96).zip(&records) {
             match kind {
                 0 => continue,

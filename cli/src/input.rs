@@ -11,7 +11,7 @@ use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use cwasm_artifact::bundle;
-use cwasm_artifact::header::{HEADER_OFFSET, LEAVES_OFFSET, MAGIC};
+use cwasm_artifact::header::{HEADER_OFFSET, MAGIC, TREE_OFFSET};
 use cwasm_artifact::report::Resemblance;
 use cwasm_compiler::{CompileError, explain, parse_text};
 
@@ -56,9 +56,9 @@ fn open(path: &Path) -> anyhow::Result<File> {
 /// The first bytes of a file: as many as the front of an artifact has.
 pub(crate) fn front(path: &Path) -> anyhow::Result<Vec<u8>> {
     // With room for all of it, this is one read.
-    let mut bytes = Vec::with_capacity(LEAVES_OFFSET);
+    let mut bytes = Vec::with_capacity(TREE_OFFSET);
     open(path)?
-        .take(LEAVES_OFFSET as u64)
+        .take(TREE_OFFSET as u64)
         .read_to_end(&mut bytes)
         .with_context(|| format!("cannot read {}", path.display()))?;
     Ok(bytes)
@@ -136,10 +136,10 @@ mod tests {
     fn the_front_of_a_file_is_as_long_as_that_of_an_artifact_or_the_file() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("file");
-        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(LEAVES_OFFSET * 2).collect();
-        for length in [0, 1, LEAVES_OFFSET - 1, LEAVES_OFFSET, LEAVES_OFFSET * 2] {
+        let bytes: Vec<u8> = (0..=u8::MAX).cycle().take(TREE_OFFSET * 2).collect();
+        for length in [0, 1, TREE_OFFSET - 1, TREE_OFFSET, TREE_OFFSET * 2] {
             std::fs::write(&path, &bytes[..length]).unwrap();
-            assert_eq!(front(&path).unwrap(), bytes[..length.min(LEAVES_OFFSET)]);
+            assert_eq!(front(&path).unwrap(), bytes[..length.min(TREE_OFFSET)]);
         }
     }
 

@@ -95,7 +95,7 @@ struct Source {
 #[derive(Debug, Serialize)]
 struct Functions {
     imported: u32,
-    defined: usize,
+    defined: u32,
 }
 
 #[derive(Debug, Serialize)]
@@ -215,7 +215,7 @@ impl Summary {
             name: (!name.is_empty()).then(|| name.to_owned()),
             functions: Functions {
                 imported: view.counts().imported_functions,
-                defined: view.functions().len(),
+                defined: view.counts().functions - view.counts().imported_functions,
             },
             sections: sections(checked),
             imports: view

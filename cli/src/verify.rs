@@ -169,7 +169,7 @@ impl Verify {
 /// the body does. If it does not, the first byte that differs at all.
 fn first_difference(checked: &Checked<'_>, compiled: &[u8]) -> usize {
     let file = checked.file();
-    let body = usize::try_from(checked.header().body_offset()).unwrap_or(usize::MAX);
+    let body = checked.header().body_offset();
     let from = |start: usize| {
         let pairs = file.iter().zip(compiled).enumerate().skip(start);
         pairs.into_iter().find(|(_, (a, b))| a != b).map(|(at, _)| at)

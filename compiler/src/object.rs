@@ -1,20 +1,21 @@
 //! The artifact: an ELF object of which every section is known, sealed with
 //! its digest, and read again before it is handed out.
 //!
-//! The front of the file is as the artifact format says (header, signatures, leaf table); `layout` has the rest. Symbols and sections have their
+//! The front of the file is as the artifact format says (header, signatures, digests); `layout` has the rest. Symbols and sections have their
 //! names where those of functions are for backtraces, so that these are there once.
 
 use std::borrow::Cow;
 
 use cwasm_artifact::abi::fingerprint;
-use cwasm_artifact::builder::{Provenance, Tables, leaf_capacity, seal};
+use cwasm_artifact::builder::{Provenance, Tables, seal};
 use cwasm_artifact::check::{LATE, check, check_unhashed};
 use cwasm_artifact::cpu::CpuFeatures;
 use cwasm_artifact::header::{
-    HEADER_OFFSET, HEADER_SECTION, HEADER_SIZE, LEAVES_OFFSET, LEAVES_SECTION, SIGNATURES_OFFSET,
-    SIGNATURES_SECTION, SIGNATURES_SIZE, Section, SectionRange,
+    HEADER_OFFSET, HEADER_SECTION, HEADER_SIZE, SIGNATURES_OFFSET, SIGNATURES_SECTION,
+    SIGNATURES_SIZE, Section, SectionRange, TREE_OFFSET, TREE_SECTION,
 };
 use cwasm_artifact::module::Module as ArtifactModule;
+use cwasm_artifact::tree::Tree;
 use object::elf as ids;
 
 use crate::CompiledModule;
@@ -55,7 +56,7 @@ pub(crate) struct Parts<'a> {
 pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
     let Parts { wasm, settings, features, compiled, tables, eh_frame } = parts;
     let object = Object::of(settings, compiled, tables, eh_frame)?;
-    let Written { mut file, sections, capacity } = object.write(settings.page_size() as usize)?;
+    let Written { mut file, sections, tree } = object.write(settings.page_size() as usize)?;
     let provenance = Provenance {
         abi: fingerprint(),
         compiler: env!("CARGO_PKG_VERSION"),
@@ -66,7 +67,7 @@ pub(crate) fn write(parts: Parts<'_>) -> Result<Vec<u8>, CompileError> {
         opt_level: settings.opt_level.name(),
         source: wasm,
     };
-    seal(&mut file, &provenance, &sections, capacity)?;
+    seal(&mut file, &provenance, &sections, tree)?;
     reread(&file)?;
     Ok(file)
 }
@@ -98,7 +99,7 @@ struct Written {
     /// Where those are that the artifact's header lists.
     sections: Vec<(Section, SectionRange)>,
     /// How many leaves it has room for.
-    capacity: usize,
+    tree: Tree,
 }
 
 /// The number of the section with the code, if there is one: it comes behind that of nothing, and those of the front area.
@@ -115,7 +116,7 @@ impl<'a> Object<'a> {
         let text = &compiled.text;
         let symbols = symbols::symbols(compiled, &mut tables, CODE)?;
         let mut name = |name: &str| tables.add_text(name).map(|text| text.offset.get());
-        let front = [name(HEADER_SECTION)?, name(SIGNATURES_SECTION)?, name(LEAVES_SECTION)?];
+        let front = [name(HEADER_SECTION)?, name(SIGNATURES_SECTION)?, name(TREE_SECTION)?];
         let code_name = name(Section::Text.name())?;
         // Without it, linkers make the stack executable.
         let stack_name = name(".note.GNU-stack")?;
@@ -151,6 +152,8 @@ impl<'a> Object<'a> {
             let mut header = SectionHeader { name: name.unwrap_or_default(), ..data };
             let role = match section {
                 Section::ImageBytes => Role::Images { phase: phase as usize },
+                // Only function names can wait. Those of imports and exports come before them.
+                Section::Strings => Role::Now,
                 late if LATE.contains(&late) => Role::Late,
                 _ => Role::Now,
             };
@@ -213,15 +216,15 @@ impl<'a> Object<'a> {
             .chain([table])
             .collect();
         let most: usize = parts.iter().map(|part| part.length + ALIGNMENT).sum();
-        let capacity = leaf_capacity(most + 4 * page);
+        let tree = Tree::for_at_most(most + 4 * page, page);
         let Layout { offsets, length } =
-            layout::arrange(&parts, LEAVES_OFFSET + capacity * 32, page);
+            layout::arrange(&parts, tree.body_offset(), page, tree.chunk_size());
 
         let mut headers = vec![SectionHeader::default()];
         let front = [
             (HEADER_OFFSET, HEADER_SIZE),
             (SIGNATURES_OFFSET, SIGNATURES_SIZE),
-            (LEAVES_OFFSET, capacity * 32),
+            (TREE_OFFSET, tree.body_offset() - TREE_OFFSET),
         ];
         headers.extend(self.front.iter().zip(front).map(|(name, (offset, length))| {
             let (name, kind, flags) = (*name, ids::SHT_PROGBITS, ids::SHF_ALLOC);
@@ -253,7 +256,7 @@ impl<'a> Object<'a> {
         let mut bytes = Vec::with_capacity(count * SECTION_HEADER);
         headers.iter().for_each(|header| self.machine.section_header(&mut bytes, header));
         file[table..][..bytes.len()].copy_from_slice(&bytes);
-        Ok(Written { file, sections: known, capacity })
+        Ok(Written { file, sections: known, tree })
     }
 }
 

@@ -3,8 +3,8 @@
 use cwasm_artifact::builder::{BuildError, Tables};
 use cwasm_artifact::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
-    FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord, ItemRecord,
-    ModuleRecord, NONE, Span, const_op, extern_kind, item_kind, segment_mode,
+    FuncRefRecord, FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord,
+    ItemRecord, ModuleRecord, NONE, Span, const_op, extern_kind, item_kind, segment_mode,
 };
 
 use cwasm_artifact::sites::Site;
@@ -31,11 +31,8 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
     let CompiledModule { module, text, images } = compiled;
     let mut tables = Tables::default();
     let name = tables.add_text(module.names.module.unwrap_or(""))?;
-    tables.module = ModuleRecord {
-        name,
-        start: module.start.map_or(NONE, |index| index.as_u32()).into(),
-        func_refs: module.vmctx.counts().func_refs.into(),
-    };
+    tables.module =
+        ModuleRecord { name, start: module.start.map_or(NONE, |index| index.as_u32()).into() };
     types(&mut tables, compiled)?;
     imports(&mut tables, module)?;
     // Their names come before those of functions, which nobody needs before a backtrace.
@@ -58,14 +55,20 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
         tables.functions.push(FunctionRecord {
             text: range.offset.into(),
             length: range.len.into(),
-            ty: function.ty.as_u32().into(),
-            func_ref: function.func_ref.map_or(NONE, |number| number.as_u32()).into(),
             name,
         });
+        // Their numbers ascend with the functions.
+        if function.func_ref.is_some() {
+            tables.func_refs.push(FuncRefRecord {
+                function: index.as_u32().into(),
+                text: range.offset.into(),
+                ty: function.ty.as_u32().into(),
+            });
+        }
     }
     definitions(&mut tables, module)?;
     for segment in &module.elements {
-        element(&mut tables, segment)?;
+        element(&mut tables, module, segment)?;
     }
     for (index, segment) in module.data.iter().enumerate() {
         let (mode, memory, offset) = mode(&mut tables, &segment.mode, |memory| memory.as_u32())?;
@@ -177,13 +180,19 @@ fn definitions(tables: &mut Tables, module: &Module<'_>) -> Result<(), CompileEr
     Ok(())
 }
 
-fn element(tables: &mut Tables, segment: &ElementSegment) -> Result<(), CompileError> {
+fn element(
+    tables: &mut Tables,
+    module: &Module<'_>,
+    segment: &ElementSegment,
+) -> Result<(), CompileError> {
     let (mode, table, offset) = mode(tables, &segment.mode, |table| table.as_u32())?;
     let (kind, items) = match &segment.items {
         ElementItems::Funcs(functions) => {
-            let items = functions
-                .iter()
-                .map(|index| ItemRecord { first: index.as_u32().into(), count: 0.into() });
+            let items = functions.iter().map(|index| {
+                let number = module.functions[*index].func_ref;
+                let number = number.map_or(NONE, |number| number.as_u32());
+                ItemRecord { first: index.as_u32().into(), count: number.into() }
+            });
             (item_kind::FUNCTIONS, tables.add_items(items)?)
         }
         ElementItems::Exprs(expressions) => {

@@ -93,12 +93,22 @@ fn the_records_describe_the_module() {
     read(&artifact, |view, module| {
         assert_eq!(view.text(view.record().name), "demo");
         assert_eq!(module.counts().imported_functions, 1);
-        let functions = view.functions();
+        let functions = module.late(&artifact).functions();
         let names: Vec<&str> = functions.iter().map(|f| view.text(f.name)).collect();
         assert_eq!(names, ["add", "hidden", "", ""]);
         // Only what can be reached other than by a call has a reference.
-        let refs: Vec<u32> = functions.iter().map(|f| f.func_ref.get()).collect();
-        assert_eq!(refs, [0, NONE, 1, 2]);
+        let refs: Vec<_> = view.func_refs().iter().map(|it| it.function.get()).collect();
+        assert_eq!(refs, [1, 3, 4]);
+        assert_eq!(
+            [0, 1, 2, 3, 4, 5].map(|it| view.func_ref(it)),
+            [None, Some(0), None, Some(1), Some(2), None]
+        );
+        for (func_ref, defined) in view.func_refs().iter().zip([0, 2, 3]) {
+            assert_eq!(func_ref.text, functions[defined].text);
+        }
+        // `add` is in a segment.
+        let item = &view.items(view.elements()[0].items)[0];
+        assert_eq!((item.first.get(), item.count.get()), (1, 0));
         let types = view.types();
         // Equal types share their trampolines.
         let trampolines = |ty: usize| (types[ty].entry.get(), types[ty].exit.get());
@@ -158,7 +168,7 @@ fn sites_lead_from_code_to_the_operators() {
         let sites: Vec<_> = late.sites().iter().collect();
         assert!(sites.is_sorted_by_key(|site| site.text));
         let within = |name: &str| {
-            let function = view.functions().iter().find(|f| view.text(f.name) == name).unwrap();
+            let function = late.functions().iter().find(|f| view.text(f.name) == name).unwrap();
             let range = function.text.get()..function.text.get() + function.length.get();
             sites.iter().filter(move |site| range.contains(&site.text))
         };
@@ -168,7 +178,7 @@ fn sites_lead_from_code_to_the_operators() {
         assert_eq!(Trap::from_code(load[0].trap), Some(Trap::MemoryOutOfBounds));
         assert_eq!(module[load[0].wasm as usize], 0x28);
         // Calls are 0x10, the division 0x6e. That of `hidden` became a copy of its load.
-        let run = &view.functions()[2];
+        let run = &late.functions()[2];
         let range = run.text.get()..run.text.get() + run.length.get();
         let of_run: Vec<_> = sites.iter().filter(|site| range.contains(&site.text)).collect();
         let returns: Vec<_> = of_run.iter().filter(|site| site.trap == 0).collect();
@@ -240,7 +250,7 @@ fn object_files_say_what_the_header_says() {
         for text in [PROGRAM, "(module)", "(module (memory 1) (data (i32.const 9) \"x\"))"] {
             let artifact = compile(&wasm(text), &settings).unwrap();
             let elf = ElfFile64::<Endianness>::parse(&*artifact).unwrap();
-            read(&artifact, |view, module| {
+            read(&artifact, |_, module| {
                 for section in Section::ALL {
                     let range = module.range(section);
                     let found = elf.section_by_name(section.name());
@@ -255,7 +265,7 @@ fn object_files_say_what_the_header_says() {
                     .map(|symbol| (symbol.address(), symbol.size(), symbol.name().unwrap()))
                     .collect();
                 assert!(symbols.is_sorted());
-                for function in view.functions() {
+                for function in module.late(&artifact).functions() {
                     let place = (function.text.get().into(), function.length.get().into());
                     assert!(symbols.iter().any(|it| (it.0, it.1) == place), "{target}");
                 }
@@ -385,7 +395,7 @@ fn code_for_size_is_smaller() {
     );
     let length = |opt_level| {
         let artifact = compile(&wasm(&text), &Settings { opt_level, ..x86() }).unwrap();
-        read(&artifact, |view, _| view.functions()[0].length.get())
+        read(&artifact, |_, read| read.late(&artifact).functions()[0].length.get())
     };
     assert!(length(OptLevel::SpeedAndSize) < length(OptLevel::Speed));
 }
@@ -444,9 +454,9 @@ fn calls_of(operation: &str) -> Vec<usize> {
     let count = |target: &&str| {
         let settings = Settings { target: target.parse().unwrap(), ..Settings::default() };
         let artifact = compile(&module, &settings).unwrap();
-        read(&artifact, |view, read| {
-            let end = view.functions()[0].text.get() + view.functions()[0].length.get();
+        read(&artifact, |_, read| {
             let late = read.late(&artifact);
+            let end = late.functions()[0].text.get() + late.functions()[0].length.get();
             late.sites().iter().filter(|site| site.trap == 0 && site.text <= end).count()
         })
     };

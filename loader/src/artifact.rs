@@ -14,7 +14,7 @@ use cwasm_artifact::sites::Sites;
 use cwasm_artifact::types::{ExternType, ValType};
 
 use crate::error::LoadError;
-use crate::snapshot::{Snapshot, runs};
+use crate::snapshot::Snapshot;
 use crate::source::{Opened, Source};
 use crate::sys::{ImageFile, ImageRun};
 use crate::trust::Trust;
@@ -122,7 +122,7 @@ impl Artifact {
         Self::of_origin(Snapshot::of(&trust.open(source.into())?)?, trust.origin())
     }
 
-    /// Loads an artifact like [`Artifact::load`], but reads, checks and copies a part of its code (64 KiB) when
+    /// Loads an artifact like [`Artifact::load`], but reads, checks and copies a part of its code (from 8 KiB on) when
     /// a program first needs it, and so for what only traps, exceptions and backtraces need, and for what memories begin with. What is never used costs neither time nor memory.
     ///
     /// What is checked is still what runs, and what programs see. The difference is in when: the file is kept open, and if it is overwritten or cut
@@ -144,13 +144,9 @@ impl Artifact {
         source: impl Into<Source<'a>>,
         trust: &Trust,
     ) -> Result<Self, LoadError> {
-        let opened = trust.open(source.into())?;
-        let Opened::File { file, name } = &opened else {
-            return Self::of_origin(Snapshot::of(&opened)?, trust.origin());
-        };
-        let (snapshot, lazy) = Snapshot::of_file_lazily(file.get(), name)?;
-        let deferred = lazy.deferred().clone();
-        let artifact = Self::from_snapshot(snapshot, Some(lazy), |snapshot| {
+        let (snapshot, lazy) = Snapshot::lazily_of(trust.open(source.into())?)?;
+        let deferred = lazy.as_ref().map(|lazy| lazy.deferred().clone()).unwrap_or_default();
+        let artifact = Self::from_snapshot(snapshot, lazy, |snapshot| {
             snapshot.check(trust.origin(), &deferred)
         })?;
         // Trampolines are there from the beginning, so that code that is lost can be reported to their callers.
@@ -245,22 +241,24 @@ impl Artifact {
 
     /// The name of a defined function, if it has one.
     pub(crate) fn function_name(&self, function: u32) -> Result<Option<&str>, Lost> {
-        let late = self.late(&[])?;
+        let late = self.late(&[Section::Functions])?;
         self.load_parts(late.function_name_range(function), Kind::Data)?;
         Ok(late.function_name(function))
+    }
+
+    /// The defined function whose code contains a text offset.
+    pub(crate) fn function_at(&self, text: u32) -> Result<Option<u32>, Lost> {
+        Ok(self.late(&[Section::Functions])?.function_at(text))
     }
 
     /// Whether a text offset is in an entry trampoline, where a call may not have an entry frame yet.
     pub(crate) fn in_entry_trampoline(&self, text: u32) -> bool {
         let view = self.view();
-        if view.function_at(text).is_some() {
-            return false;
-        }
         let entries = view.types().iter().map(|ty| (ty.entry.get(), true));
         let exits = view.types().iter().map(|ty| (ty.exit.get(), false));
-        // Each ends where the next begins.
+        // Each ends where the next begins, and they lie behind the functions.
         let before = entries.chain(exits).filter(|(place, _)| *place <= text);
-        before.max().is_none_or(|(_, entry)| entry)
+        before.max().is_some_and(|(_, entry)| entry)
     }
 
     /// Loads an artifact from memory, if there is a reason to trust it. The
@@ -381,9 +379,7 @@ impl Artifact {
             None => snapshot.make_executable(text)?,
             Some(lazy) => {
                 let now = |(part, _): &(Part, Range<usize>)| *part == Part::Now;
-                for (_, run) in
-                    runs(lazy.deferred(), snapshot.bytes().len()).into_iter().filter(now)
-                {
+                for (_, run) in lazy.runs(snapshot.bytes().len()).into_iter().filter(now) {
                     let start = run.start.clamp(text.start, text.end);
                     snapshot.make_executable(start..run.end.clamp(text.start, text.end))?;
                 }

@@ -8,7 +8,7 @@ use cwasm_artifact::bundle::{BundleEntry, BundleError, BundleIndex, HEAD_SIZE, f
 use cwasm_artifact::check::Host;
 use cwasm_artifact::choice::Needs;
 use cwasm_artifact::digest::Digest;
-use cwasm_artifact::header::LEAVES_OFFSET;
+use cwasm_artifact::header::TREE_OFFSET;
 
 use crate::artifact::Artifact;
 use crate::error::LoadError;
@@ -43,7 +43,7 @@ impl<'a> Bundle<'a> {
     /// If it cannot be read, or is no intact bundle.
     pub fn open(source: impl Into<Source<'a>>) -> Result<Self, LoadError> {
         let source = source.into().open()?;
-        let length = length(&source)?;
+        let length = length(&source);
         let head = read(&source, 0, length.min(HEAD_SIZE as u64))?;
         let front = front_length(&head, length).map_err(|error| refused(&source, error))?;
         let front = read(&source, 0, front)?;
@@ -93,7 +93,7 @@ impl<'a> Bundle<'a> {
 
     /// As much of an artifact as says what it needs.
     fn front(&self, entry: &BundleEntry) -> Result<Vec<u8>, LoadError> {
-        self.read_pieces(entry, LEAVES_OFFSET as u64)
+        self.read_pieces(entry, TREE_OFFSET as u64)
     }
 
     /// The first bytes of an artifact.
@@ -149,13 +149,10 @@ fn refused(source: &Opened<'_>, error: BundleError) -> LoadError {
     LoadError::Bundle { path: name(source), source: error }
 }
 
-fn length(source: &Opened<'_>) -> Result<u64, LoadError> {
+fn length(source: &Opened<'_>) -> u64 {
     match source {
-        Opened::File { file, name } => {
-            let read = |source| LoadError::Read { path: name.clone(), source };
-            Ok(file.get().metadata().map_err(read)?.len())
-        }
-        Opened::Bytes(bytes) => Ok(bytes.len() as u64),
+        Opened::File { length, .. } => *length,
+        Opened::Bytes(bytes) => bytes.len() as u64,
     }
 }
 
@@ -169,7 +166,7 @@ fn read(source: &Opened<'_>, offset: u64, length: u64) -> Result<Vec<u8>, LoadEr
             let range = start..start.checked_add(count).ok_or_else(changed)?;
             Ok(bytes.get(range).ok_or_else(changed)?.to_vec())
         }
-        Opened::File { file, name } => {
+        Opened::File { file, name, .. } => {
             let mut bytes = vec![0; count];
             match file.get().read_exact_at(&mut bytes, offset) {
                 Ok(()) => Ok(bytes),

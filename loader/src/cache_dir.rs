@@ -153,7 +153,7 @@ impl CacheDir {
     /// directory on the way.
     pub fn read(&self, path: impl AsRef<Path>, limit: usize) -> Result<Vec<u8>, LoadError> {
         let source = Source::from(path.as_ref());
-        let Opened::File { file, name } = self.open_entry(source)? else {
+        let Opened::File { file, name, .. } = self.open_entry(source)? else {
             return Err(LoadError::NotInCache { directory: self.inner.path.clone() });
         };
         let bound = u64::try_from(limit).unwrap_or(u64::MAX);
@@ -208,9 +208,10 @@ impl CacheDir {
         let Some((file, facts)) = opened else {
             return Err(LoadError::CacheEntry { path, exposure: Exposure::Link });
         };
-        not_special(&path, file.metadata().map_err(read)?.file_type())?;
+        let metadata = file.metadata().map_err(read)?;
+        not_special(&path, metadata.file_type())?;
         self.only_ours(&path, facts)?;
-        Ok(Opened::File { file: Handle::Ours(file), name: path })
+        Ok(Opened::File { file: Handle::Ours(file), name: path, length: metadata.len() })
     }
 
     fn only_ours(&self, path: &Path, facts: Facts) -> Result<(), LoadError> {

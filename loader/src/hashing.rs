@@ -33,7 +33,7 @@ struct Work {
 
 /// Which of these chunks of a map have other leaves than they must, in order.
 pub(crate) fn wrong_chunks(map: &Arc<Mmap>, expected: Vec<Expected>) -> Vec<Range<usize>> {
-    let threads = digest::threads_for(expected.len());
+    let threads = digest::threads_for(expected.iter().map(|expected| expected.chunk.len()).sum());
     let work = Arc::new(Work::new(Arc::clone(map), expected));
     for _ in 1..threads {
         let work = Arc::clone(&work);

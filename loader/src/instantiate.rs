@@ -241,7 +241,7 @@ fn build<'code>(
     instance.globals = globals.into();
     instance.tags = tags.into();
 
-    for function in view.functions().iter().filter(|function| function.func_ref.get() != NONE) {
+    for (number, function) in (0..).zip(view.func_refs()) {
         let ty = function.ty.get() as usize;
         let entry = instance.code(view.types()[ty].entry.get());
         let func_ref = VmFuncRef {
@@ -255,7 +255,7 @@ fn build<'code>(
                 std::mem::transmute::<*const std::ffi::c_void, EntryTrampoline>(entry)
             }),
         };
-        instance.set_func_ref(function.func_ref.get(), func_ref);
+        instance.set_func_ref(number, func_ref);
     }
     Ok(())
 }
@@ -430,7 +430,7 @@ impl StoreCore<'_> {
         self.tables[table as usize].range(to, length)?;
         for (item, index) in items.iter().zip(to..) {
             let value: RawRef = if record.item_kind.get() == item_kind::FUNCTIONS {
-                let func = self.instances[position].function(item.first.get());
+                let func = self.instances[position].item(item);
                 func.map_or(ptr::null_mut(), |func| func.as_ptr().cast())
             } else {
                 let span = Span { start: item.first, count: item.count };

@@ -10,19 +10,19 @@ use std::fs::File;
 use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cwasm_artifact::check::{
     Checked, Deferred, Host, Origin, Part, check_deferring, claimed_length,
 };
-use cwasm_artifact::header::{CHUNK_SIZE, Header, LEAVES_OFFSET};
+use cwasm_artifact::header::{Header, TREE_OFFSET};
 use cwasm_artifact::report::Report;
 use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 
 use crate::error::LoadError;
 use crate::hashing;
-use crate::source::Opened;
+use crate::source::{Handle, Opened};
 use crate::sys;
 use crate::vm::lazy::LazyParts;
 
@@ -34,6 +34,14 @@ const MAX_UNKNOWN: u64 = 64 << 20;
 
 /// The size of a large page. To have one is much cheaper than to have as much memory in small ones.
 const HUGE_PAGE: usize = 2 << 20;
+
+/// How much of a file is read to find out how much there is to read. Has room for the header and the digests of most files.
+const FRONT: usize = 4096;
+
+const _: () = assert!(FRONT >= TREE_OFFSET);
+
+/// From how many bytes on it is quicker to ask for their pages at once than to fault for each.
+const POPULATED: usize = 12 << 10;
 
 /// Read-only bytes of a source.
 #[derive(Debug)]
@@ -51,16 +59,16 @@ impl Snapshot {
     /// Reads a source.
     pub(crate) fn of(source: &Opened<'_>) -> Result<Self, LoadError> {
         match source {
-            Opened::File { file, name } => Self::of_file(file.get(), name),
+            Opened::File { file, name, length } => Self::of_file(file.get(), name, *length),
             Opened::Bytes(bytes) => Self::of_bytes(bytes),
         }
     }
 
     /// Reads a file from its beginning.
-    fn of_file(file: &File, name: &Path) -> Result<Self, LoadError> {
+    fn of_file(file: &File, name: &Path, length: u64) -> Result<Self, LoadError> {
         let read = |source| LoadError::Read { path: name.to_owned(), source };
         let changed = || LoadError::Changed { path: name.to_owned() };
-        let (front, length, wanted) = measure(file, name)?;
+        let (front, wanted) = measure(file, name, length)?;
         let mut map = Self::allocate(wanted)?;
         // It has room for them.
         let bytes = usize::try_from(wanted).unwrap_or(usize::MAX).min(map.len());
@@ -75,38 +83,56 @@ impl Snapshot {
         Self::freeze(map, bytes, length.max(wanted))
     }
 
-    /// Reads the parts of a file that are needed to instantiate. What else a loader uses is loaded when it is needed.
-    pub(crate) fn of_file_lazily(file: &File, name: &Path) -> Result<(Self, LazyParts), LoadError> {
-        let read = |source| LoadError::Read { path: name.to_owned(), source };
-        let changed = || LoadError::Changed { path: name.to_owned() };
-        let (front, length, wanted) = measure(file, name)?;
+    /// Reads the parts of a file that are needed to instantiate. What else a loader uses is loaded when it is needed. Reads all of
+    /// bytes in memory, and of a file whose chunks cannot be loaded one by one.
+    pub(crate) fn lazily_of(source: Opened<'_>) -> Result<(Self, Option<LazyParts>), LoadError> {
+        match source {
+            Opened::File { file, name, length } => Self::lazily_of_file(file, name, length),
+            Opened::Bytes(bytes) => Ok((Self::of_bytes(bytes)?, None)),
+        }
+    }
+
+    fn lazily_of_file(
+        file: Handle<'_>,
+        name: PathBuf,
+        length: u64,
+    ) -> Result<(Self, Option<LazyParts>), LoadError> {
+        let read = |source| LoadError::Read { path: name.clone(), source };
+        let changed = || LoadError::Changed { path: name.clone() };
+        let (front, wanted) = measure(file.get(), &name, length)?;
         let failed = |source| LoadError::Map { bytes: wanted, source };
         let bytes =
             usize::try_from(wanted).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
         // The header is not checked yet. If it lies, it is refused, and nothing was read outside of the file.
-        let (deferred, body) = match (claimed_length(&front), Header::of(&front)) {
-            (Ok(claimed), Some(header)) if claimed == length => {
-                (Deferred::of(header), usize::try_from(header.body_offset()).unwrap_or(usize::MAX))
-            }
-            _ => (Deferred::NOTHING, front.len()),
+        let header = Header::of(&front).filter(|_| claimed_length(&front) == Ok(length));
+        let divided = header.and_then(|header| Some((header.tree()?, Deferred::of(header))));
+        // A chunk is put in its place by pages.
+        let divided = divided.filter(|(tree, _)| {
+            tree.chunk_size() >= sys::page_size() && tree.body_offset() <= bytes
+        });
+        let Some((tree, deferred)) = divided else {
+            return Ok((Self::of_file(file.get(), &name, length)?, None));
         };
-        let body = body.clamp(front.len(), bytes);
-        let lazy = LazyParts::new(file.try_clone().map_err(read)?, name.to_owned(), deferred);
+        let file = file.into_owned().map_err(read)?;
+        let lazy = LazyParts::new(file, name.clone(), tree, deferred);
         // Pages that nobody touches take no memory.
         let mut map = MmapOptions::new().len(bytes).map_anon().map_err(failed)?;
         map[..front.len()].copy_from_slice(&front);
         let mut fill = |part: Range<usize>| {
-            if part.len() > CHUNK_SIZE / 2 {
+            if part.len() > POPULATED {
                 populate(&map, part.clone());
             }
-            match file.read_exact_at(&mut map[part.clone()], part.start as u64) {
+            match lazy.file().read_exact_at(&mut map[part.clone()], part.start as u64) {
                 Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Err(changed()),
                 result => result.map_err(read),
             }
         };
-        fill(front.len()..body)?;
+        for range in lazy.front(front.len()) {
+            fill(range)?;
+        }
+        let body = tree.body_offset();
         let mut absent = Vec::new();
-        for (part, chunks) in runs(lazy.deferred(), bytes) {
+        for (part, chunks) in lazy.runs(bytes) {
             if part == Part::Unused {
                 // Nobody reads the zeros that are there.
             } else if part == Part::Now {
@@ -123,7 +149,7 @@ impl Snapshot {
             // faults, and whoever has made sure that they are there reads them.
             unsafe { sys::protect_absent(&snapshot.map, range) }.map_err(failed)?;
         }
-        Ok((snapshot, lazy))
+        Ok((snapshot, Some(lazy)))
     }
 
     /// Maps a file itself, instead of a copy.
@@ -131,10 +157,10 @@ impl Snapshot {
     /// # Safety
     /// Nobody may change the file, or make it shorter, until the mapping is dropped.
     pub(crate) unsafe fn map(source: &Opened<'_>) -> Result<Self, LoadError> {
-        let Opened::File { file, name } = source else {
+        let Opened::File { file, name, length } = source else {
             return Err(LoadError::NotAFile { path: "the source".into(), found: "memory" });
         };
-        let (_, length, wanted) = measure(file.get(), name)?;
+        let (length, (_, wanted)) = (*length, measure(file.get(), name, *length)?);
         let failed = |source| LoadError::Map { bytes: wanted, source };
         let bytes =
             usize::try_from(wanted).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
@@ -210,11 +236,6 @@ impl Snapshot {
     }
 }
 
-/// Whether chunks must not be read before they were loaded.
-fn is_absent(part: Part) -> bool {
-    matches!(part, Part::Code | Part::Late | Part::Image)
-}
-
 /// Asks for pages that are about to be written, large ones where they fit. What the system does not grant is had by faults.
 fn populate(map: &MmapMut, range: Range<usize>) {
     if range.len() >= HUGE_PAGE {
@@ -223,30 +244,11 @@ fn populate(map: &MmapMut, range: Range<usize>) {
     let _ = map.advise_range(Advice::PopulateWrite, range.start, range.len());
 }
 
-/// The bytes of a file, as many as there are, in runs of chunks of one kind.
-pub(crate) fn runs(deferred: &Deferred, length: usize) -> Vec<(Part, Range<usize>)> {
-    let mut runs: Vec<(Part, Range<usize>)> = Vec::new();
-    // Code, metadata and images become absent together.
-    let is_one = |one: &Part, next: &Part| one == next || is_absent(*one) && is_absent(*next);
-    let mut number = 0;
-    for run in deferred.parts().chunk_by(is_one) {
-        let start = (number * CHUNK_SIZE).min(length);
-        number += run.len();
-        runs.push((run[0], start..(number * CHUNK_SIZE).min(length)));
-    }
-    let known = runs.last().map_or(0, |(_, run)| run.end);
-    if known < length {
-        runs.push((Part::Now, known..length));
-    }
-    runs
-}
-
-/// The front of a file, the file's length, and how much of it is of interest: the front
+/// The front of a file of this length, and how much of it is of interest: the front
 /// says how much there is to read, so that a huge file of any other kind costs nothing.
-fn measure(file: &File, name: &Path) -> Result<(Vec<u8>, u64, u64), LoadError> {
+fn measure(file: &File, name: &Path, length: u64) -> Result<(Vec<u8>, u64), LoadError> {
     let read = |source| LoadError::Read { path: name.to_owned(), source };
-    let length = file.metadata().map_err(read)?.len();
-    let mut front = vec![0; LEAVES_OFFSET];
+    let mut front = vec![0; FRONT];
     let mut filled = 0;
     while filled < front.len() {
         match file.read_at(&mut front[filled..], filled as u64) {
@@ -265,5 +267,5 @@ fn measure(file: &File, name: &Path) -> Result<(Vec<u8>, u64, u64), LoadError> {
         Err(_) => length.min(MAX_UNKNOWN),
     };
     let wanted = wanted.max(front.len() as u64);
-    Ok((front, length, wanted))
+    Ok((front, wanted))
 }

@@ -99,6 +99,8 @@ pub(crate) enum Opened<'a> {
         file: Handle<'a>,
         /// What errors call it.
         name: PathBuf,
+        /// How many bytes it had when it was opened.
+        length: u64,
     },
     /// Bytes.
     Bytes(&'a [u8]),
@@ -117,6 +119,14 @@ impl Handle<'_> {
             Self::Theirs(file) => file,
         }
     }
+
+    /// The file, or another handle of it.
+    pub(crate) fn into_owned(self) -> std::io::Result<File> {
+        match self {
+            Self::Ours(file) => Ok(file),
+            Self::Theirs(file) => file.try_clone(),
+        }
+    }
 }
 
 impl<'a> Source<'a> {
@@ -124,15 +134,15 @@ impl<'a> Source<'a> {
     pub(crate) fn open(self) -> Result<Opened<'a>, LoadError> {
         match self {
             Self::Path(path) => {
-                let file = Handle::Ours(open_path(&path)?);
-                Ok(Opened::File { file, name: path.into_owned() })
+                let (file, length) = open_path(&path)?;
+                Ok(Opened::File { file: Handle::Ours(file), name: path.into_owned(), length })
             }
             Self::File(file) => {
                 let name = PathBuf::from("the open file");
                 let metadata = file.metadata();
                 let metadata = metadata.map_err(|source| read_error(&name, source))?;
                 not_special(&name, metadata.file_type())?;
-                Ok(Opened::File { file: Handle::Theirs(file), name })
+                Ok(Opened::File { file: Handle::Theirs(file), name, length: metadata.len() })
             }
             Self::Bytes(bytes) => Ok(Opened::Bytes(bytes)),
         }
@@ -143,7 +153,7 @@ fn read_error(path: &Path, source: std::io::Error) -> LoadError {
     LoadError::Read { path: path.to_owned(), source }
 }
 
-fn open_path(path: &Path) -> Result<File, LoadError> {
+fn open_path(path: &Path) -> Result<(File, u64), LoadError> {
     let read = |source| read_error(path, source);
     // Opening a FIFO would wait for a writer: look before.
     not_special(path, std::fs::metadata(path).map_err(read)?.file_type())?;
@@ -151,8 +161,9 @@ fn open_path(path: &Path) -> Result<File, LoadError> {
     let mut options = OpenOptions::new();
     options.read(true).custom_flags(libc::O_NONBLOCK);
     let file = options.open(path).map_err(read)?;
-    not_special(path, file.metadata().map_err(read)?.file_type())?;
-    Ok(file)
+    let metadata = file.metadata().map_err(read)?;
+    not_special(path, metadata.file_type())?;
+    Ok((file, metadata.len()))
 }
 
 /// Refuses what only looks like a file.

@@ -597,11 +597,10 @@ impl<'code> StoreCore<'code> {
             let Some((artifact, offset)) = (unsafe { Self::find_code(this, *pc) }) else {
                 continue;
             };
-            let view = artifact.view();
             // A return address may be the first byte behind its function.
             let inside = if position == 0 { offset } else { offset.saturating_sub(1) };
-            let Some((func_index, _)) = view.function_at(inside) else { continue };
             // What was to be loaded when it is needed, and is gone, is left out.
+            let Ok(Some(func_index)) = artifact.function_at(inside) else { continue };
             let frame = |func_index, wasm_offset| Frame {
                 module: artifact.name().map(str::to_owned),
                 func_index,

@@ -279,7 +279,7 @@ fn by_index(view: &View<'_>, late: &Late<'_>) -> usize {
         sum += usize::from(late.inlined(index).is_some());
         sum += usize::from(view.imported(index % 5, index).is_some());
         sum +=
-            usize::from(late.sites().trap_at(index).is_some() || view.function_at(index).is_some());
+            usize::from(late.sites().trap_at(index).is_some() || late.function_at(index).is_some());
         let span = Span { start: index.into(), count: index.into() };
         sum += view.items(span).len() + view.const_ops(span).len();
         sum += view.text(Text { offset: index.into(), length: index.into() }).len();

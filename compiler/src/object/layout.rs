@@ -13,8 +13,6 @@
 //! A loader that leaves parts for later reads chunks. What it needs at first is close behind the code, where trampolines are, so that it has
 //! to read few of them.
 
-use cwasm_artifact::header::CHUNK_SIZE;
-
 /// What decides where a part may be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -69,9 +67,7 @@ struct Unit {
 }
 
 impl Unit {
-    fn new(parts: Vec<usize>, role: Role, page: usize) -> Self {
-        // In small pages, the chunk of the front area has code, which can be left for later as long as there is nothing else.
-        let apart = page >= CHUNK_SIZE;
+    fn new(parts: Vec<usize>, role: Role, apart: bool) -> Self {
         let places: &[Place] = match role {
             Role::Now if apart => &[Place::BeforeImages, Place::Front],
             Role::Late if apart => &[Place::End, Place::BeforeImages, Place::Front],
@@ -87,19 +83,21 @@ impl Unit {
     }
 }
 
-/// Where parts of a file belong whose front area ends at `front`, with pages of so many bytes.
-pub(super) fn arrange(parts: &[Part], front: usize, page: usize) -> Layout {
+/// Where parts of a file belong whose front area ends at `front`, with pages and chunks of so many bytes.
+pub(super) fn arrange(parts: &[Part], front: usize, page: usize, chunk: usize) -> Layout {
     let having = |wanted: fn(Role) -> bool| {
         (0..parts.len()).filter(move |part| wanted(parts[*part].role)).collect::<Vec<_>>()
     };
     let code = having(|role| role == Role::Code);
     let images = having(|role| matches!(role, Role::Images { .. }));
-    let mut units = vec![Unit::new(having(|role| role == Role::Now), Role::Now, page)];
+    // In small pages, the chunk of the front area has code, which can be left for later as long as there is nothing else.
+    let apart = page >= chunk;
+    let mut units = vec![Unit::new(having(|role| role == Role::Now), Role::Now, apart)];
     for role in [Role::Late, Role::Tools] {
         // Where an empty part is makes no difference, but twice or three times as many ways to try.
         let alone = (0..parts.len()).filter(|part| parts[*part].role == role);
         units.extend(alone.map(|part| {
-            let unit = Unit::new(vec![part], role, page);
+            let unit = Unit::new(vec![part], role, apart);
             match parts[part].length {
                 0 => Unit { places: &unit.places[..1], ..unit },
                 _ => unit,
@@ -219,7 +217,7 @@ mod tests {
 
     /// What every layout must be like.
     fn check(parts: &[Part], front: usize, page: usize) -> Layout {
-        let layout = arrange(parts, front, page);
+        let layout = arrange(parts, front, page, page.max(8192));
         let mut ranges: Vec<_> = parts
             .iter()
             .zip(&layout.offsets)

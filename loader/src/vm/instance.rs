@@ -6,6 +6,7 @@ use std::ffi::c_void;
 use std::ptr::NonNull;
 
 use cwasm_artifact::abi::vmctx::{VMCTX_MAGIC, VmctxLayout};
+use cwasm_artifact::records::{ItemRecord, NONE};
 
 use super::exception::VmTag;
 use super::host_func::VmHostFunc;
@@ -155,19 +156,31 @@ impl<'code> VmInstance<'code> {
     /// The reference of any function of the module that has one.
     pub(crate) fn function(&self, index: u32) -> Option<NonNull<VmFuncRef>> {
         let module = self.artifact.view();
-        let place = match index.checked_sub(module.counts().imported_functions) {
-            None => {
-                let import = self.at::<VmFuncImport>(self.layout.imported_function(index));
-                // SAFETY: the place is valid and was written at instantiation
-                // (it is zero, a null pointer, before).
-                unsafe { (*import).func_ref }
+        if index < module.counts().imported_functions {
+            return self.imported_function(index);
+        }
+        NonNull::new(self.func_ref(module.func_ref(index)?))
+    }
+
+    /// The reference that an item of an element segment of functions stands for.
+    pub(crate) fn item(&self, item: &ItemRecord) -> Option<NonNull<VmFuncRef>> {
+        match item.count.get() {
+            NONE => self.imported_function(item.first.get()),
+            number if number < self.layout.counts().func_refs => {
+                NonNull::new(self.func_ref(number))
             }
-            Some(defined) => {
-                let number = module.functions().get(defined as usize)?.func_ref.get();
-                (number < self.layout.counts().func_refs).then(|| self.func_ref(number))?
-            }
-        };
-        NonNull::new(place)
+            _ => None,
+        }
+    }
+
+    fn imported_function(&self, index: u32) -> Option<NonNull<VmFuncRef>> {
+        if index >= self.layout.counts().imported_functions {
+            return None;
+        }
+        let import = self.at::<VmFuncImport>(self.layout.imported_function(index));
+        // SAFETY: the place is valid and was written at instantiation
+        // (it is zero, a null pointer, before).
+        NonNull::new(unsafe { (*import).func_ref })
     }
 
     /// The address of compiled code at a text offset.

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use cwasm_artifact::abi::memory::MemoryStyle;
-use cwasm_artifact::header::CHUNK_SIZE;
+use cwasm_artifact::tree::MAX_CHUNK_SIZE;
 use cwasm_artifact::types::MemoryType;
 
 use super::lazy::Lost;
@@ -34,7 +34,7 @@ const MAX_PIECES: usize = 4096;
 pub(crate) struct LateImages {
     /// By memory, and then by address. They have no page in common.
     runs: Box<[LateRun]>,
-    /// How many bytes of the file are made present at once: a number of chunks.
+    /// How many bytes of the file are made present at once: a number of chunks, whatever their size.
     piece: usize,
 }
 
@@ -97,8 +97,8 @@ impl LateImages {
         // A memory that moves would have to have all of it, and so would one that other threads use meanwhile.
         let may_wait =
             |ty: MemoryType| !ty.shared && MemoryStyle::of(&ty, false) == MemoryStyle::Reserved;
-        let piece = CHUNK_SIZE
-            * section.len().div_ceil(CHUNK_SIZE).div_ceil(MAX_PIECES).next_power_of_two();
+        let most = section.len().div_ceil(MAX_CHUNK_SIZE);
+        let piece = MAX_CHUNK_SIZE * most.div_ceil(MAX_PIECES).next_power_of_two();
         let mut late: Vec<LateRun> = Vec::with_capacity(runs.len());
         for run in runs {
             let bytes = section.start.checked_add(run.bytes.start)?
@@ -264,8 +264,7 @@ impl Place {
     ) -> Result<(), Lost> {
         let before = at % sys::page_size();
         let pages = (before + bytes.len()).next_multiple_of(sys::page_size());
-        let start = bytes.start;
-        let refused = |error| Lost::refused(start, error);
+        let refused = |error| Lost::refused(&bytes, error);
         let bytes = if withdrawn { &[] } else { artifact.image_at(bytes.clone())? };
         // SAFETY: the pages are of the memory, by `PendingImage::new`, and not present, so nobody has a reference to them: they
         // are ours alone, by `&mut PendingImage` or by the lock. They are zero; and their bytes do not overlap with those of the artifact.
@@ -295,14 +294,18 @@ mod tests {
     #[test]
     fn every_byte_of_a_run_is_in_one_piece() {
         let page = sys::page_size();
-        let section = 3 * page..3 * page + 40 * CHUNK_SIZE;
+        let section = 3 * page..3 * page + 40 * MAX_CHUNK_SIZE;
         let runs = vec![
-            run(1, 0, 9 * CHUNK_SIZE..20 * CHUNK_SIZE),
-            run(0, 7 * CHUNK_SIZE, 2 * page..5 * CHUNK_SIZE + 10),
+            run(1, 0, 9 * MAX_CHUNK_SIZE..20 * MAX_CHUNK_SIZE),
+            run(0, 7 * MAX_CHUNK_SIZE, 2 * page..5 * MAX_CHUNK_SIZE + 10),
             run(0, 0, 0..1),
             // Neither at pages.
-            run(2, page + 100, 25 * CHUNK_SIZE + 100..27 * CHUNK_SIZE + 50),
-            run(2, 5 * CHUNK_SIZE + 7, 30 * CHUNK_SIZE + page + 7..30 * CHUNK_SIZE + page + 8),
+            run(2, page + 100, 25 * MAX_CHUNK_SIZE + 100..27 * MAX_CHUNK_SIZE + 50),
+            run(
+                2,
+                5 * MAX_CHUNK_SIZE + 7,
+                30 * MAX_CHUNK_SIZE + page + 7..30 * MAX_CHUNK_SIZE + page + 8,
+            ),
         ];
         let images = LateImages::of(runs, &section, |_| Some(ty())).unwrap();
         assert_eq!((images.runs_of(0).len(), images.runs_of(1).len()), (2, 1));
@@ -332,10 +335,10 @@ mod tests {
     #[test]
     fn large_images_are_made_present_in_few_pieces() {
         for (chunks, wanted) in [(1, 1), (4096, 1), (4097, 2), (65536, 16), (65537, 32)] {
-            let section = 0..chunks * CHUNK_SIZE;
+            let section = 0..chunks * MAX_CHUNK_SIZE;
             let images =
                 LateImages::of(vec![run(0, 0, section.clone())], &section, |_| Some(ty())).unwrap();
-            assert_eq!(images.piece, wanted * CHUNK_SIZE);
+            assert_eq!(images.piece, wanted * MAX_CHUNK_SIZE);
         }
     }
 

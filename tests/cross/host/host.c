@@ -544,8 +544,8 @@ static unsigned call(struct func_ref *function, void *values) {
 static int instantiate(struct artifact *artifact) {
     const uint8_t *module = section(artifact, SECTION_MODULE);
     uint64_t import_count = records(artifact, SECTION_IMPORTS, 48), defined[5], imported[5] = {0};
-    uint64_t types = records(artifact, SECTION_TYPES, 20), func_refs = u32_at(module + 12);
-    defined[KIND_FUNC] = records(artifact, SECTION_FUNCTIONS, 24);
+    uint64_t types = records(artifact, SECTION_TYPES, 20), func_refs = records(artifact, SECTION_FUNCREFS, 12);
+    defined[KIND_FUNC] = records(artifact, SECTION_FUNCTIONS, 16);
     defined[KIND_TABLE] = records(artifact, SECTION_TABLES, 40);
     defined[KIND_MEMORY] = records(artifact, SECTION_MEMORIES, 40);
     defined[KIND_GLOBAL] = records(artifact, SECTION_GLOBALS, 40);
@@ -607,18 +607,17 @@ static int instantiate(struct artifact *artifact) {
         uint32_t id = type_id(artifact, (uint32_t)i);
         memcpy(instance->vmctx + type_ids + 4 * i, &id, 4);
     }
-    for (uint64_t i = 0; i < defined[KIND_FUNC]; i++) {
-        const uint8_t *record = section(artifact, SECTION_FUNCTIONS) + 24 * i;
-        uint32_t number = u32_at(record + 12), type = u32_at(record + 8);
-        if (number == NONE) continue;
+    for (uint64_t i = 0; i < func_refs; i++) {
+        const uint8_t *record = section(artifact, SECTION_FUNCREFS) + 12 * i;
+        uint32_t function = u32_at(record), type = u32_at(record + 8);
         const uint8_t *type_record = section(artifact, SECTION_TYPES) + 20 * (size_t)type;
         uint32_t entry = u32_at(type_record + 12);
-        struct func_ref *ref = &instance->func_refs[number];
-        ref->code = artifact->text + u32_at(record);
+        struct func_ref *ref = &instance->func_refs[i];
+        ref->code = artifact->text + u32_at(record + 4);
         ref->vmctx = instance->vmctx;
         ref->type_id = type_id(artifact, type);
         ref->entry = entry == NONE ? NULL : artifact->text + entry;
-        instance->functions[imported[KIND_FUNC] + i] = ref;
+        instance->functions[function] = ref;
     }
     for (uint64_t i = 0; i < defined[KIND_MEMORY]; i++) {
         const uint8_t *record = section(artifact, SECTION_MEMORIES) + 40 * i;
