@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::thread;
 
 use cwasm_artifact::digest::{self, Expected};
-use memmap2::Mmap;
 
+use crate::spare::Pages;
 use crate::sys;
 
 /// What is known about a chunk. The number is all that threads tell each other.
@@ -23,7 +23,7 @@ const WRONG: u8 = 2;
 /// Chunks that several threads hash, two at a time.
 #[derive(Debug)]
 struct Work {
-    map: Arc<Mmap>,
+    map: Arc<Pages>,
     expected: Vec<Expected>,
     /// The first that nobody has begun.
     next: AtomicUsize,
@@ -32,7 +32,7 @@ struct Work {
 }
 
 /// Which of these chunks of a map have other leaves than they must, in order.
-pub(crate) fn wrong_chunks(map: &Arc<Mmap>, expected: Vec<Expected>) -> Vec<Range<usize>> {
+pub(crate) fn wrong_chunks(map: &Arc<Pages>, expected: Vec<Expected>) -> Vec<Range<usize>> {
     let threads = digest::threads_for(expected.iter().map(|expected| expected.chunk.len()).sum());
     let work = Arc::new(Work::new(Arc::clone(map), expected));
     for _ in 1..threads {
@@ -47,7 +47,7 @@ pub(crate) fn wrong_chunks(map: &Arc<Mmap>, expected: Vec<Expected>) -> Vec<Rang
 }
 
 impl Work {
-    fn new(map: Arc<Mmap>, expected: Vec<Expected>) -> Self {
+    fn new(map: Arc<Pages>, expected: Vec<Expected>) -> Self {
         let known = expected.iter().map(|_| AtomicU8::new(UNKNOWN)).collect();
         Self { map, expected, next: AtomicUsize::new(0), known }
     }
@@ -114,7 +114,7 @@ mod tests {
     }
 
     /// So many chunks, of which these have other leaves than they must.
-    fn work(count: usize, wrong: &[usize]) -> (Arc<Mmap>, Vec<Expected>) {
+    fn work(count: usize, wrong: &[usize]) -> (Arc<Pages>, Vec<Expected>) {
         let mut map = MmapMut::map_anon((count * SIZE).max(1)).unwrap();
         for (byte, value) in map.iter_mut().zip((0..=250_u8).cycle()) {
             *byte = value;
@@ -127,7 +127,7 @@ mod tests {
             Expected { chunk, leaf }
         });
         let expected = expected.collect();
-        (Arc::new(map), expected)
+        (Arc::new(Pages::once(map)), expected)
     }
 
     #[test]

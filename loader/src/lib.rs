@@ -42,6 +42,7 @@ mod memory;
 mod shared_memory;
 mod snapshot;
 mod source;
+mod spare;
 mod store;
 mod sys;
 mod table;

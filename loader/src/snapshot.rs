@@ -23,6 +23,7 @@ use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use crate::error::LoadError;
 use crate::hashing;
 use crate::source::{Handle, Opened};
+use crate::spare::{self, Pages};
 use crate::sys;
 use crate::vm::lazy::LazyParts;
 
@@ -47,7 +48,7 @@ const POPULATED: usize = 12 << 10;
 #[derive(Debug)]
 pub(crate) struct Snapshot {
     /// Shared with threads that help to hash it, for as long as they do.
-    map: Arc<Mmap>,
+    map: Arc<Pages>,
     /// How many bytes of it are the source's.
     length: usize,
     /// How long the source is. Longer than the bytes if it goes on behind the
@@ -80,7 +81,7 @@ impl Snapshot {
         if wanted >= length && file.read_at(&mut [0], wanted).map_err(read)? != 0 {
             return Err(changed());
         }
-        Self::freeze(map, bytes, length.max(wanted))
+        Self::freeze(map, bytes, length.max(wanted), Pages::again)
     }
 
     /// Reads the parts of a file that are needed to instantiate. What else a loader uses is loaded when it is needed. Reads all of
@@ -143,7 +144,7 @@ impl Snapshot {
                 absent.push(start.min(chunks.end)..chunks.end);
             }
         }
-        let snapshot = Self::freeze(map, bytes, length.max(wanted))?;
+        let snapshot = Self::freeze(map, bytes, length.max(wanted), Pages::once)?;
         for range in absent {
             // SAFETY: the map is private and belongs to the snapshot, the range is whole pages, and only compiled code, which
             // faults, and whoever has made sure that they are there reads them.
@@ -168,7 +169,7 @@ impl Snapshot {
         // SAFETY: the mapping is private and read-only, so it writes to nobody's memory; that what it
         // shows does not change is the caller's promise.
         let map = unsafe { options.len(bytes).map_copy_read_only(file.get()) }.map_err(failed)?;
-        let map = Arc::new(map);
+        let map = Arc::new(Pages::once(map));
         Ok(Self { map, length: bytes, source_length: length.max(wanted) })
     }
 
@@ -176,7 +177,7 @@ impl Snapshot {
     pub(crate) fn of_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
         let mut map = Self::allocate(bytes.len() as u64)?;
         map[..bytes.len()].copy_from_slice(bytes);
-        Self::freeze(map, bytes.len(), bytes.len() as u64)
+        Self::freeze(map, bytes.len(), bytes.len() as u64, Pages::again)
     }
 
     /// Memory for so many bytes, all of which are about to be written: to ask for every page at once is several times as
@@ -185,6 +186,9 @@ impl Snapshot {
         let failed = |source| LoadError::Map { bytes: length, source };
         let bytes =
             usize::try_from(length).map_err(|_| failed(io::ErrorKind::OutOfMemory.into()))?;
+        if let Some(map) = spare::take(bytes) {
+            return Ok(map);
+        }
         let whole = bytes.next_multiple_of(HUGE_PAGE);
         // What the last large page has too much is not used by anybody.
         let room = if whole - bytes <= (whole / 8).max(HUGE_PAGE / 4) { whole } else { bytes };
@@ -198,10 +202,15 @@ impl Snapshot {
         Ok(map)
     }
 
-    fn freeze(map: MmapMut, length: usize, source_length: u64) -> Result<Self, LoadError> {
+    fn freeze(
+        map: MmapMut,
+        length: usize,
+        source_length: u64,
+        pages: fn(Mmap) -> Pages,
+    ) -> Result<Self, LoadError> {
         let bytes = length as u64;
         let map = map.make_read_only().map_err(|source| LoadError::Map { bytes, source })?;
-        Ok(Self { map: Arc::new(map), length, source_length })
+        Ok(Self { map: Arc::new(pages(map)), length, source_length })
     }
 
     pub(crate) fn bytes(&self) -> &[u8] {

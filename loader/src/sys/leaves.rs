@@ -130,32 +130,36 @@ mod x86_64 {
         while let Some(blocks) = next(&mut rest) {
             let before = (abef, cdgh);
             let mut words = [[zero; LANES]; 4];
-            for (round, constants) in ROUNDS.iter().enumerate() {
-                let [k0, k1, k2, k3] = constants.map(u32::cast_signed);
-                let constants = _mm_set_epi32(k3, k2, k1, k0);
-                let mut sums = [zero; LANES];
-                for lane in 0..LANES {
-                    let next = if round < 4 {
-                        big_endian(blocks[lane], round)
-                    } else {
-                        let word = |back: usize| words[(round - back) % 4][lane];
-                        let sum = _mm_add_epi32(
-                            _mm_sha256msg1_epu32(word(4), word(3)),
-                            _mm_alignr_epi8::<4>(word(1), word(2)),
-                        );
-                        _mm_sha256msg2_epu32(sum, word(1))
-                    };
-                    words[round % 4][lane] = next;
-                    sums[lane] = _mm_add_epi32(next, constants);
-                }
-                for lane in 0..LANES {
-                    cdgh[lane] = _mm_sha256rnds2_epu32(cdgh[lane], abef[lane], sums[lane]);
-                }
-                for lane in 0..LANES {
-                    let sum = _mm_shuffle_epi32::<0x0e>(sums[lane]);
-                    abef[lane] = _mm_sha256rnds2_epu32(abef[lane], cdgh[lane], sum);
-                }
+            // Written out, since a loop would keep the words in memory.
+            macro_rules! rounds {
+                ($($round:literal)*) => {$(
+                    let [k0, k1, k2, k3] = ROUNDS[$round].map(u32::cast_signed);
+                    let constants = _mm_set_epi32(k3, k2, k1, k0);
+                    let mut sums = [zero; LANES];
+                    for lane in 0..LANES {
+                        let next = if $round < 4 {
+                            big_endian(blocks[lane], $round % 4)
+                        } else {
+                            let word = |back: usize| words[($round + 4 - back) % 4][lane];
+                            let sum = _mm_add_epi32(
+                                _mm_sha256msg1_epu32(word(4), word(3)),
+                                _mm_alignr_epi8::<4>(word(1), word(2)),
+                            );
+                            _mm_sha256msg2_epu32(sum, word(1))
+                        };
+                        words[$round % 4][lane] = next;
+                        sums[lane] = _mm_add_epi32(next, constants);
+                    }
+                    for lane in 0..LANES {
+                        cdgh[lane] = _mm_sha256rnds2_epu32(cdgh[lane], abef[lane], sums[lane]);
+                    }
+                    for lane in 0..LANES {
+                        let sum = _mm_shuffle_epi32::<0x0e>(sums[lane]);
+                        abef[lane] = _mm_sha256rnds2_epu32(abef[lane], cdgh[lane], sum);
+                    }
+                )*};
             }
+            rounds!(0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
             for lane in 0..LANES {
                 abef[lane] = _mm_add_epi32(abef[lane], before.0[lane]);
                 cdgh[lane] = _mm_add_epi32(cdgh[lane], before.1[lane]);
