@@ -75,11 +75,11 @@ bless: ## Write reference files that are missing, and compiler messages again
 	TRYBUILD=overwrite cargo test --locked --workspace --test lifetimes
 
 soak: ## Run the tests that try to break loading for as long as SOAK_SECONDS says (300)
-	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --release -p cwasm-tests \
+	CWASM_LONG=1 CWASM_SOAK_SECONDS=$(SOAK_SECONDS) cargo test --locked --profile soak -p cwasm-tests \
 	  --test corruption --test concurrency --test control
 
 fuzz: ## Fuzz the loader with each target for FUZZ_SECONDS (3600), and the compiler against another engine for half as long; needs nightly Rust and cargo-fuzz
-	CWASM_FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 2)) cargo test --locked --release -p cwasm-differential
+	CWASM_FUZZ_SECONDS=$$(($(FUZZ_SECONDS) / 2)) cargo test --locked --profile soak -p cwasm-differential
 	mkdir -p fuzz/corpus/raw_bytes && cp fuzz/seed.cwasm fuzz/corpus/raw_bytes/
 	cargo +nightly fuzz run raw_bytes -- -max_len=40000 -max_total_time=$(FUZZ_SECONDS)
 	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$(FUZZ_SECONDS)

@@ -10,7 +10,7 @@
 //! * [`builtins`]: the functions that compiled code may call in the loader;
 //! * [`traps`]: the codes of the trap table;
 //! * [`fingerprint`]: a digest of all of the above, which every artifact
-//!   carries. A change to the ABI changes the fingerprint by itself.
+//!   carries. A change to the ABI needs another one.
 //!
 //! # Functions
 //!
