@@ -16,7 +16,7 @@
 //!
 //! The modules, in the order in which an artifact passes through them:
 //! a `source` is opened in the way that a `trust` asks for (`cache_dir` is the one that looks at
-//! directories), `snapshot` reads it into private memory and has it checked (`hashing`), `artifact` checks and maps it, `linker` and `instantiate` make instances of it in a
+//! directories), `snapshot` reads it into private memory (`spare` may have some) and has it checked (`hashing`), `artifact` checks and maps it, `linker` and `instantiate` make instances of it in a
 //! `store`, and the handles `func`, `memory`, `table`, `global`, `tag` and `exception` use
 //! them. `vm` holds what compiled code touches, `sys` what the operating system provides.
 //! All `unsafe` is in these two, and where handles meet them.
