@@ -194,6 +194,28 @@ fn only_what_is_called_is_loaded() {
 }
 
 #[test]
+fn who_needs_more_code_gets_as_much_as_there_is_already() {
+    let file = ProgramFile::of(&PROGRAM);
+    let artifact = Artifact::load_lazily(file.path(), &trust()).unwrap();
+    let (mut loaded, all) = artifact.lazy_parts();
+    let mut store = Store::new(&Engine::default(), ());
+    let instance = start(&mut store, &artifact);
+    let mut steps = Vec::new();
+    for number in 0..FUNCTIONS {
+        call(&mut store, instance, &format!("f{number}"), 1).unwrap();
+        let (now, _) = artifact.lazy_parts();
+        steps.extend(Some(now - loaded).filter(|step| *step != 0));
+        loaded = now;
+    }
+    // A call may fault more than once, but never for more than it may.
+    let most = (256 << 10) / chunk_size(&PROGRAM);
+    assert!(steps[0] <= 4 && steps.iter().all(|step| *step <= 2 * most), "{steps:?}");
+    assert!(steps.iter().any(|step| *step > 4), "{steps:?}");
+    // In order, one by one, it would be a fault for nearly each.
+    assert!(steps.len() < all / 4, "{steps:?} of {all}");
+}
+
+#[test]
 fn traps_in_code_that_was_loaded_late_have_their_frames() {
     let file = ProgramFile::of(&PROGRAM);
     let artifact = Artifact::load_lazily(file.path(), &trust()).unwrap();
@@ -283,6 +305,18 @@ fn leaves_that_are_read_when_they_are_needed_are_those_that_were_sealed() {
         call(&mut store, instance, "all", 1).unwrap();
         artifact.load_rest().unwrap();
     }
+}
+
+#[test]
+fn leaves_of_code_that_is_not_needed_are_not_read() {
+    let tree = Header::of(&PROGRAM).and_then(Header::tree).unwrap();
+    let file = ProgramFile::of(&PROGRAM);
+    let at = tree.leaf(deferred().start / tree.chunk_size()).start;
+    overwrite(&file.path(), at, PROGRAM[at] ^ 1);
+    let artifact = file.lazy();
+    let mut store = Store::new(&Engine::default(), ());
+    let instance = start(&mut store, &artifact);
+    assert!(matches!(call(&mut store, instance, "all", 1), Err(Error::CodeLost(_))));
 }
 
 #[test]

@@ -24,22 +24,27 @@ impl core::fmt::Display for Hex<'_> {
 
 /// The 32 bytes that 64 hexadecimal digits (of either case) stand for.
 #[must_use]
-pub fn parse_digest(text: &str) -> Option<[u8; 32]> {
+pub const fn parse_digest(text: &str) -> Option<[u8; 32]> {
     parse(text)
 }
 
 /// The `N` bytes that twice as many hexadecimal digits (of either case) stand for.
 #[must_use]
-pub fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
+#[expect(clippy::cast_possible_truncation, reason = "two digits are a byte")]
+pub const fn parse<const N: usize>(text: &str) -> Option<[u8; N]> {
     let digits = text.as_bytes();
     if digits.len() != 2 * N {
         return None;
     }
     let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        let high = char::from(pair[0]).to_digit(16)?;
-        let low = char::from(pair[1]).to_digit(16)?;
-        *byte = u8::try_from(high << 4 | low).ok()?;
+    let mut at = 0;
+    while at < N {
+        let pair = (digits[2 * at] as char, digits[2 * at + 1] as char);
+        let (Some(high), Some(low)) = (pair.0.to_digit(16), pair.1.to_digit(16)) else {
+            return None;
+        };
+        bytes[at] = (high << 4 | low) as u8;
+        at += 1;
     }
     Some(bytes)
 }

@@ -398,7 +398,8 @@ impl<'v, 'a> Validator<'v, 'a> {
         let text = self.view.bytes(Section::Text).len() as u64;
         let mut func_refs = (0..).zip(self.view.func_refs()).peekable();
         let mut end = 0;
-        for (index, function) in (0..).zip(late.functions()) {
+        let numbers = self.counts.imported_functions..self.counts.functions;
+        for (index, (this, function)) in numbers.zip(late.functions()).enumerate() {
             let bad = |what| Err(invalid(Section::Functions, index, what));
             let start = u64::from(function.text.get());
             if start < end {
@@ -409,11 +410,7 @@ impl<'v, 'a> Validator<'v, 'a> {
                 return bad("the function lies outside of the code");
             }
             Self::text_in(strings, Section::Functions, index, function.name)?;
-            let defined = |it: u32| it.checked_sub(self.counts.imported_functions);
-            let is_of_this = |(_, func_ref): &(usize, &FuncRefRecord)| {
-                defined(func_ref.function.get()).is_some_and(|it| it as usize == index)
-            };
-            if let Some((number, func_ref)) = func_refs.next_if(is_of_this)
+            if let Some((number, func_ref)) = func_refs.next_if(|(_, it)| it.function.get() == this)
                 && func_ref.text != function.text
             {
                 let what = "its address is not that of its function";

@@ -124,6 +124,28 @@ fn the_records_describe_the_module() {
     });
 }
 
+#[test]
+fn references_that_are_not_those_of_their_functions_are_refused() {
+    let artifact = compile(&wasm(PROGRAM), &x86()).unwrap();
+    let refused = |section: Section, at: usize, value: u32| {
+        let mut changed = artifact.clone();
+        let start = read(&artifact, |_, module| module.range(section).start);
+        changed[start + at..][..4].copy_from_slice(&value.to_le_bytes());
+        reseal(&mut changed).unwrap();
+        Module::new(&check(&changed, None).unwrap()).unwrap_err().to_string()
+    };
+    let second = read(&artifact, |view, _| view.func_refs()[1].text.get());
+    // The first reference leads to the code of the second; they change places; one is of a function that does not exist.
+    assert!(refused(Section::FuncRefs, 4, second).contains("is not that of its function"));
+    assert!(refused(Section::FuncRefs, 0, 4).contains("not in the order"));
+    assert!(refused(Section::FuncRefs, 24, 5).contains("does not exist"));
+    assert!(refused(Section::FuncRefs, 8, 77).contains("type does not exist"));
+    // The item is `add`, which has the first: another's, none, and one that does not exist.
+    for number in [1, NONE, 3] {
+        assert!(refused(Section::Items, 4, number).contains("without a reference"), "{number}");
+    }
+}
+
 /// A host function is imported, or found in a table or elsewhere by code that knows nothing else of it.
 #[test]
 fn trampolines_to_the_host_are_there_for_what_wasm_may_call() {

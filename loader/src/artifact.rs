@@ -145,9 +145,8 @@ impl Artifact {
         trust: &Trust,
     ) -> Result<Self, LoadError> {
         let (snapshot, lazy) = Snapshot::lazily_of(trust.open(source.into())?)?;
-        let deferred = lazy.as_ref().map(|lazy| lazy.deferred().clone()).unwrap_or_default();
-        let artifact = Self::from_snapshot(snapshot, lazy, |snapshot| {
-            snapshot.check(trust.origin(), &deferred)
+        let artifact = Self::from_snapshot(snapshot, lazy, |snapshot, deferred| {
+            snapshot.check(trust.origin(), deferred)
         })?;
         // Trampolines are there from the beginning, so that code that is lost can be reported to their callers.
         artifact.load_trampolines()?;
@@ -341,21 +340,22 @@ impl Artifact {
         let source = source.into().open()?;
         // SAFETY: the caller promises what this asks for.
         let snapshot = unsafe { Snapshot::map(&source) }?;
-        Self::from_snapshot(snapshot, None, |snapshot| {
+        Self::from_snapshot(snapshot, None, |snapshot, _| {
             check_unhashed(snapshot.bytes(), Some(&Host::for_file(snapshot.bytes())))
         })
     }
 
     fn of_origin(snapshot: Snapshot, origin: Origin<'_>) -> Result<Self, LoadError> {
-        Self::from_snapshot(snapshot, None, |snapshot| snapshot.check(origin, &Deferred::NOTHING))
+        Self::from_snapshot(snapshot, None, |snapshot, deferred| snapshot.check(origin, deferred))
     }
 
     fn from_snapshot(
         snapshot: Snapshot,
         lazy: Option<LazyParts>,
-        check: impl FnOnce(&Snapshot) -> Result<Checked<'_>, Report>,
+        check: impl for<'s> FnOnce(&'s Snapshot, &Deferred) -> Result<Checked<'s>, Report>,
     ) -> Result<Self, LoadError> {
-        let checked = match (check(&snapshot), snapshot.longer_source()) {
+        let deferred = lazy.as_ref().map_or(const { &Deferred::NOTHING }, LazyParts::deferred);
+        let checked = match (check(&snapshot, deferred), snapshot.longer_source()) {
             (Ok(checked), None) => checked,
             (Err(report), None) => return Err(report.into()),
             (result, Some(length)) => {

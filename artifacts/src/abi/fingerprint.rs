@@ -14,7 +14,7 @@ use sha2::{Digest as _, Sha256};
 use super::builtins::Builtin;
 use super::traps::Trap;
 use super::{WASM_CALLING_CONVENTION, vmctx};
-use crate::hex::Hex;
+use crate::hex::{Hex, parse_digest};
 
 /// Agreements that no constant expresses. Part of the fingerprint.
 const CONVENTIONS: &str = "\
@@ -60,7 +60,8 @@ const WRITTEN: &str = "6e3f98174eeb074813ca1c4dad1524cb640cc59e27f51483c100cc3ed
 /// In builds with debug assertions, if the ABI was changed and the fingerprint was not.
 #[must_use]
 pub fn fingerprint() -> Fingerprint {
-    const FINGERPRINT: Fingerprint = Fingerprint(bytes(WRITTEN));
+    const FINGERPRINT: Fingerprint =
+        Fingerprint(parse_digest(WRITTEN).expect("it is written in hexadecimal digits"));
     if cfg!(debug_assertions) {
         static COMPUTED: OnceLock<Fingerprint> = OnceLock::new();
         let computed = COMPUTED.get_or_init(compute);
@@ -75,26 +76,6 @@ pub fn fingerprint() -> Fingerprint {
 
 fn compute() -> Fingerprint {
     Fingerprint(Sha256::digest(describe().as_bytes()).into())
-}
-
-/// What 64 hexadecimal digits stand for.
-const fn bytes(text: &str) -> [u8; 32] {
-    const fn digit(digit: u8) -> u8 {
-        match digit {
-            b'0'..=b'9' => digit - b'0',
-            b'a'..=b'f' => digit - b'a' + 10,
-            _ => panic!("no hexadecimal digit"),
-        }
-    }
-    let text = text.as_bytes();
-    assert!(text.len() == 64);
-    let mut bytes = [0; 32];
-    let mut at = 0;
-    while at < 32 {
-        bytes[at] = digit(text[2 * at]) << 4 | digit(text[2 * at + 1]);
-        at += 1;
-    }
-    bytes
 }
 
 /// The ABI as text, one fact per line.
