@@ -2,7 +2,7 @@
 //!
 //! The code generator does not know how far away the target of a forward branch will be, and so gives every branch a
 //! displacement of 32 bits. Most would do with 8. Here, functions are read again (`listing`), instructions that
-//! have a shorter form get it (`forms`, `frame`), and everything behind them moves up: what
+//! have a shorter form get it (`forms`, `frame`, `limit`), and everything behind them moves up: what
 //! branches and addresses in the code say, and what is said about offsets in it elsewhere.
 //!
 //! A function in which there is anything that is not understood stays as it was.
@@ -13,6 +13,7 @@
 pub(crate) mod check;
 mod forms;
 mod frame;
+mod limit;
 mod listing;
 
 use cwasm_artifact::cpu::CpuFeatures;

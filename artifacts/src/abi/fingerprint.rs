@@ -97,6 +97,7 @@ pub fn describe() -> String {
     fact("vmctx.builtins", vmctx::BUILTINS.into());
     fact("vmctx head size", vmctx::VMCTX_HEAD_SIZE.into());
     fact("store_context.stack_limit", store_context::STACK_LIMIT.into());
+    fact("below the stack limit", store_context::BELOW_LIMIT.into());
     fact("store_context.epoch_deadline", store_context::EPOCH_DEADLINE.into());
     fact("store_context.epoch_counter", store_context::EPOCH_COUNTER.into());
     fact("store_context.fuel", store_context::FUEL.into());

@@ -29,8 +29,12 @@ pub const VMCTX_HEAD_SIZE: u32 = 32;
 
 /// State of a store that compiled code uses.
 pub mod store_context {
-    /// `u64`: the lowest address that the stack pointer may reach in wasm.
+    /// `u64`: the lowest address that the stack pointer may have where a function begins that calls others, once it
+    /// has saved its caller's frame pointer.
     pub const STACK_LIMIT: u32 = 0;
+    /// How many bytes below the limit compiled code may use nevertheless, until it calls the host: a frame of at most half of that need not be
+    /// compared with what is left, and neither need the stack be compared in a function that calls none.
+    pub const BELOW_LIMIT: u32 = 2048;
     /// `u64`: code compiled with epochs calls `new_epoch` once the epoch is
     /// at least this.
     pub const EPOCH_DEADLINE: u32 = 8;

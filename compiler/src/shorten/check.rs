@@ -2,11 +2,13 @@
 //!
 //! Two codes do the same if there is a map between their instructions such that each does what its image does, control goes from
 //! one to the next as it does between their images, and what each refers to is the image of what
-//! the other does. Control decides what is compared: from the start of the function, of each block, and of each handler, along
+//! the other does. What may be gone, or be another, is what adds to a stack pointer that nobody looks at, and
+//! what compares with the stack limit. Control decides what is compared: from the start of the function, of each block, and of each handler, along
 //! every edge. Then the map decides about everything that is said of offsets in the code.
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use cwasm_artifact::abi::vmctx;
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
     OpKind, Register,
@@ -125,6 +127,20 @@ impl<'a> Comparison<'a> {
                 self.gone.insert(old, new);
                 self.effects.insert(old, Effect::Unknown);
                 self.go(old, end, new);
+                continue;
+            }
+            if let Some(end) = self.uncompared(old, new) {
+                self.gone.insert(old, new);
+                self.effects.insert(old, Effect::Add(0));
+                self.go(old, end, new);
+                continue;
+            }
+            if let Some((old_end, new_end)) = self.compared_there(old, new) {
+                let other = self.starts.insert(old, new);
+                equal("a comparison", other.unwrap_or(new), new)?;
+                self.ends.insert(old_end, new_end);
+                self.effects.insert(old, Effect::Add(0));
+                self.go(old, old_end, new_end);
                 continue;
             }
             match self.starts.insert(old, new) {
@@ -278,6 +294,83 @@ impl<'a> Comparison<'a> {
             && pop.op0_register() == Register::RBP
             && leave.flow_control() == FlowControl::Return;
         gives_up.then(|| end(&before))
+    }
+
+    /// Where the comparison with the stack limit ends, with its branch, if it begins with the third instruction of the function, is gone, and
+    /// did nothing that mattered: the function calls none, and has a small frame.
+    fn uncompared(&self, old: u32, new: u32) -> Option<u32> {
+        let before = self.before.code;
+        if (old, new) != (self.after_two()?, self.after_two()?)
+            || before.sites.iter().any(|site| site.trap.is_none())
+            || decode(before, old).ok()?.code() == decode(self.after.code, new).ok()?.code()
+        {
+            return None;
+        }
+        let load = decode(before, old).ok()?;
+        let loads = load.mnemonic() == Mnemonic::Mov
+            && load.op0_register() == Register::R10
+            && load.memory_displacement64() == u64::from(vmctx::STORE_CONTEXT);
+        if !loads {
+            return None;
+        }
+        let branch = decode(before, self.comparison_end(end(&load))?).ok()?;
+        (branch.mnemonic() == Mnemonic::Ja).then(|| end(&branch))
+    }
+
+    /// Where the comparison with the stack limit ends, before and after, if it begins here, and compares where the limit
+    /// lies now, without the size of a small frame.
+    fn compared_there(&self, old: u32, new: u32) -> Option<(u32, u32)> {
+        let start = end(&decode(self.before.code, self.after_two()?).ok()?);
+        let after = decode(self.after.code, new).ok()?;
+        let compares = after.mnemonic() == Mnemonic::Cmp
+            && after.op0_kind() == OpKind::Memory
+            && after.memory_base() == Register::R10
+            && after.memory_index() == Register::None
+            && after.memory_displacement64() == u64::from(vmctx::store_context::STACK_LIMIT)
+            && after.op1_register() == Register::RSP;
+        if (old, new) != (start, start) || !compares {
+            return None;
+        }
+        let old_end = self.comparison_end(old)?;
+        let branches = |code, place| {
+            decode(code, place).is_ok_and(|branch| branch.mnemonic() == Mnemonic::Ja)
+        };
+        let branch = branches(self.before.code, old_end) && branches(self.after.code, end(&after));
+        branch.then(|| (old_end, end(&after)))
+    }
+
+    /// Where the function's frame pointer is set: behind its first two instructions.
+    fn after_two(&self) -> Option<u32> {
+        let push = decode(self.before.code, 0).ok()?;
+        let set = decode(self.before.code, end(&push)).ok()?;
+        let sets = push.mnemonic() == Mnemonic::Push
+            && push.op0_register() == Register::RBP
+            && set.mnemonic() == Mnemonic::Mov
+            && (set.op0_register(), set.op1_register()) == (Register::RBP, Register::RSP);
+        sets.then(|| end(&set))
+    }
+
+    /// Where the comparison ends that begins here, before: the limit is loaded from where `r10` points to, the size of a
+    /// small frame is added, and the sum is compared with the stack pointer.
+    fn comparison_end(&self, start: u32) -> Option<u32> {
+        let before = self.before.code;
+        let load = decode(before, start).ok()?;
+        let loads = load.mnemonic() == Mnemonic::Mov
+            && load.op0_register() == Register::R10
+            && load.op1_kind() == OpKind::Memory
+            && load.memory_base() == Register::R10
+            && load.memory_index() == Register::None
+            && load.memory_displacement64() == u64::from(vmctx::store_context::STACK_LIMIT);
+        let mut next = decode(before, end(&load)).ok().filter(|_| loads)?;
+        if next.mnemonic() == Mnemonic::Add {
+            let small = next.op0_register() == Register::R10
+                && is_immediate(next.op1_kind())
+                && value(&next, 1) <= u64::from(vmctx::store_context::BELOW_LIMIT / 2);
+            next = decode(before, end(&next)).ok().filter(|_| small)?;
+        }
+        let compares = next.mnemonic() == Mnemonic::Cmp
+            && (next.op0_register(), next.op1_register()) == (Register::R10, Register::RSP);
+        compares.then(|| end(&next))
     }
 
     /// Notes that control goes from an instruction to another.

@@ -62,7 +62,8 @@ impl Form {
     /// What has no effect where it is.
     pub(super) const NOTHING: Self = Self { bytes: [0; 15], length: 0 };
 
-    fn new(parts: &[&[u8]]) -> Option<Self> {
+    /// The bytes of these parts, if they are not too many.
+    pub(super) fn new(parts: &[&[u8]]) -> Option<Self> {
         let mut form = Self { bytes: [0; 15], length: 0 };
         for part in parts {
             let end = usize::from(form.length) + part.len();

@@ -6,6 +6,7 @@ use iced_x86::{Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction
 use super::Aim;
 use super::forms::{self, Branch, Form};
 use super::frame::{self, Frame};
+use super::limit::{self, Comparison};
 use crate::codegen::Code;
 use crate::instructions;
 
@@ -105,6 +106,8 @@ struct Reading<'a> {
     /// What is known of its frame, where it is read.
     frame: Frame,
     aim: Aim,
+    /// What becomes of the comparison with the stack limit.
+    comparison: Option<Comparison>,
     /// Where instructions are known to begin: control gets there, or something is said of what is there.
     entries: Bits,
     /// Where instructions were found to begin.
@@ -133,11 +136,13 @@ impl<'a> Reading<'a> {
         for entry in blocks.iter().copied().chain(traps).chain(handlers) {
             entries.insert(entry)?;
         }
+        let calls = code.sites.iter().any(|site| site.trap.is_none());
         Some(Self {
             code,
             length,
             frame,
             aim,
+            comparison: limit::comparison(&code.bytes, calls),
             entries,
             starts: Bits::new(length),
             ends: Bits::new(length.checked_add(1)?),
@@ -163,6 +168,18 @@ impl<'a> Reading<'a> {
         let mut computed: Option<(u32, u32)> = None;
         loop {
             let offset = u32::try_from(decoder.position()).ok()?;
+            if let Some(Comparison { end, form, .. }) =
+                self.comparison.filter(|comparison| comparison.start == offset)
+            {
+                // Nothing refers to what is in it, or the start of something would be missing.
+                self.starts.insert(offset)?;
+                self.ends.insert(end)?;
+                let length = u8::try_from(end - offset).ok()?;
+                self.found.spots.push(Spot { offset, length, change: Change::Smaller(form) });
+                decoder.set_position(end as usize).ok()?;
+                decoder.set_ip(end.into());
+                continue;
+            }
             decoder.decode_out(&mut instruction);
             if instruction.is_invalid() {
                 return None;
@@ -186,9 +203,11 @@ impl<'a> Reading<'a> {
             let mut change = None;
             let (mut ends, mut table) = (false, false);
             match instruction.flow_control() {
-                FlowControl::Next | FlowControl::IndirectCall => {}
+                FlowControl::Next => {}
+                FlowControl::IndirectCall => self.may_call()?,
                 FlowControl::Return | FlowControl::Exception => ends = true,
                 FlowControl::Call => {
+                    self.may_call()?;
                     relocated.filter(|field| bytes.first() == Some(&0xe8) && *field == 1)?;
                 }
                 FlowControl::UnconditionalBranch if relocated.is_some() => {
@@ -268,6 +287,11 @@ impl<'a> Reading<'a> {
                 }
             }
         }
+    }
+
+    /// `None` if the function was taken for one that calls none.
+    fn may_call(&self) -> Option<()> {
+        (!self.comparison.is_some_and(|comparison| comparison.form == Form::NOTHING)).then_some(())
     }
 
     /// Reads what is behind the last instruction, and looks whether everything refers to something.

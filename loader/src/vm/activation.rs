@@ -16,6 +16,7 @@ use std::ptr::{self, NonNull};
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::abi::vmctx::host_context;
+use cwasm_artifact::abi::vmctx::store_context::BELOW_LIMIT;
 
 use super::backtrace::Frames;
 use super::exception::{Landing, find_handler};
@@ -26,9 +27,9 @@ use super::lazy::Lost;
 use crate::store::{Pending, StoreCore};
 use crate::sys::{self, Fault};
 
-/// What an exit trampoline and the loader use between wasm and the body of a host function. On
+/// What wasm may use below its limit, and what an exit trampoline and the loader use between wasm and the body of a host function. On
 /// top of the reserve, so that the body has all of that.
-const WAY_TO_HOST: usize = 4 << 10;
+const WAY_TO_HOST: usize = BELOW_LIMIT as usize + (4 << 10);
 
 /// A stay of this thread in the wasm of a store.
 #[derive(Debug)]
