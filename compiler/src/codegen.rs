@@ -613,9 +613,17 @@ impl Worker {
             };
             finished.features = shortened(&mut finished, &mut starts, &mut edges, aim)?;
         }
+        let own = Reference::of_own(&self.context.func.name);
+        let recursion: Vec<u32> = finished
+            .relocations
+            .iter()
+            .filter(|relocation| own == Some(relocation.target))
+            .map(|relocation| relocation.offset + 4)
+            .collect();
         finished.phases = layout::phases(Blocks {
             starts: &starts,
             edges: &edges,
+            recursion: &recursion,
             length: u32::try_from(finished.bytes.len()).unwrap_or(u32::MAX),
         });
         Ok(finished)

@@ -3,6 +3,9 @@
 //! A processor takes instructions from its caches in aligned lines of 64 bytes, and decodes them in halves of these. It takes longer for
 //! a loop that lies in two where one would do: up to half as long again has been measured. The code generator places no loop, but where a
 //! function begins decides for all of them. So for each function there is a set of places in a line where it may begin.
+//!
+//! A function that calls itself is a loop as well, from its beginning to behind those calls: where a line ends on the way from one call to
+//! the next, up to a quarter as long again has been measured.
 
 /// The size of a line in bytes.
 pub(crate) const LINE: u32 = 64;
@@ -15,6 +18,9 @@ const STEP: u32 = 4;
 
 /// What a loop around a loop turns it by, as a guess.
 const TURNS: u64 = 8;
+
+/// What a call of the function by itself counts, as against a turn of the loop that it is in: it jumps twice.
+const RECURSION: u64 = 2;
 
 /// Deeper loops count like those of this depth.
 const MAX_DEPTH: u32 = 4;
@@ -45,20 +51,24 @@ pub(crate) struct Blocks<'a> {
     /// Ascending.
     pub(crate) starts: &'a [u32],
     pub(crate) edges: &'a [(u32, u32)],
+    /// Where calls of the function by itself end.
+    pub(crate) recursion: &'a [u32],
     /// How long the code is.
     pub(crate) length: u32,
 }
 
 /// Where a function should begin.
 pub(crate) fn phases(blocks: Blocks<'_>) -> Phases {
-    let loops = innermost_loops(blocks);
-    if loops.is_empty() {
+    let (loops, recursion) = (innermost_loops(blocks), recursion(blocks));
+    if loops.is_empty() && recursion.is_none() {
         return Phases::HALVES;
     }
     let entry = Loop { start: 0, end: blocks.length.clamp(1, HALF), depth: 0 };
     let cost = |phase| {
         // Loops turn, and a function is entered once for all that it does.
-        entry.cost(phase) + loops.iter().map(|it| TURNS * it.cost(phase)).sum::<u64>()
+        let turns = loops.iter().map(|it| it.cost(phase)).sum::<u64>();
+        let calls = recursion.map_or(0, |it| RECURSION * it.cost(phase));
+        entry.cost(phase) + TURNS * (turns + calls)
     };
     let costs: Vec<u64> = (0..LINE / STEP).map(|step| cost(step * STEP)).collect();
     let least = costs.iter().min();
@@ -66,7 +76,7 @@ pub(crate) fn phases(blocks: Blocks<'_>) -> Phases {
     Phases(best.fold(0, |set, (step, _)| set | 1 << step))
 }
 
-/// A loop that contains no other.
+/// A loop that contains no other, or the way from the beginning of a function to where it has called itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Loop {
     start: u32,
@@ -88,22 +98,21 @@ impl Loop {
     }
 }
 
-/// The loops of a function that contain no others, as far as the order of its blocks tells: from where an edge leads back
-/// to, until behind the block that it comes from.
+/// The way from the beginning of a function to behind the last of the calls of itself that are in the most loops.
+fn recursion(blocks: Blocks<'_>) -> Option<Loop> {
+    let loops = loops(blocks);
+    let depth = |call: u32| {
+        let around = loops.iter().filter(|(start, end)| *start < call && call <= *end);
+        (u32::try_from(around.count()).unwrap_or(u32::MAX), call)
+    };
+    let (depth, end) = blocks.recursion.iter().map(|call| depth(*call)).max()?;
+    // A loop within is a level deeper than what is around it.
+    Some(Loop { start: 0, end, depth: depth.saturating_sub(1) })
+}
+
+/// The loops of a function that contain no others.
 fn innermost_loops(blocks: Blocks<'_>) -> Vec<Loop> {
-    let Blocks { starts, edges, length } = blocks;
-    let mut ranges: Vec<(u32, u32)> = edges
-        .iter()
-        .filter(|(from, to)| to <= from)
-        .map(|(from, to)| {
-            let behind = starts.partition_point(|start| start <= from);
-            (*to, starts.get(behind).copied().unwrap_or(length))
-        })
-        .filter(|(start, end)| start < end)
-        .collect();
-    // Of loops that begin at one place, the longest comes first, and stands for them.
-    ranges.sort_unstable_by_key(|(start, end)| (*start, std::cmp::Reverse(*end)));
-    ranges.dedup_by_key(|(start, _)| *start);
+    let ranges = loops(blocks);
     let mut found: Vec<Loop> = Vec::new();
     let mut around: Vec<u32> = Vec::new();
     for (start, end) in ranges {
@@ -120,12 +129,31 @@ fn innermost_loops(blocks: Blocks<'_>) -> Vec<Loop> {
     found
 }
 
+/// The loops of a function, by where they begin, as far as the order of its blocks tells: from where an edge leads back
+/// to, until behind the block that it comes from.
+fn loops(blocks: Blocks<'_>) -> Vec<(u32, u32)> {
+    let Blocks { starts, edges, length, .. } = blocks;
+    let mut ranges: Vec<(u32, u32)> = edges
+        .iter()
+        .filter(|(from, to)| to <= from)
+        .map(|(from, to)| {
+            let behind = starts.partition_point(|start| start <= from);
+            (*to, starts.get(behind).copied().unwrap_or(length))
+        })
+        .filter(|(start, end)| start < end)
+        .collect();
+    // Of loops that begin at one place, the longest comes first, and stands for them.
+    ranges.sort_unstable_by_key(|(start, end)| (*start, std::cmp::Reverse(*end)));
+    ranges.dedup_by_key(|(start, _)| *start);
+    ranges
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn blocks<'a>(starts: &'a [u32], edges: &'a [(u32, u32)]) -> Blocks<'a> {
-        Blocks { starts, edges, length: 200 }
+        Blocks { starts, edges, recursion: &[], length: 200 }
     }
 
     fn places(phases: Phases) -> Vec<usize> {
@@ -189,8 +217,27 @@ mod tests {
     }
 
     #[test]
+    fn a_function_that_calls_itself_begins_where_the_way_to_the_call_is_in_one_line() {
+        let called =
+            |blocks: Blocks<'static>, recursion| places(phases(Blocks { recursion, ..blocks }));
+        // Up to 61, it has a line of its own, and up to 35 also room for what is before.
+        let straight = blocks(&[0, 10, 80], &[(0, 10), (10, 80)]);
+        assert_eq!(called(straight, &[61]), [0]);
+        assert_eq!(called(straight, &[20, 40]), [0]);
+        assert_eq!(called(straight, &[20]), [0, 4, 8, 32, 36, 40]);
+        // Rather that than a loop from 36 to 71 in one line, if the call is in the loop.
+        let looping = blocks(&[0, 36, 71], &[(36, 36)]);
+        assert_eq!(places(phases(looping)), [32]);
+        assert_eq!(called(looping, &[61]), [0]);
+        // But a loop that is in another counts more than a call that is in none.
+        let nested = blocks(&[0, 10, 36, 71, 150], &[(36, 36), (71, 10)]);
+        assert_eq!(called(nested, &[5]), places(phases(nested)));
+    }
+
+    #[test]
     fn offsets_that_make_no_sense_do_no_harm() {
-        let phases = phases(blocks(&[], &[(0, 0), (500, 3), (300, 300)]));
+        let blocks = blocks(&[], &[(0, 0), (500, 3), (300, 300)]);
+        let phases = phases(Blocks { recursion: &[0, 1000], ..blocks });
         assert!(!places(phases).is_empty());
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! The intermediate form names them by two numbers, the first of which says which of the two it is.
 
-use cranelift_codegen::ir::UserExternalName;
+use cranelift_codegen::ir::{UserExternalName, UserFuncName};
 
 use crate::module::{FuncIndex, TableIndex};
 
@@ -25,6 +25,14 @@ impl Reference {
             FUNCTIONS => Some(Self::Function(FuncIndex::from_u32(name.index))),
             TABLES => Some(Self::Table(TableIndex::from_u32(name.index))),
             _ => None,
+        }
+    }
+
+    /// What a function is to itself. Trampolines have no name of their own, and refer to nothing.
+    pub(crate) fn of_own(name: &UserFuncName) -> Option<Self> {
+        match name {
+            UserFuncName::User(name) => Self::of(name),
+            UserFuncName::Testcase(_) => None,
         }
     }
 

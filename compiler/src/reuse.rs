@@ -37,7 +37,7 @@ use crate::unwind::Unwind;
 
 /// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
 /// done to code once it is generated, and with [`Stored`].
-const FORM: &str = "cwasm function, form 3";
+const FORM: &str = "cwasm function, form 4";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];
@@ -103,7 +103,9 @@ impl<'a> Reuse<'a> {
         copied: &[FuncIndex],
         inlinable: &Inlinable<'_>,
     ) -> Name {
-        let mut hash = self.quick.clone().chain_update(b"quick");
+        // A call of this number may be one of itself.
+        let mut hash =
+            self.quick.clone().chain_update(b"quick").chain_update(index.as_u32().to_le_bytes());
         let mut add = |index: FuncIndex, body: &[u8]| {
             let (ty, hints) = (module.functions[index].ty, module.hints.of(index));
             // Writing to a hash cannot fail. What is before a body says where it ends itself.
@@ -128,6 +130,9 @@ impl<'a> Reuse<'a> {
         hasher.hash.update(first.to_le_bytes());
         hasher.hash.update([u8::from(kept.calls_references)]);
         let others = kept.others();
+        // Where code begins depends on whether it calls itself.
+        let own = Reference::of_own(&kept.function.name);
+        others.iter().position(|other| Some(*other) == own).hash(&mut hasher);
         for (wasm, inlined) in kept.locations.iter() {
             let of_copied = kept.inlinable.start(inlined.function).unwrap_or_default();
             let function = Reference::Function(inlined.function);

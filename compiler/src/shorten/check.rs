@@ -332,9 +332,8 @@ impl<'a> Comparison<'a> {
             return None;
         }
         let old_end = self.comparison_end(old)?;
-        let branches = |code, place| {
-            decode(code, place).is_ok_and(|branch| branch.mnemonic() == Mnemonic::Ja)
-        };
+        let branches =
+            |code, place| decode(code, place).is_ok_and(|branch| branch.mnemonic() == Mnemonic::Ja);
         let branch = branches(self.before.code, old_end) && branches(self.after.code, end(&after));
         branch.then(|| (old_end, end(&after)))
     }
