@@ -22,6 +22,7 @@ use cwasm_artifact::cpu::CpuFeatures;
 use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
+use crate::branches;
 use crate::constants;
 use crate::counted;
 use crate::effort::Effort;
@@ -569,6 +570,11 @@ impl Worker {
         self.context.optimize(isa, &mut control)?;
         if effort.optimise {
             constants::rematerialise(&mut self.context.func);
+            self.context.verify_if(isa)?;
+        }
+        if branches::compare(&mut self.context.func) {
+            self.context.compute_cfg();
+            self.context.compute_domtree();
             self.context.verify_if(isa)?;
         }
         let Context { func, domtree, .. } = &self.context;

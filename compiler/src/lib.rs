@@ -23,6 +23,7 @@
 //! every machine and for every number of threads.
 #![forbid(unsafe_code)]
 
+mod branches;
 pub mod codegen;
 mod constants;
 mod counted;

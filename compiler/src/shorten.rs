@@ -518,6 +518,88 @@ mod tests {
         assert_eq!(bytes(&before, &[0]), [OPEN, BY_STACK, &[0xeb, 0xf5]].concat());
     }
 
+    /// The beginning of a function, `push rbp; mov rbp, rsp; mov r10, [rdi + 8]`.
+    const BEGIN: &[u8] = &[0x55, 0x48, 0x89, 0xe5, 0x4c, 0x8b, 0x57, 8];
+
+    /// `mov r10, [r10]`, `cmp r10, rsp` and `cmp [r10], rsp`
+    const LIMIT: &[u8] = &[0x4d, 0x8b, 0x12];
+    const COMPARE: &[u8] = &[0x4c, 0x3b, 0xd4];
+    const COMPARE_THERE: &[u8] = &[0x49, 0x39, 0x22];
+
+    /// A function with a frame of so many bytes that compares the stack pointer with its limit, and then does this.
+    fn comparing(size: u8, does: &[u8]) -> Code {
+        let above: &[u8] = &[0x0f, 0x87];
+        let distance = (signed(does.len())).to_le_bytes();
+        let add: &[u8] = &[0x49, 0x83, 0xc2, size];
+        let mut code = code(&[BEGIN, LIMIT, add, COMPARE, above, &distance, does, &UD2]);
+        code.sites = vec![site(u32::try_from(24 + does.len()).unwrap(), Some(Trap::StackOverflow))];
+        code
+    }
+
+    /// A call of another function, and the end.
+    const CALLING: &[u8] = &[0xe8, 0, 0, 0, 0, RET];
+
+    fn comparing_and_calling() -> Code {
+        let mut code = comparing(0x20, CALLING);
+        code.relocations = vec![call(25)];
+        code.sites.insert(0, site(29, None));
+        code
+    }
+
+    #[test]
+    fn the_stack_limit_is_compared_where_it_lies_or_not_at_all() {
+        let before = comparing_and_calling();
+        let (after, _) = shortened(&before, &[0]).unwrap();
+        assert_eq!(after.bytes, [BEGIN, COMPARE_THERE, &[0x77, 6], CALLING, &UD2].concat());
+        let places: Vec<_> = after.sites.iter().map(|site| site.text).collect();
+        assert_eq!((after.relocations[0].offset, places), (14, vec![18, 19]));
+        // Who calls nothing need not compare.
+        let before = comparing(0x20, &[RET]);
+        let (after, _) = shortened(&before, &[0]).unwrap();
+        assert_eq!(after.bytes, [&BEGIN[..4], &[RET], &UD2].concat());
+        assert_eq!(after.sites[0].text, 5);
+        // A call that nothing is said of is not understood.
+        let mut before = comparing_and_calling();
+        before.sites.remove(0);
+        assert!(shortened(&before, &[0]).is_none());
+        // Control does not lead into the comparison.
+        assert!(shortened(&comparing_and_calling(), &[0, 11]).is_none());
+    }
+
+    #[test]
+    fn the_other_opinion_knows_when_the_stack_need_not_be_compared() {
+        let opinion = |before: &Code, after: &Code| {
+            let function = |code| check::Function { code, blocks: &[0] };
+            check::same(function(before), function(after))
+        };
+        let calling = comparing_and_calling();
+        let (compared, _) = shortened(&calling, &[0]).unwrap();
+        opinion(&calling, &compared).unwrap();
+        let changed = |code: &Code, change: &dyn Fn(&mut Code)| {
+            let mut code = code.clone();
+            change(&mut code);
+            code
+        };
+        // cmp [r9], rsp; cmp [r10], rax; jae
+        for (place, byte) in [(8, 0x41), (10, 0x02), (11, 0x73)] {
+            let after = changed(&compared, &|code| code.bytes[place] = byte);
+            assert!(opinion(&calling, &after).is_err(), "{place}");
+        }
+        // A large frame, another limit, another addition
+        for (place, byte) in [(14, 0x80), (9, 0x4b), (13, 0xc1)] {
+            let before = changed(&calling, &|code| code.bytes[place] = byte);
+            assert!(opinion(&before, &compared).is_err(), "{place}");
+        }
+        let leaf = comparing(0x20, &[RET]);
+        let (gone, _) = shortened(&leaf, &[0]).unwrap();
+        opinion(&leaf, &gone).unwrap();
+        // Not if it calls others.
+        let calls = |code: &mut Code| code.sites.insert(0, site(code.sites[0].text, None));
+        assert!(opinion(&changed(&leaf, &calls), &changed(&gone, &calls)).is_err());
+        let other = changed(&leaf, &|code| code.bytes[7] = 16);
+        assert!(opinion(&other, &gone).is_err());
+    }
+
     #[test]
     fn the_other_opinion_finds_mistakes() {
         let opinion = |before: &Code, blocks: &[u32], mistake: &dyn Fn(&mut Code, &mut [u32])| {

@@ -9,7 +9,6 @@
 
 use std::collections::HashMap;
 
-use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{Block, BlockArg, InstBuilder as _, JumpTableData, Value};
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::types::ValType;
@@ -19,9 +18,6 @@ use super::exception::is_exception;
 use super::stack::{Frame, FrameKind};
 use super::{Translator, clif_type, trap_code};
 use crate::module::{TypeIndex, val_type};
-
-/// A branch table that leads elsewhere than to its default for so few indices becomes comparisons.
-const MAX_COMPARISONS: usize = 3;
 
 /// A branch table with more entries is made of several, a power of two.
 const MAX_TABLE: usize = 8192;
@@ -246,28 +242,12 @@ impl Translator<'_, '_> {
         // The targets were read once by the validator.
         let targets: Vec<Block> =
             targets.targets().flatten().map(|depth| self.target(depth).0).collect();
-        let elsewhere = targets.iter().filter(|target| **target != default).count();
-        if elsewhere <= MAX_COMPARISONS {
-            self.comparisons(index, &targets, default, &arguments);
-        } else if targets.len() <= MAX_TABLE {
+        if targets.len() <= MAX_TABLE {
             self.jump_table(index, &targets, default, &arguments);
         } else {
             self.tables_of_tables(index, &targets, default, &arguments);
         }
         self.reachable = false;
-    }
-
-    /// A table that leads elsewhere than to its default for few indices. A processor foresees a
-    /// comparison at least as well as where a jump through a table goes, and is back sooner when it was wrong.
-    fn comparisons(&mut self, index: Value, targets: &[Block], default: Block, args: &[BlockArg]) {
-        for (number, target) in (0_i64..).zip(targets).filter(|(_, target)| **target != default) {
-            let here = self.builder.ins().icmp_imm_u(IntCC::Equal, index, number);
-            let next = self.new_block();
-            self.builder.ins().brif(here, *target, args, next, &[]);
-            self.builder.seal_block(next);
-            self.builder.switch_to_block(next);
-        }
-        self.builder.ins().jump(default, args);
     }
 
     fn jump_table(&mut self, index: Value, targets: &[Block], default: Block, args: &[BlockArg]) {
