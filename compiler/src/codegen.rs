@@ -333,6 +333,8 @@ struct Worker {
     context: Context,
     builder: FunctionBuilderContext,
     validator: FuncValidatorAllocations,
+    /// Whether the function is a trampoline.
+    is_trampoline: bool,
     /// Whether the function calls others by references.
     calls_references: bool,
     /// Where the copied instructions of the function come from.
@@ -348,6 +350,7 @@ impl Worker {
             context: Context::new(),
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
+            is_trampoline: false,
             calls_references: false,
             locations: Locations::default(),
             unwind: unwind::Known::default(),
@@ -361,6 +364,7 @@ impl Worker {
         // Clearing forgets these (in Cranelift 0.135). Left behind, they would be a part of the next
         // function's name, and of no use to it.
         self.context.func.dfg.exception_tables.clear();
+        self.is_trampoline = false;
         self.calls_references = false;
     }
 
@@ -469,6 +473,7 @@ impl Workers {
         let Worker { context, builder, .. } = &mut *worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
         worker.locations = Locations::default();
+        worker.is_trampoline = true;
         let none = Inlinable::default();
         let exact = env.reuse.map(|reuse| (reuse, reuse.exact_name(&worker.kept(0, &none))));
         let code = worker.provide(env, 0, &none, exact).map_err(|error| CompileError::Codegen {
@@ -567,7 +572,13 @@ impl Worker {
             counted::compare_next(&mut self.context.func);
         }
         let mut control = ControlPlane::default();
-        self.context.optimize(isa, &mut control)?;
+        if self.is_trampoline {
+            // The optimiser would find nothing, in a sixth of the time.
+            self.context.compute_cfg();
+            self.context.compute_domtree();
+        } else {
+            self.context.optimize(isa, &mut control)?;
+        }
         if effort.optimise {
             constants::rematerialise(&mut self.context.func);
             self.context.verify_if(isa)?;
