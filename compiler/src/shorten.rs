@@ -554,10 +554,19 @@ mod tests {
         let places: Vec<_> = after.sites.iter().map(|site| site.text).collect();
         assert_eq!((after.relocations[0].offset, places), (14, vec![18, 19]));
         // Who calls nothing need not compare.
-        let before = comparing(0x20, &[RET]);
+        let mut before = comparing(0x20, &[RET]);
+        before.unwind = Some(Unwind {
+            rules: vec![
+                (1, Rule::FrameOffset(16)),
+                (4, Rule::FrameRegister(6)),
+                (24, Rule::Saved(3, -24)),
+            ],
+        });
         let (after, _) = shortened(&before, &[0]).unwrap();
         assert_eq!(after.bytes, [&BEGIN[..4], &[RET], &UD2].concat());
         assert_eq!(after.sites[0].text, 5);
+        let rules: Vec<_> = after.unwind.unwrap().rules.iter().map(|(place, _)| *place).collect();
+        assert_eq!(rules, [1, 4, 4]);
         // A call that nothing is said of is not understood.
         let mut before = comparing_and_calling();
         before.sites.remove(0);

@@ -56,6 +56,8 @@ struct Comparison<'a> {
     starts: BTreeMap<u32, u32>,
     /// Where instructions began that are gone, and what is there now.
     gone: BTreeMap<u32, u32>,
+    /// Where a comparison ended that is gone, and what is there now.
+    gone_ends: BTreeMap<u32, u32>,
     /// Where they end, those before each by that.
     ends: BTreeMap<u32, u32>,
     /// Where calls end, and what leaves for another function.
@@ -101,6 +103,7 @@ impl<'a> Comparison<'a> {
             after,
             starts: BTreeMap::new(),
             gone: BTreeMap::new(),
+            gone_ends: BTreeMap::new(),
             ends: BTreeMap::new(),
             calls: BTreeSet::new(),
             open: vec![(0, 0)],
@@ -131,6 +134,7 @@ impl<'a> Comparison<'a> {
             }
             if let Some(end) = self.uncompared(old, new) {
                 self.gone.insert(old, new);
+                self.gone_ends.insert(end, new);
                 self.effects.insert(old, Effect::Add(0));
                 self.go(old, end, new);
                 continue;
@@ -451,7 +455,8 @@ impl<'a> Comparison<'a> {
         equal("rules", old.len(), new.len())?;
         for ((old, rule), (new, now)) in old.into_iter().zip(new) {
             equal("a rule", rule, now)?;
-            equal("the place of a rule", self.ends.get(&old), Some(&new))?;
+            let now = self.ends.get(&old).or_else(|| self.gone_ends.get(&old));
+            equal("the place of a rule", now, Some(&new))?;
         }
         for (old, new) in self.before.blocks.iter().zip(self.after.blocks) {
             self.moved("a block", *old, *new)?;
