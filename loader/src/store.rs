@@ -23,7 +23,7 @@ pub use borrowed::{AsStore, AsStoreMut, StoreMut, StoreRef};
 
 use crate::artifact::Artifact;
 use crate::engine::{Config, Engine};
-use crate::error::{CodeLost, Error, Frame, HostError};
+use crate::error::{Error, Frame, HostError};
 use crate::exception::Exception;
 use crate::func::KeepAlive;
 use crate::kept::KeptFuncs;
@@ -111,7 +111,8 @@ pub(crate) struct StoreCore<'code> {
     code_owner: Option<Stable<Vec<CodeRange>>>,
     pub(crate) instances: Vec<VmInstance<'code>>,
     pub(crate) memories: Vec<StoreMemory>,
-    /// Whether one of them may have bytes that were not loaded yet.
+    /// Whether one of them may have bytes that were not loaded yet, or are late. Set by whatever makes them so; taken back by whoever
+    /// notices that none has.
     pub(crate) late_memory: bool,
     pub(crate) tables: Vec<Stable<VmTable>>,
     pub(crate) globals: Vec<VmGlobal>,
@@ -190,7 +191,7 @@ impl<'code> StoreCore<'code> {
         this.as_ptr().cast()
     }
 
-    /// Whether a memory of the store may have bytes that were not loaded yet.
+    /// Whether a memory of the store may have bytes that were not loaded yet, or are late.
     ///
     /// # Safety
     /// The store is alive, and nobody changes it meanwhile.
@@ -244,7 +245,7 @@ impl<'code> StoreCore<'code> {
 
     /// What the host gets if bytes that it needs are gone.
     pub(crate) fn lost_to_host(lost: Lost) -> Error {
-        Error::CodeLost(CodeLost::new(lost, Vec::new()))
+        Error::lost(lost, Vec::new())
     }
 
     /// The buffer for the backtrace of a trap.
@@ -278,7 +279,12 @@ impl<'code> StoreCore<'code> {
         Some((artifact, u32::try_from(pc - range.start).ok()?))
     }
 
-    /// Makes the byte at an address present, if it is of a memory of the store and was to be loaded when it is needed. `None`
+    /// Finds out again whether a memory has bytes that were not loaded yet, or are late.
+    pub(crate) fn look_for_late_memory(&mut self) {
+        self.late_memory = self.memories.iter().any(StoreMemory::is_late);
+    }
+
+    /// Makes the byte at an address present, if it is of a memory of the store and was to be loaded when it is needed, or is late. `None`
     /// if not, or if it is present.
     ///
     /// Takes no lock and allocates nothing.
@@ -290,8 +296,10 @@ impl<'code> StoreCore<'code> {
         address: usize,
     ) -> Option<Result<(), Lost>> {
         // SAFETY: the store is alive, and no reference to it exists while compiled code runs.
-        let memories = unsafe { &mut (*this.as_ptr()).memories };
-        memories.iter_mut().find_map(|memory| memory.load_address(address))
+        let store = unsafe { &mut *this.as_ptr() };
+        let result = store.memories.iter_mut().find_map(|memory| memory.load_address(address))?;
+        store.look_for_late_memory();
+        Some(result)
     }
 
     /// Keeps a share of an artifact until the store is dropped, and gives out
@@ -472,7 +480,15 @@ impl<'code> StoreCore<'code> {
 
     pub(crate) fn grow_memory(&mut self, memory: u32, delta: u64) -> Option<u64> {
         let limit = self.limits.memory_bytes();
-        self.memories[memory as usize].grow(delta, limit)
+        let memory = &mut self.memories[memory as usize];
+        let was_late = memory.is_late();
+        let old = memory.grow(delta, limit)?;
+        match (was_late, memory.is_late()) {
+            (false, true) => self.late_memory = true,
+            (true, false) => self.look_for_late_memory(),
+            _ => {}
+        }
+        Some(old)
     }
 
     /// `memory.atomic.wait`; one of `wait_result`. Ends when the epoch reaches the
@@ -554,7 +570,7 @@ impl<'code> StoreCore<'code> {
             | (Unwound::Trap(_), Some(Pending::Lost(lost)))
             | (Unwound::Lost(lost), None | Some(Pending::Lost(_))) => {
                 self.thrown = None;
-                Error::CodeLost(CodeLost::new(lost, self.frames()))
+                Error::lost(lost, self.frames())
             }
             (_, Some(Pending::Thread(error))) => Error::Thread(error),
             (Unwound::Exception, _) => match self.thrown.take() {

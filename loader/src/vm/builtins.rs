@@ -131,7 +131,7 @@ fn checked_length(length: u64) -> usize {
     length as usize
 }
 
-/// Whether a memory of the store may have bytes that are not loaded yet.
+/// Whether a memory of the store may have bytes that are not loaded yet, or are late.
 ///
 /// # Safety
 /// `vmctx` is that of a live instance whose code is running.
@@ -150,6 +150,8 @@ unsafe fn make_present(vmctx: *mut VmContext, start: *const u8, length: usize) -
     let (store, _) = unsafe { caller(vmctx) };
     let mut memories = store.memories.iter();
     let result = memories.try_for_each(|memory| memory.load_addresses(start.addr(), length));
+    // Perhaps that was the last of it.
+    store.look_for_late_memory();
     accessed(store, result.map_err(NoAccess::Lost)) != 0
 }
 
