@@ -778,3 +778,66 @@ impl<T> Drop for Store<'_, T> {
         drop(unsafe { Box::from_raw(self.inner.as_ptr()) });
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cwasm_artifact::types::Limits;
+
+    use super::*;
+
+    const PAGE: usize = 65536;
+
+    /// A store with memories of one page each that have grown by three, and the last of which have grown by one more, which is late.
+    fn store(memories: u32, late: u32) -> StoreCore<'static> {
+        activation::prepare().unwrap();
+        let mut core = StoreCore::new(&Engine::default());
+        let ty = MemoryType::new(Limits { min: 1, max: None });
+        for index in 0..memories {
+            assert_eq!(core.add_memory(&ty, true, None).unwrap(), index);
+            for size in 1..4 {
+                assert_eq!(core.grow_memory(index, 1), Some(size));
+            }
+        }
+        assert!(!core.late_memory);
+        for index in memories - late..memories {
+            assert_eq!(core.grow_memory(index, 1), Some(4));
+            assert!(core.late_memory);
+        }
+        core
+    }
+
+    fn touch(core: &mut StoreCore<'static>, memory: usize, at: usize) -> Option<bool> {
+        let address = core.memories[memory].base().addr() + at;
+        // SAFETY: nobody uses the store otherwise.
+        let result = unsafe { StoreCore::load_address(NonNull::from(core), address) };
+        result.map(|result| result.is_ok())
+    }
+
+    #[test]
+    fn a_store_knows_whether_anything_is_late() {
+        let mut core = store(3, 2);
+        for (memory, at) in [(0, 0), (0, 4 * PAGE), (1, 4 * PAGE - 1), (2, 5 * PAGE), (1, 0)] {
+            assert_eq!(touch(&mut core, memory, at), None, "{memory} {at}");
+            assert!(core.late_memory);
+        }
+        assert_eq!(touch(&mut core, 1, 4 * PAGE), Some(true));
+        assert_eq!(touch(&mut core, 1, 4 * PAGE), None);
+        assert!(core.late_memory);
+        assert_eq!(touch(&mut core, 2, 5 * PAGE - 1), Some(true));
+        assert!(!core.late_memory);
+    }
+
+    #[test]
+    fn a_store_finds_out_what_was_touched_through_a_shared_reference() {
+        let mut core = store(2, 1);
+        core.memories[1].read(4 * PAGE as u64, &mut [0]).unwrap();
+        // Nobody could say so.
+        assert!(core.late_memory);
+        assert_eq!(touch(&mut core, 1, 4 * PAGE), None);
+        core.look_for_late_memory();
+        assert!(!core.late_memory);
+        // Growths that are done at once leave it as it is.
+        assert_eq!(core.grow_memory(1, 1), Some(5));
+        assert!(!core.late_memory);
+    }
+}

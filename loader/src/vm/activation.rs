@@ -395,7 +395,7 @@ pub(crate) unsafe fn land(
 }
 
 /// Prepares this process and thread for traps. Cheap after the first time.
-fn prepare() -> std::io::Result<()> {
+pub(crate) fn prepare() -> std::io::Result<()> {
     if PREPARED.get() {
         return Ok(());
     }
