@@ -535,6 +535,44 @@ fn the_kernel_has_what_wasi_gives_it() {
 }
 
 #[test]
+fn memories_that_threads_share_copy_from_late_pages_and_to_them() {
+    let code = artifact(
+        r#"(module (memory $a (export "a") 1) (memory $s (export "s") 2 2 shared)
+            (func (export "grow") (param i32) (result i32) (memory.grow (local.get 0)))
+            (func (export "to") (param i32 i32 i32) (memory.copy $s $a (local.get 0) (local.get 1) (local.get 2)))
+            (func (export "from") (param i32 i32 i32) (memory.copy $a $s (local.get 0) (local.get 1) (local.get 2))))"#,
+    );
+    for (name, arguments, wanted) in [
+        ("to", (0, 8 * 65536 - 9, 9), 8),
+        ("to", (5, 4 * 65536 - 1, 2), 8),
+        ("from", (8 * 65536 - 9, 0, 9), 8),
+        ("from", (4 * 65536 - 9, 0, 100_000), 8),
+        ("from", (4 * 65536 - 9, 0, 9), 4),
+        ("from", (8 * 65536 - 9, 0, 10), 4),
+        ("to", (0, 8 * 65536, 1), 4),
+    ] {
+        let mut store = Store::new(&Engine::default(), ());
+        let instance = Linker::new(&Engine::default()).instantiate(&mut store, &code).unwrap();
+        let [own, shared] = ["a", "s"].map(|name| instance.memory(&store, name).unwrap());
+        let base = own.data(&store).unwrap().as_ptr().addr();
+        shared.write(&mut store, 0, &[7; 100_000]).unwrap();
+        let grow = instance.typed_func::<u32, i32>(&store, "grow").unwrap();
+        for by in [1, 1, 1, 4] {
+            assert_ne!(grow.call(&mut store, by).unwrap(), -1);
+        }
+        let copy = instance.typed_func::<(u32, u32, u32), ()>(&store, name).unwrap();
+        let result = copy.call(&mut store, arguments);
+        assert_eq!(process::accessible(base), wanted * PAGE, "{name} {arguments:?}");
+        let (to, from, length) = arguments;
+        let is_inside = to.max(from) + length <= 8 * 65536;
+        assert_eq!(result.is_ok(), is_inside, "{name} {arguments:?}");
+        let sevens = own.data(&store).unwrap().iter().filter(|byte| **byte == 7).count();
+        let copied = if is_inside && name == "from" { length } else { 0 };
+        assert_eq!(sevens, copied as usize, "{name} {arguments:?}");
+    }
+}
+
+#[test]
 fn threads_may_read_late_pages_at_once() {
     for round in 0..100 {
         let mut world = World::late();

@@ -563,6 +563,27 @@ mod tests {
     }
 
     #[test]
+    fn only_memories_that_are_guarded_and_never_move_have_late_pages() {
+        crate::vm::activation::prepare().unwrap();
+        for index in [IndexType::I32, IndexType::I64] {
+            for page_size_log2 in [0, 16] {
+                for guarded in [true, false] {
+                    let limits = Limits { min: 1, max: Some(1 << 20 >> page_size_log2) };
+                    let ty = MemoryType { limits, index, page_size_log2, shared: false };
+                    let mut memory = VmMemory::new(&ty, guarded, None).unwrap();
+                    let by = 65536 / ty.page_size();
+                    let late = (0..9).filter(|_| {
+                        memory.grow(by, u64::MAX).unwrap();
+                        memory.has_late_pages()
+                    });
+                    let is_reserved = MemoryStyle::of(&ty, !guarded) == MemoryStyle::Reserved;
+                    assert_eq!(late.count(), if is_reserved { 6 } else { 0 }, "{ty} {guarded}");
+                }
+            }
+        }
+    }
+
+    #[test]
     fn whatever_may_have_written_to_a_memory_is_noted() {
         type Use = fn(&mut [StoreMemory]);
         let uses: [(bool, Use); 10] = [
