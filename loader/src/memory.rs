@@ -160,7 +160,8 @@ impl<'code> Memory<'code> {
         result.map_err(|why| inaccessible(why, memory, offset, length))
     }
 
-    /// Grows the memory by `delta` pages; returns the old size in pages.
+    /// Grows the memory by `delta` pages; returns the old size in pages. The new pages may become accessible only when they are first touched;
+    /// they are the memory's all the same, and zero.
     ///
     /// # Errors
     /// [`Error::WrongStore`]; [`Error::MemoryLimit`] if the memory's
