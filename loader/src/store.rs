@@ -481,13 +481,8 @@ impl<'code> StoreCore<'code> {
     pub(crate) fn grow_memory(&mut self, memory: u32, delta: u64) -> Option<u64> {
         let limit = self.limits.memory_bytes();
         let memory = &mut self.memories[memory as usize];
-        let was_late = memory.is_late();
         let old = memory.grow(delta, limit)?;
-        match (was_late, memory.is_late()) {
-            (false, true) => self.late_memory = true,
-            (true, false) => self.look_for_late_memory(),
-            _ => {}
-        }
+        self.late_memory |= memory.is_late();
         Some(old)
     }
 
