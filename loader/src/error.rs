@@ -162,10 +162,6 @@ pub struct CodeLost {
 }
 
 impl CodeLost {
-    pub(crate) fn new(lost: Lost, frames: Vec<Frame>) -> Self {
-        Self { lost, frames }
-    }
-
     /// Which bytes of the file were needed.
     #[must_use]
     pub fn range(&self) -> Range<u64> {
@@ -200,6 +196,44 @@ impl std::error::Error for CodeLost {
     }
 }
 
+/// A memory has grown by pages, and the system has no room for them now that they are needed. That is unusual: where the system may refuse
+/// them, `memory.grow` fails instead. The program ended as by a trap; the store can be used. What else the memory holds is unharmed.
+#[derive(Debug)]
+pub struct NoRoom {
+    lost: Lost,
+    frames: Vec<Frame>,
+}
+
+impl NoRoom {
+    /// Which bytes of the memory it is about.
+    #[must_use]
+    pub fn range(&self) -> Range<u64> {
+        self.lost.range()
+    }
+
+    /// The wasm that was running, from the innermost frame outwards. None if it was the host that accessed the memory.
+    #[must_use]
+    pub fn frames(&self) -> &[Frame] {
+        &self.frames
+    }
+}
+
+impl fmt::Display for NoRoom {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Range { start, end } = self.range();
+        write!(
+            f,
+            "the system has no room for the bytes from {start:#x} to {end:#x} of a memory, which it has grown by; raise the limits of the process (`ulimit -d`, `vm.max_map_count`), or set them before any memory grows, so that growing fails"
+        )
+    }
+}
+
+impl std::error::Error for NoRoom {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.lost.system().map(|error| error as _)
+    }
+}
+
 /// Why an operation on a store failed.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -216,6 +250,9 @@ pub enum Error {
     /// Code, or bytes of a memory, that were to be loaded when they are needed are not in their file any more.
     #[error(transparent)]
     CodeLost(CodeLost),
+    /// The system has no room for pages that a memory has grown by.
+    #[error(transparent)]
+    NoRoom(NoRoom),
     /// The module could not be linked.
     #[error(transparent)]
     Link(#[from] LinkError),
@@ -375,6 +412,16 @@ impl Error {
                 Ok(exception) => Self::Exception(*exception),
                 Err(error) => Self::Host(error),
             },
+        }
+    }
+
+    /// Something that was to be had when it is needed cannot be had.
+    #[cold]
+    pub(crate) fn lost(lost: Lost, frames: Vec<Frame>) -> Self {
+        if lost.is_no_room() {
+            Self::NoRoom(NoRoom { lost, frames })
+        } else {
+            Self::CodeLost(CodeLost { lost, frames })
         }
     }
 

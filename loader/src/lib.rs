@@ -66,7 +66,7 @@ pub use cwasm_artifact::types::{
 };
 pub use embedded::{Embedded, Installed};
 pub use engine::{Config, Engine};
-pub use error::{CodeLost, Error, Frame, HostError, LinkError, LoadError, Trap};
+pub use error::{CodeLost, Error, Frame, HostError, LinkError, LoadError, NoRoom, Trap};
 pub use exception::{Exception, ExnRef};
 pub use external::Extern;
 pub use func::{Caller, Func, HostResult, IntoHostFunc, TypedFunc};

@@ -106,7 +106,7 @@ impl<'code> Memory<'code> {
     ///
     /// # Errors
     /// [`Error::WrongStore`]; [`Error::SharedMemory`] if threads share the memory; [`Error::CodeLost`] if some of them were to be loaded
-    /// when they are needed, and are not in the file any more.
+    /// when they are needed, and are not in the file any more; [`Error::NoRoom`] if the memory has grown by some of them, and the system has none.
     pub fn data<'s, 'c: 's>(&self, store: &'s impl AsStore<'c>) -> Result<&'s [u8], Error> {
         let bytes = self.vm(store.as_store().core())?.bytes().ok_or(Error::SharedMemory)?;
         bytes.map_err(StoreCore::lost_to_host)
@@ -129,7 +129,7 @@ impl<'code> Memory<'code> {
     /// Copies bytes out of the memory.
     ///
     /// # Errors
-    /// [`Error::WrongStore`], [`Error::MemoryAccess`]; [`Error::CodeLost`] as for [`Memory::data`].
+    /// [`Error::WrongStore`], [`Error::MemoryAccess`]; [`Error::CodeLost`] and [`Error::NoRoom`] as for [`Memory::data`].
     pub fn read<'c>(
         &self,
         store: &impl AsStore<'c>,
@@ -160,7 +160,8 @@ impl<'code> Memory<'code> {
         result.map_err(|why| inaccessible(why, memory, offset, length))
     }
 
-    /// Grows the memory by `delta` pages; returns the old size in pages.
+    /// Grows the memory by `delta` pages; returns the old size in pages. The new pages may become accessible only when they are first touched;
+    /// they are the memory's all the same, and zero.
     ///
     /// # Errors
     /// [`Error::WrongStore`]; [`Error::MemoryLimit`] if the memory's

@@ -23,7 +23,7 @@ pub use borrowed::{AsStore, AsStoreMut, StoreMut, StoreRef};
 
 use crate::artifact::Artifact;
 use crate::engine::{Config, Engine};
-use crate::error::{CodeLost, Error, Frame, HostError};
+use crate::error::{Error, Frame, HostError};
 use crate::exception::Exception;
 use crate::func::KeepAlive;
 use crate::kept::KeptFuncs;
@@ -111,7 +111,8 @@ pub(crate) struct StoreCore<'code> {
     code_owner: Option<Stable<Vec<CodeRange>>>,
     pub(crate) instances: Vec<VmInstance<'code>>,
     pub(crate) memories: Vec<StoreMemory>,
-    /// Whether one of them may have bytes that were not loaded yet.
+    /// Whether one of them may have bytes that were not loaded yet, or are late. Set by whatever makes them so; taken back by whoever
+    /// notices that none has.
     pub(crate) late_memory: bool,
     pub(crate) tables: Vec<Stable<VmTable>>,
     pub(crate) globals: Vec<VmGlobal>,
@@ -190,7 +191,7 @@ impl<'code> StoreCore<'code> {
         this.as_ptr().cast()
     }
 
-    /// Whether a memory of the store may have bytes that were not loaded yet.
+    /// Whether a memory of the store may have bytes that were not loaded yet, or are late.
     ///
     /// # Safety
     /// The store is alive, and nobody changes it meanwhile.
@@ -244,7 +245,7 @@ impl<'code> StoreCore<'code> {
 
     /// What the host gets if bytes that it needs are gone.
     pub(crate) fn lost_to_host(lost: Lost) -> Error {
-        Error::CodeLost(CodeLost::new(lost, Vec::new()))
+        Error::lost(lost, Vec::new())
     }
 
     /// The buffer for the backtrace of a trap.
@@ -278,7 +279,12 @@ impl<'code> StoreCore<'code> {
         Some((artifact, u32::try_from(pc - range.start).ok()?))
     }
 
-    /// Makes the byte at an address present, if it is of a memory of the store and was to be loaded when it is needed. `None`
+    /// Finds out again whether a memory has bytes that were not loaded yet, or are late.
+    pub(crate) fn look_for_late_memory(&mut self) {
+        self.late_memory = self.memories.iter().any(StoreMemory::is_late);
+    }
+
+    /// Makes the byte at an address present, if it is of a memory of the store and was to be loaded when it is needed, or is late. `None`
     /// if not, or if it is present.
     ///
     /// Takes no lock and allocates nothing.
@@ -290,8 +296,10 @@ impl<'code> StoreCore<'code> {
         address: usize,
     ) -> Option<Result<(), Lost>> {
         // SAFETY: the store is alive, and no reference to it exists while compiled code runs.
-        let memories = unsafe { &mut (*this.as_ptr()).memories };
-        memories.iter_mut().find_map(|memory| memory.load_address(address))
+        let store = unsafe { &mut *this.as_ptr() };
+        let result = store.memories.iter_mut().find_map(|memory| memory.load_address(address))?;
+        store.look_for_late_memory();
+        Some(result)
     }
 
     /// Keeps a share of an artifact until the store is dropped, and gives out
@@ -472,7 +480,10 @@ impl<'code> StoreCore<'code> {
 
     pub(crate) fn grow_memory(&mut self, memory: u32, delta: u64) -> Option<u64> {
         let limit = self.limits.memory_bytes();
-        self.memories[memory as usize].grow(delta, limit)
+        let memory = &mut self.memories[memory as usize];
+        let old = memory.grow(delta, limit)?;
+        self.late_memory |= memory.is_late();
+        Some(old)
     }
 
     /// `memory.atomic.wait`; one of `wait_result`. Ends when the epoch reaches the
@@ -554,7 +565,7 @@ impl<'code> StoreCore<'code> {
             | (Unwound::Trap(_), Some(Pending::Lost(lost)))
             | (Unwound::Lost(lost), None | Some(Pending::Lost(_))) => {
                 self.thrown = None;
-                Error::CodeLost(CodeLost::new(lost, self.frames()))
+                Error::lost(lost, self.frames())
             }
             (_, Some(Pending::Thread(error))) => Error::Thread(error),
             (Unwound::Exception, _) => match self.thrown.take() {
@@ -760,5 +771,68 @@ impl<T> Drop for Store<'_, T> {
         // SAFETY: the pointer came from `Box::leak` in `new`, and is given back once.
         // No wasm of the store is running: that would need a borrow of it.
         drop(unsafe { Box::from_raw(self.inner.as_ptr()) });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cwasm_artifact::types::Limits;
+
+    use super::*;
+
+    const PAGE: usize = 65536;
+
+    /// A store with memories of one page each that have grown by three, and the last of which have grown by one more, which is late.
+    fn store(memories: u32, late: u32) -> StoreCore<'static> {
+        activation::prepare().unwrap();
+        let mut core = StoreCore::new(&Engine::default());
+        let ty = MemoryType::new(Limits { min: 1, max: None });
+        for index in 0..memories {
+            assert_eq!(core.add_memory(&ty, true, None).unwrap(), index);
+            for size in 1..4 {
+                assert_eq!(core.grow_memory(index, 1), Some(size));
+            }
+        }
+        assert!(!core.late_memory);
+        for index in memories - late..memories {
+            assert_eq!(core.grow_memory(index, 1), Some(4));
+            assert!(core.late_memory);
+        }
+        core
+    }
+
+    fn touch(core: &mut StoreCore<'static>, memory: usize, at: usize) -> Option<bool> {
+        let address = core.memories[memory].base().addr() + at;
+        // SAFETY: nobody uses the store otherwise.
+        let result = unsafe { StoreCore::load_address(NonNull::from(core), address) };
+        result.map(|result| result.is_ok())
+    }
+
+    #[test]
+    fn a_store_knows_whether_anything_is_late() {
+        let mut core = store(3, 2);
+        for (memory, at) in [(0, 0), (0, 4 * PAGE), (1, 4 * PAGE - 1), (2, 5 * PAGE), (1, 0)] {
+            assert_eq!(touch(&mut core, memory, at), None, "{memory} {at}");
+            assert!(core.late_memory);
+        }
+        assert_eq!(touch(&mut core, 1, 4 * PAGE), Some(true));
+        assert_eq!(touch(&mut core, 1, 4 * PAGE), None);
+        assert!(core.late_memory);
+        assert_eq!(touch(&mut core, 2, 5 * PAGE - 1), Some(true));
+        assert!(!core.late_memory);
+    }
+
+    #[test]
+    fn a_store_finds_out_what_was_touched_through_a_shared_reference() {
+        let mut core = store(2, 1);
+        core.memories[1].read(4 * PAGE as u64, &mut [0]).unwrap();
+        // Nobody could say so.
+        assert!(core.late_memory);
+        assert_eq!(touch(&mut core, 1, 4 * PAGE), None);
+        core.look_for_late_memory();
+        assert!(!core.late_memory);
+        // Growths that are done at once leave it as it is.
+        assert_eq!(core.grow_memory(1, 1), Some(5));
+        assert!(!core.late_memory);
     }
 }

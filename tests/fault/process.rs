@@ -63,6 +63,24 @@ pub fn all_mappings() -> Vec<Mapping> {
         .collect()
 }
 
+/// How many bytes from an address on can be read and written, up to the first that cannot.
+#[must_use]
+pub fn accessible(start: usize) -> usize {
+    let maps = std::fs::read_to_string("/proc/self/maps").expect("/proc is mounted");
+    let mut end = start;
+    for line in maps.lines() {
+        let mut fields = line.split_whitespace();
+        let range = fields.next().and_then(|range| range.split_once('-'));
+        let (from, to) = range.expect("a mapping has a range");
+        let address = |text| usize::from_str_radix(text, 16).expect("an address is a number");
+        let may = fields.next().is_some_and(|rights| rights.starts_with("rw"));
+        if may && (address(from)..address(to)).contains(&end) {
+            end = address(to);
+        }
+    }
+    end - start
+}
+
 /// How many files, sockets and the like the process has open.
 #[must_use]
 pub fn descriptors() -> usize {

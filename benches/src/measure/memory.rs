@@ -15,6 +15,13 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
     let both = Both::new(KERNEL, &engine)?;
     for (what, name, count, bar) in [
         ("memory.grow by one page", "grow_one", 500, Some(0.7)),
+        ("memory.grow by one page, which is written to at once", "grow_and_write", 500, None),
+        (
+            "memory.grow by one page, all of which is written to at once",
+            "grow_and_write_all",
+            500,
+            None,
+        ),
         ("memory.grow of 0", "grow_none", 20_000, Some(0.1)),
         ("memory.size", "size", 20_000, None),
     ] {

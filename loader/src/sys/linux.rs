@@ -270,6 +270,35 @@ unsafe extern "C" fn on_signal(
     }
 }
 
+/// Whether a fault of this thread comes to our handler first: it is installed, nobody has put another in its place, and the thread does not
+/// block the signal.
+pub(crate) fn catches_faults() -> bool {
+    let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+    let mut blocked = MaybeUninit::<libc::sigset_t>::zeroed();
+    // SAFETY: a null new action and a null new set only ask for the current ones, which are written to valid memory; zero is a valid
+    // value of both structures.
+    unsafe {
+        libc::sigaction(libc::SIGSEGV, ptr::null(), action.as_mut_ptr()) == 0
+            && libc::pthread_sigmask(libc::SIG_BLOCK, ptr::null(), blocked.as_mut_ptr()) == 0
+            && (*action.as_ptr()).sa_sigaction == on_signal as *const () as usize
+            && libc::sigismember(blocked.as_ptr(), libc::SIGSEGV) == 0
+    }
+}
+
+/// Whether the system will not refuse to make pages of a reservation writable, as far as is known: it promises more memory than it has, and sets this process
+/// no limit for its data. Found out once, when it is first asked.
+pub(crate) fn promises_pages() -> bool {
+    static PROMISES: OnceLock<bool> = OnceLock::new();
+    *PROMISES.get_or_init(|| {
+        use rustix::process::{Resource, getrlimit};
+        /// `vm.overcommit_memory`: every page that may be written counts.
+        const NEVER: &str = "2";
+        let policy = std::fs::read_to_string("/proc/sys/vm/overcommit_memory");
+        policy.is_ok_and(|policy| policy.trim() != NEVER)
+            && getrlimit(Resource::Data).current.is_none()
+    })
+}
+
 /// Hands a signal to the action that was in place before ours.
 ///
 /// # Safety

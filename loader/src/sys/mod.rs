@@ -3,7 +3,7 @@
 //! of a thread's stack, and directories by descriptor. And what is asked of the processor: [`leaf_pair`].
 //!
 //! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`open_pages`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install`],
-//! [`install_fault_handler`], [`Fault`] and [`thread_stack`].
+//! [`install_fault_handler`], [`Fault`], [`catches_faults`], [`promises_pages`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
 mod dir;
@@ -23,8 +23,8 @@ pub(crate) use leaves::leaf_pair;
 use linux::file_size_limit;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Access, Fault, ensure_signal_stack, install, install_fault_handler, page_size, protect_absent,
-    protect_code, thread_stack,
+    Access, Fault, catches_faults, ensure_signal_stack, install, install_fault_handler, page_size,
+    promises_pages, protect_absent, protect_code, thread_stack,
 };
 #[cfg(target_os = "linux")]
 pub(crate) use reservation::{Reservation, open_pages};

@@ -7,15 +7,19 @@
 //! mapping of a file become those of the file again. The next memory of the same size and with the same image needs no
 //! system call. They are kept per process, not per engine, since that is whose address space it is.
 //!
+//! Therefore it is always known exactly how much is accessible. [`Reservation::commit`] alone makes it more, also through a shared
+//! reference: a memory's pages may become accessible only when somebody needs them (`vm/growth`). All that takes access away has an exclusive one.
+//!
 //! An image is known by a number that no other image ever has, so what waits can never be taken for
 //! another's. When the artifact of an image is dropped, what waits for it is unmapped.
 
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
+use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
 use super::image::{Image, ImageKey, ImageRun};
@@ -95,8 +99,9 @@ enum Contents {
 pub(crate) struct Reservation {
     start: NonNull<u8>,
     length: usize,
-    /// How many bytes at the start are accessible; whole pages.
-    accessible: usize,
+    /// How many bytes at the start are accessible; whole pages. Whoever has read that may access them: it becomes less only
+    /// through `&mut self`.
+    accessible: AtomicUsize,
     contents: Contents,
     /// Whether it is certain that nobody wrote to it.
     untouched: bool,
@@ -129,7 +134,7 @@ impl Reservation {
         if reservation.contents != wanted && reservation.contents != Contents::Zeros {
             reservation.clear()?;
         }
-        if reservation.accessible > accessible {
+        if reservation.accessible() > accessible {
             reservation.close(accessible)?;
         }
         reservation.commit(accessible)?;
@@ -173,7 +178,13 @@ impl Reservation {
             )
         }?;
         let start = NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { start, length, accessible: 0, contents: Contents::Zeros, untouched: false })
+        Ok(Self {
+            start,
+            length,
+            accessible: AtomicUsize::new(0),
+            contents: Contents::Zeros,
+            untouched: false,
+        })
     }
 
     /// One that waits and has the right length: rather one that is as it is wanted, or one that has the right
@@ -190,7 +201,7 @@ impl Reservation {
             for (position, kept) in idle.iter().enumerate().rev() {
                 let good = match kept.contents {
                     _ if kept.length != length => continue,
-                    contents if contents == wanted => 2 + u8::from(kept.accessible == accessible),
+                    contents if contents == wanted => 2 + u8::from(kept.accessible() == accessible),
                     Contents::Zeros => 1,
                     _ if is_full => 0,
                     _ => continue,
@@ -238,24 +249,40 @@ impl Reservation {
         self.start
     }
 
+    /// How many bytes at the start are accessible; whole pages.
+    #[inline]
+    pub(crate) fn accessible(&self) -> usize {
+        self.accessible.load(Ordering::Acquire)
+    }
+
     /// Makes the first `to` bytes, a multiple of the page size, readable and
     /// writable. New bytes are zero.
-    pub(crate) fn commit(&mut self, to: usize) -> io::Result<()> {
+    ///
+    /// Several threads may do this at once. A signal handler may, too.
+    pub(crate) fn commit(&self, to: usize) -> Result<(), Errno> {
         if to > self.length || !to.is_multiple_of(page_size()) {
-            return Err(io::ErrorKind::InvalidInput.into());
+            return Err(Errno::INVAL);
         }
-        if to > self.accessible {
-            let access = MprotectFlags::READ | MprotectFlags::WRITE;
-            self.protect(self.accessible..to, access)?;
-            self.accessible = to;
+        let accessible = self.accessible();
+        if to > accessible {
+            // SAFETY: the range lies in this reservation (checked above). Its pages only gain access. Those that another thread has made accessible
+            // meanwhile, which may be in use, lose none by this; and nobody takes any away, since that needs `&mut self`.
+            unsafe {
+                let start = self.start.as_ptr().add(accessible);
+                let access = MprotectFlags::READ | MprotectFlags::WRITE;
+                rustix::mm::mprotect(start.cast(), to - accessible, access)
+            }?;
+            // What is before these pages was accessible, so all is up to the largest.
+            self.accessible.fetch_max(to, Ordering::Release);
         }
         Ok(())
     }
 
     /// Makes everything behind the first `to` bytes inaccessible.
     fn close(&mut self, to: usize) -> io::Result<()> {
-        self.protect(to..self.accessible, MprotectFlags::empty())?;
-        self.accessible = to;
+        let accessible = *self.accessible.get_mut();
+        self.protect(to..accessible, MprotectFlags::empty())?;
+        *self.accessible.get_mut() = to;
         Ok(())
     }
 
@@ -292,7 +319,7 @@ impl Reservation {
         if length == 0
             || !(run.at | run.bytes.start).is_multiple_of(page_size())
             || !is_within(run.bytes.start, file.length)
-            || !is_within(run.at, self.accessible)
+            || !is_within(run.at, self.accessible())
         {
             return Err(io::ErrorKind::InvalidInput.into());
         }
@@ -314,7 +341,8 @@ impl Reservation {
 
     /// Makes all of it inaccessible, and zero, whatever it was.
     fn clear(&mut self) -> io::Result<()> {
-        if self.accessible > 0 {
+        let accessible = *self.accessible.get_mut();
+        if accessible > 0 {
             // For good, if the system refuses.
             self.contents = Contents::Other;
             // SAFETY: the range lies in this reservation, which is exclusively borrowed, so replacing what
@@ -322,13 +350,13 @@ impl Reservation {
             unsafe {
                 rustix::mm::mmap_anonymous(
                     self.start.as_ptr().cast(),
-                    self.accessible,
+                    accessible,
                     ProtFlags::empty(),
                     MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
                 )
             }?;
         }
-        self.accessible = 0;
+        *self.accessible.get_mut() = 0;
         self.contents = Contents::Zeros;
         Ok(())
     }
@@ -337,7 +365,7 @@ impl Reservation {
     /// does not wait to be used again.
     pub(crate) fn hide(&mut self, pages: Range<usize>) -> io::Result<()> {
         if pages.start > pages.end
-            || pages.end > self.accessible
+            || pages.end > self.accessible()
             || !(pages.start | pages.end).is_multiple_of(page_size())
         {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -348,7 +376,7 @@ impl Reservation {
 
     /// Makes everything accessible again that [`Reservation::hide`] took away, if nobody opened, or wrote to, any of it.
     pub(crate) fn unhide(&mut self) -> io::Result<()> {
-        self.protect(0..self.accessible, MprotectFlags::READ | MprotectFlags::WRITE)?;
+        self.protect(0..self.accessible(), MprotectFlags::READ | MprotectFlags::WRITE)?;
         self.contents = Contents::Zeros;
         Ok(())
     }
@@ -366,21 +394,22 @@ impl Reservation {
 
     /// Gives what was written back to the system, such that all bytes are again what `contents` says.
     fn forget_contents(&mut self) -> io::Result<()> {
-        if self.accessible == 0 || self.untouched {
+        let accessible = *self.accessible.get_mut();
+        if accessible == 0 || self.untouched {
             return Ok(());
         }
         // SAFETY: the range lies in this reservation, which is exclusively borrowed
         // and private: its pages are dropped, and read as zero, or as the file that is mapped, from then on.
         unsafe {
             let start = self.start.as_ptr().cast();
-            rustix::mm::madvise(start, self.accessible, Advice::LinuxDontNeed)
+            rustix::mm::madvise(start, accessible, Advice::LinuxDontNeed)
         }?;
         Ok(())
     }
 
     fn is_worth_keeping(&self) -> bool {
         self.length >= MIN_IDLE_LENGTH
-            && self.accessible <= MAX_IDLE_ACCESSIBLE
+            && self.accessible() <= MAX_IDLE_ACCESSIBLE
             && self.contents != Contents::Other
     }
 
@@ -395,7 +424,8 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let mut this = Self { ..*self };
+        let accessible = AtomicUsize::new(*self.accessible.get_mut());
+        let mut this = Self { accessible, ..*self };
         if !this.is_worth_keeping() || this.forget_contents().is_err() {
             return this.unmap();
         }
@@ -414,7 +444,7 @@ impl Drop for Reservation {
 ///
 /// # Safety
 /// `start` is the first of so many bytes of pages of a live reservation, which were accessible before they were hidden, and nobody else changes the protection of these.
-pub(crate) unsafe fn open_pages(start: *mut u8, length: usize) -> Result<(), rustix::io::Errno> {
+pub(crate) unsafe fn open_pages(start: *mut u8, length: usize) -> Result<(), Errno> {
     let access = MprotectFlags::READ | MprotectFlags::WRITE;
     // SAFETY: the range is mapped, by the caller's promise, and only gains permissions that it had before. To populate
     // pages changes nothing that can be seen; if the system does not, they are had by faults.
@@ -435,7 +465,7 @@ mod tests {
     fn bytes(reservation: &mut Reservation) -> &mut [u8] {
         let start = reservation.start().as_ptr();
         // SAFETY: the bytes are accessible, and used by this test alone.
-        unsafe { std::slice::from_raw_parts_mut(start, reservation.accessible) }
+        unsafe { std::slice::from_raw_parts_mut(start, reservation.accessible()) }
     }
 
     /// An image of one page, at the second page of memory 0.
@@ -462,7 +492,7 @@ mod tests {
         for accessible in [65536, 65536, 131_072, 4096, 0, 65536] {
             for _ in 0..3 {
                 let mut reservation = Reservation::new(LENGTH, accessible, None).unwrap();
-                assert_eq!(reservation.accessible, accessible);
+                assert_eq!(reservation.accessible(), accessible);
                 assert!(bytes(&mut reservation).iter().all(|byte| *byte == 0));
                 bytes(&mut reservation).fill(7);
             }

@@ -78,7 +78,7 @@ enum End {
     /// Nothing yet.
     None,
     Trap(TrapKind),
-    /// Code that it needed is gone, or bytes of a memory.
+    /// Code that it needed is gone, or bytes of a memory, or there is no room for late ones.
     Lost(Lost),
 }
 
@@ -93,7 +93,7 @@ pub(crate) enum Unwound {
     Exception,
     /// The thread could not be prepared for traps, and nothing was called; the store holds the error.
     Unprepared,
-    /// Code, or bytes of a memory, that were to be loaded when they are needed are gone; the store holds the frames.
+    /// Code, or bytes of a memory, that were to be had when they are needed cannot be; the store holds the frames.
     Lost(Lost),
 }
 
@@ -396,7 +396,7 @@ pub(crate) unsafe fn land(
 }
 
 /// Prepares this process and thread for traps. Cheap after the first time.
-fn prepare() -> std::io::Result<()> {
+pub(crate) fn prepare() -> std::io::Result<()> {
     if PREPARED.get() {
         return Ok(());
     }
@@ -407,7 +407,7 @@ fn prepare() -> std::io::Result<()> {
 }
 
 /// Decides whether a fault is a trap of wasm, and ends the activation if so. Or whether it is about code, or bytes of a memory,
-/// that are loaded when they are needed, and loads them.
+/// that are loaded when they are needed or are late, and makes them present.
 ///
 /// Runs in a signal handler: it allocates nothing, takes no lock, and reads
 /// only what the faulting thread owns.

@@ -131,7 +131,7 @@ fn checked_length(length: u64) -> usize {
     length as usize
 }
 
-/// Whether a memory of the store may have bytes that are not loaded yet.
+/// Whether a memory of the store may have bytes that are not loaded yet, or are late.
 ///
 /// # Safety
 /// `vmctx` is that of a live instance whose code is running.
@@ -150,6 +150,8 @@ unsafe fn make_present(vmctx: *mut VmContext, start: *const u8, length: usize) -
     let (store, _) = unsafe { caller(vmctx) };
     let mut memories = store.memories.iter();
     let result = memories.try_for_each(|memory| memory.load_addresses(start.addr(), length));
+    // Perhaps that was the last of it.
+    store.look_for_late_memory();
     accessed(store, result.map_err(NoAccess::Lost)) != 0
 }
 
@@ -380,8 +382,54 @@ unsafe extern "C" fn new_epoch(_vmctx: *mut VmContext) -> u32 {
 
 #[cfg(test)]
 mod tests {
+    use cwasm_artifact::types::{Limits, MemoryType};
+
+    use super::*;
+    use crate::engine::Engine;
+    use crate::store::{AsStoreMut as _, Store};
+    use crate::vm::activation;
+
     #[test]
     fn every_builtin_has_an_address() {
-        assert!(super::BUILTINS.0.iter().all(|address| !address.is_null()));
+        assert!(BUILTINS.0.iter().all(|address| !address.is_null()));
+    }
+
+    #[test]
+    fn bulk_operations_notice_that_nothing_is_late_any_more() {
+        const PAGE: usize = 65536;
+        activation::prepare().unwrap();
+        // From where, to where, how many bytes, and whether that touches late pages.
+        for (from, to, length, opens) in [
+            (None, 0, 4 * PAGE, false),
+            (None, 4 * PAGE, 9, true),
+            (Some(0), 4 * PAGE - 9, 9, false),
+            (Some(5 * PAGE - 9), 0, 9, true),
+            (Some(0), 5 * PAGE - 9, 9, true),
+        ] {
+            let mut store = Store::new(&Engine::default(), ());
+            let mut store = store.as_store_mut();
+            let ty = MemoryType::new(Limits { min: 1, max: None });
+            for index in 0..2 {
+                let core = store.core_mut();
+                core.add_memory(&ty, true, None).unwrap();
+                (1..=4).for_each(|size| assert_eq!(core.grow_memory(index, 1), Some(size)));
+            }
+            for memory in 0..2 {
+                let base = store.core_mut().memories[memory].base();
+                let store_context = StoreCore::context(store.core_ptr());
+                let builtins = ptr::null();
+                let mut vmctx = VmContext { magic: 0, instance: 0, store_context, builtins };
+                // SAFETY: the ranges lie in the memory of the store, which nobody else uses. No more is used of the vmctx.
+                let done = unsafe {
+                    let (to, length) = (base.add(to), length as u64);
+                    match from {
+                        Some(from) => memory_move(&mut vmctx, to, base.add(from), length),
+                        None => memory_set(&mut vmctx, to, 7, length),
+                    }
+                };
+                assert!(!done.is_null());
+                assert_eq!(store.core_mut().late_memory, !opens || memory == 0);
+            }
+        }
     }
 }

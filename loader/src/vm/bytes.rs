@@ -4,8 +4,8 @@ use std::fmt;
 use std::marker::PhantomData;
 use std::ops::Range;
 
-use super::pending::PendingImage;
-use crate::error::{CodeLost, Error};
+use super::memory::VmMemory;
+use crate::error::Error;
 
 /// The bytes of a memory, by ranges.
 ///
@@ -14,11 +14,12 @@ use crate::error::{CodeLost, Error};
 pub struct MemoryBytes<'a> {
     base: *mut u8,
     length: usize,
-    pending: Option<&'a PendingImage>,
+    /// The memory, if there may be bytes that are not present.
+    late: Option<&'a VmMemory>,
     bytes: PhantomData<&'a mut [u8]>,
 }
 
-// SAFETY: this is an exclusive reference to bytes, with a shared one to `PendingImage`, which is `Sync`.
+// SAFETY: this is an exclusive reference to bytes, with a shared one to `VmMemory`, which is `Sync`.
 unsafe impl Send for MemoryBytes<'_> {}
 // SAFETY: as above; a shared one allows reading only.
 unsafe impl Sync for MemoryBytes<'_> {}
@@ -39,13 +40,9 @@ impl<'a> From<&'a mut [u8]> for MemoryBytes<'a> {
 
 impl<'a> MemoryBytes<'a> {
     /// # Safety
-    /// For `'a`, `length` bytes from `base` are valid, but for those that `pending` has not made present, and nobody else uses them.
-    pub(super) unsafe fn new(
-        base: *mut u8,
-        length: usize,
-        pending: Option<&'a PendingImage>,
-    ) -> Self {
-        Self { base, length, pending, bytes: PhantomData }
+    /// For `'a`, `length` bytes from `base` are valid, but for those that `late` has not made present, and nobody else uses them. They are those of `late`.
+    pub(super) unsafe fn new(base: *mut u8, length: usize, late: Option<&'a VmMemory>) -> Self {
+        Self { base, length, late, bytes: PhantomData }
     }
 
     /// How many there are.
@@ -63,15 +60,16 @@ impl<'a> MemoryBytes<'a> {
     /// Sees to it that bytes are there, so that to get them cannot fail.
     ///
     /// # Errors
-    /// [`Error::MemoryAccess`]; [`Error::CodeLost`] if they were to be loaded now, and are not in the file any more.
+    /// [`Error::MemoryAccess`]; [`Error::CodeLost`] if they were to be loaded now, and are not in the file any more; [`Error::NoRoom`] if the
+    /// memory has grown by them, and the system has none.
     #[inline]
     pub fn load(&self, range: Range<usize>) -> Result<(), Error> {
         if range.start > range.end || range.end > self.length {
             return Err(self.outside(&range));
         }
-        match self.pending {
+        match self.late {
             None => Ok(()),
-            Some(pending) => load_pending(pending, &range),
+            Some(memory) => load(memory, &range),
         }
     }
 
@@ -129,8 +127,8 @@ impl<'a> MemoryBytes<'a> {
 }
 
 #[cold]
-fn load_pending(pending: &PendingImage, range: &Range<usize>) -> Result<(), Error> {
-    pending.load(range).map_err(|lost| Error::CodeLost(CodeLost::new(lost, vec![])))
+fn load(memory: &VmMemory, range: &Range<usize>) -> Result<(), Error> {
+    memory.load(range).map_err(|lost| Error::lost(lost, Vec::new()))
 }
 
 #[cfg(test)]

@@ -66,7 +66,7 @@ pub(crate) struct LazyParts {
     absent_images: AtomicUsize,
 }
 
-/// A part of a file that could not be had.
+/// A part of a file that could not be had, or pages that a memory has grown by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Lost {
     start: u64,
@@ -80,6 +80,8 @@ enum Why {
     Changed,
     /// The system refused to read it or to make room for it.
     System(Errno),
+    /// It is of no file: the system refused late pages of a memory.
+    NoRoom(Errno),
 }
 
 impl From<Errno> for Why {
@@ -98,7 +100,17 @@ impl Lost {
         Self::new(bytes, error.into())
     }
 
-    /// The bytes of the file that were needed.
+    /// The system refused to make these bytes of a memory accessible, by which it has grown.
+    pub(crate) fn no_room(bytes: &Range<usize>, error: Errno) -> Self {
+        Self::new(bytes, Why::NoRoom(error))
+    }
+
+    /// Whether it is late pages of a memory, and not of the file.
+    pub(crate) fn is_no_room(&self) -> bool {
+        matches!(self.why, Why::NoRoom(_))
+    }
+
+    /// The bytes of the file, or of the memory, that were needed.
     pub(crate) fn range(&self) -> Range<u64> {
         self.start..self.end
     }
@@ -107,7 +119,7 @@ impl Lost {
     pub(crate) fn system(&self) -> Option<&Errno> {
         match &self.why {
             Why::Changed => None,
-            Why::System(error) => Some(error),
+            Why::System(error) | Why::NoRoom(error) => Some(error),
         }
     }
 }

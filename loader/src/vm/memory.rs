@@ -10,6 +10,7 @@ use cwasm_artifact::abi::memory::MemoryStyle;
 use cwasm_artifact::types::MemoryType;
 
 use super::bytes::MemoryBytes;
+use super::growth::Growth;
 use super::layout::VmMemoryDefinition;
 use super::lazy::Lost;
 use super::pending::PendingImage;
@@ -30,6 +31,8 @@ pub(crate) struct VmMemory {
     space: Space,
     /// What of its image is loaded when it is needed, if it began without. Whoever touches bytes in Rust has it load them first.
     pending: Option<Box<PendingImage>>,
+    /// Whether its next pages are late. Those from what is accessible in `space` up to the length are. Whoever touches bytes in Rust opens them first.
+    growth: Growth,
     guarded: bool,
     /// Whether the host may have written to it, or a builtin on the way through here.
     written: bool,
@@ -95,7 +98,8 @@ impl VmMemory {
             base: space.start().as_ptr(),
             byte_length: AtomicUsize::new(length),
         };
-        Ok(Self { definition, space, pending: None, guarded, written: false, ty: *ty })
+        let growth = Growth::new();
+        Ok(Self { definition, space, pending: None, growth, guarded, written: false, ty: *ty })
     }
 
     /// Grows by `delta` pages; returns the old size in pages, or `None` if the
@@ -106,8 +110,11 @@ impl VmMemory {
             let length = grown(&self.ty, old, delta, limit)?;
             // It may move (if so, no image is pending), and that is to write.
             self.written = true;
-            self.space.commit(length).ok()?;
-            self.definition.base = self.space.start().as_ptr();
+            let leave = self.space.can_open(length) && self.growth.leave(self.has_late_pages());
+            if !leave {
+                self.space.commit(length).ok()?;
+                self.definition.base = self.space.start().as_ptr();
+            }
             *self.definition.byte_length.get_mut() = length;
         }
         Some(old)
@@ -137,9 +144,39 @@ impl VmMemory {
         self.definition.byte_length.load(Ordering::Relaxed)
     }
 
-    /// Makes bytes present that were not loaded yet.
+    /// Whether it has grown by pages that are not accessible yet.
+    fn has_late_pages(&self) -> bool {
+        self.length() > self.space.accessible()
+    }
+
+    /// Makes late pages accessible, all of them.
+    #[cold]
+    fn open(&self) -> Result<(), Lost> {
+        let length = self.length();
+        let pages = self.space.accessible()..length;
+        self.space.open(length).map_err(|error| Lost::no_room(&pages, error))
+    }
+
+    /// Whether there may be bytes of it that nobody can access yet.
+    fn is_late(&self) -> bool {
+        self.pending.is_some() || self.has_late_pages()
+    }
+
+    /// Makes the byte at an address present. `None` if it is none of the memory's, or is present.
+    fn load_address(&mut self, address: usize) -> Option<Result<(), Lost>> {
+        let at = address.checked_sub(self.definition.base.addr())?;
+        if (self.space.accessible()..self.length()).contains(&at) {
+            return Some(self.open());
+        }
+        self.pending.as_mut()?.load_address(address)
+    }
+
+    /// Makes bytes present at a range, which lies within the memory, that were not loaded yet or are late.
     #[inline]
-    fn load(&self, range: &Range<usize>) -> Result<(), Lost> {
+    pub(super) fn load(&self, range: &Range<usize>) -> Result<(), Lost> {
+        if range.end > self.space.accessible() {
+            self.open()?;
+        }
         match &self.pending {
             None => Ok(()),
             Some(pending) => pending.load(range),
@@ -150,7 +187,7 @@ impl VmMemory {
     fn slice(&self, range: Range<usize>) -> Result<&[u8], Lost> {
         debug_assert!(range.start <= range.end && range.end <= self.length());
         self.load(&range)?;
-        // SAFETY: `byte_length` bytes from the base are committed, and these are present. Compiled code
+        // SAFETY: these of the `byte_length` bytes from the base are accessible, and present. Compiled code
         // writes to them only while the store is borrowed exclusively, and
         // the slice borrows the memory, which the store owns.
         Ok(unsafe {
@@ -180,10 +217,9 @@ impl VmMemory {
     /// The bytes, of which those are loaded that are asked for.
     fn ranges(&mut self) -> MemoryBytes<'_> {
         self.written = true;
-        let length = self.length();
-        // SAFETY: so many bytes from the base are committed, `pending` knows which of them are not present, and `&mut self` is
-        // exclusive.
-        unsafe { MemoryBytes::new(self.definition.base, length, self.pending.as_deref()) }
+        let late = if self.is_late() { Some(&*self) } else { None };
+        // SAFETY: so many bytes are from the base, `late` knows which of them are not present, and `&mut self` is exclusive.
+        unsafe { MemoryBytes::new(self.definition.base, self.length(), late) }
     }
 }
 
@@ -224,17 +260,17 @@ impl StoreMemory {
         }
     }
 
-    /// Makes the byte at an address present, if it is of the memory and was to be loaded when it is needed. `None` if not, or if it is present.
+    /// Makes the byte at an address present, if it is of the memory and was to be loaded when it is needed, or is late. `None` if not, or if it is present.
     ///
     /// May be called by a signal handler.
     pub(crate) fn load_address(&mut self, address: usize) -> Option<Result<(), Lost>> {
         match self {
-            Self::Own(memory) => memory.pending.as_mut()?.load_address(address),
+            Self::Own(memory) => memory.load_address(address),
             Self::Shared(_) => None,
         }
     }
 
-    /// Makes the bytes at an address present that were not loaded yet, if they are of this memory: all of them are, or none.
+    /// Makes the bytes at an address present that were not loaded yet or are late, if they are of this memory: all of them are, or none.
     pub(crate) fn load_addresses(&self, start: usize, length: usize) -> Result<(), Lost> {
         let Self::Own(memory) = self else { return Ok(()) };
         match start.checked_sub(memory.definition.base.addr()) {
@@ -243,9 +279,10 @@ impl StoreMemory {
         }
     }
 
-    /// Whether there may be bytes of it that were not loaded yet.
+    /// Whether there may be bytes of it that were not loaded yet, or are late.
+    #[inline]
     pub(crate) fn is_late(&self) -> bool {
-        matches!(self, Self::Own(memory) if memory.pending.is_some())
+        matches!(self, Self::Own(memory) if memory.is_late())
     }
 
     /// Makes a part of its image, which nobody has seen yet, zero.
@@ -412,7 +449,7 @@ impl StoreMemory {
         }
     }
 
-    /// Makes bytes present that were not loaded yet.
+    /// Makes bytes present at a range, which lies within the memory, that were not loaded yet or are late.
     fn load(&self, range: &Range<usize>) -> Result<(), Lost> {
         match self {
             Self::Own(memory) => memory.load(range),
@@ -445,7 +482,7 @@ pub(crate) fn copy(
     if let StoreMemory::Own(memory) = &mut memories[target as usize] {
         memory.written = true;
     }
-    // SAFETY: both ranges are committed and present, and stay so: no memory shrinks, and one that may
+    // SAFETY: both ranges are accessible and present, and stay so: no memory shrinks, and one that may
     // move does so only by `&mut` of it, which this function has. Nobody
     // has a reference to the bytes of a memory of this store, which is borrowed exclusively;
     // other threads access those of shared ones, which `racy` allows.
@@ -520,6 +557,27 @@ mod tests {
                     let (old, new) = all.split_at(all.len() / 9);
                     assert!(old.iter().all(|byte| *byte == 5), "{ty}");
                     assert!(new.iter().all(|byte| *byte == 0), "{ty}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn only_memories_that_are_guarded_and_never_move_have_late_pages() {
+        crate::vm::activation::prepare().unwrap();
+        for index in [IndexType::I32, IndexType::I64] {
+            for page_size_log2 in [0, 16] {
+                for guarded in [true, false] {
+                    let limits = Limits { min: 1, max: Some(1 << 20 >> page_size_log2) };
+                    let ty = MemoryType { limits, index, page_size_log2, shared: false };
+                    let mut memory = VmMemory::new(&ty, guarded, None).unwrap();
+                    let by = 65536 / ty.page_size();
+                    let late = (0..9).filter(|_| {
+                        memory.grow(by, u64::MAX).unwrap();
+                        memory.has_late_pages()
+                    });
+                    let is_reserved = MemoryStyle::of(&ty, !guarded) == MemoryStyle::Reserved;
+                    assert_eq!(late.count(), if is_reserved { 6 } else { 0 }, "{ty} {guarded}");
                 }
             }
         }

@@ -6,7 +6,7 @@
 //! * [`stable`]: owners of values that raw pointers lead to;
 //! * [`memory`], [`table`]: linear memories and tables;
 //! * [`bytes`]: those of a memory as a host function has them;
-//! * [`space`]: the address space of a memory; [`shared`]: memories that stores share, with
+//! * [`space`]: the address space of a memory; [`growth`]: when what it grows by becomes accessible; [`shared`]: memories that stores share, with
 //!   [`racy`] accesses from Rust, and threads [`waiting`] in them;
 //! * [`instance`]: the vmctx of an instance;
 //! * [`builtins`]: the functions that compiled code calls;
@@ -22,6 +22,7 @@ pub(crate) mod builtins;
 pub(crate) mod bytes;
 pub(crate) mod direct;
 pub(crate) mod exception;
+pub(crate) mod growth;
 pub(crate) mod host_func;
 pub(crate) mod instance;
 pub(crate) mod layout;

@@ -8,6 +8,7 @@ use std::ptr::NonNull;
 use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
 use cwasm_artifact::abi::vmctx::{GUARD_SIZE, GUARDED_SPACE};
 use cwasm_artifact::types::MemoryType;
+use rustix::io::Errno;
 
 use crate::error::Error;
 use crate::sys::{self, Image, Reservation};
@@ -22,8 +23,6 @@ const LARGEST_SHARED: u64 = 64 << 30;
 #[derive(Debug)]
 pub(crate) struct Space {
     reservation: Reservation,
-    /// How many bytes at the start are accessible; whole pages of the host.
-    committed: usize,
     /// How many bytes may be made accessible. What is reserved behind them never is.
     capacity: usize,
     /// How many bytes are reserved behind the capacity.
@@ -71,10 +70,10 @@ impl Space {
                 .and_then(|bytes| bytes.checked_next_multiple_of(sys::page_size()))
         };
         let sizes = pages(capacity).zip(pages(guard)).zip(pages(accessible));
-        let ((capacity, guard), committed) = sizes.ok_or(io::ErrorKind::OutOfMemory)?;
+        let ((capacity, guard), accessible) = sizes.ok_or(io::ErrorKind::OutOfMemory)?;
         let total = capacity.checked_add(guard).ok_or(io::ErrorKind::OutOfMemory)?;
-        let reservation = Reservation::new(total, committed, image)?;
-        Ok(Self { reservation, committed, capacity, guard, fixed })
+        let reservation = Reservation::new(total, accessible, image)?;
+        Ok(Self { reservation, capacity, guard, fixed })
     }
 
     /// The first byte.
@@ -82,19 +81,36 @@ impl Space {
         self.reservation.start()
     }
 
+    /// How many bytes at the start are accessible; whole pages of the host. Only what has the memory exclusively makes it less.
+    #[inline]
+    pub(super) fn accessible(&self) -> usize {
+        self.reservation.accessible()
+    }
+
     /// Makes at least `length` bytes accessible, new ones as zeros. The start
     /// changes if they do not fit, and the memory may move.
     pub(crate) fn commit(&mut self, length: usize) -> io::Result<()> {
+        if length > self.capacity {
+            let wanted = length.checked_next_multiple_of(sys::page_size());
+            self.relocate(wanted.ok_or(io::ErrorKind::OutOfMemory)?)?;
+        }
+        Ok(self.open(length)?)
+    }
+
+    /// Whether [`Space::open`] can make so many bytes accessible at any time: there is room, and the memory never moves.
+    pub(super) fn can_open(&self, length: usize) -> bool {
+        self.fixed && length <= self.capacity
+    }
+
+    /// Makes at least `length` bytes accessible, new ones as zeros, which must be no more than there is room for. Nothing moves.
+    ///
+    /// Several threads may do this at once. A signal handler may, too.
+    pub(super) fn open(&self, length: usize) -> Result<(), Errno> {
         let wanted = length.checked_next_multiple_of(sys::page_size());
-        let wanted = wanted.ok_or(io::ErrorKind::OutOfMemory)?;
-        if wanted > self.capacity {
-            self.relocate(wanted)?;
+        match wanted {
+            Some(wanted) if wanted <= self.capacity => self.reservation.commit(wanted),
+            _ => Err(Errno::NOMEM),
         }
-        if wanted > self.committed {
-            self.reservation.commit(wanted)?;
-            self.committed = wanted;
-        }
-        Ok(())
     }
 
     /// Moves what is accessible to a larger reservation.
@@ -104,14 +120,15 @@ impl Space {
         }
         // Room to grow, so that growing page by page costs linear time.
         let capacity = capacity.max(self.capacity.saturating_mul(2));
+        let accessible = self.accessible();
         let larger =
-            Self::reserve(capacity as u64, self.guard as u64, false, self.committed as u64, None)?;
-        // SAFETY: both ranges are committed, and belong to different mappings. Only
+            Self::reserve(capacity as u64, self.guard as u64, false, accessible as u64, None)?;
+        // SAFETY: both ranges are accessible, and belong to different mappings. Only
         // memories of one store move, and `&mut self` shows that nobody uses it.
         let (old, new) = unsafe {
             (
-                std::slice::from_raw_parts(self.start().as_ptr(), self.committed),
-                std::slice::from_raw_parts_mut(larger.start().as_ptr(), self.committed),
+                std::slice::from_raw_parts(self.start().as_ptr(), accessible),
+                std::slice::from_raw_parts_mut(larger.start().as_ptr(), accessible),
             )
         };
         // Pages that were never written to take no memory, and are to take none.
