@@ -3,58 +3,83 @@
 //! With the largest pieces first, all threads are done at nearly the same time. Where a list is cut
 //! into halves for them instead, the last piece may be any.
 //!
-//! The threads are there for one list of pieces. To start them takes no longer than to wake those that wait for work.
+//! The thread that asks is one of them: it begins at once, with the largest piece, while the others start, which takes some 100 us, as it does
+//! to wake threads that wait for work. For the same reason, nobody waits until threads have ended that have done their work.
 
+use std::any::Any;
 use std::io;
-use std::panic;
+use std::panic::{self, AssertUnwindSafe};
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
 /// The stack of a thread. Translation does not recurse with the depth of the
 /// wasm, but parts of the code generator recurse with that of expressions.
 const STACK: usize = 16 << 20;
 
+/// How many threads can run at once, as far as the system says. To ask it takes a dozen system calls.
+fn processors() -> usize {
+    static PROCESSORS: OnceLock<usize> = OnceLock::new();
+    *PROCESSORS.get_or_init(|| thread::available_parallelism().map_or(1, usize::from))
+}
+
 /// Does the work for each piece, on at most so many threads, or as many as there are processors if that is 0. The results are in the order of the
 /// pieces.
 ///
 /// # Errors
 /// If a thread cannot be started.
+///
+/// # Panics
+/// If the work does, for a piece.
 pub(crate) fn in_turn<P: Sync, R: Send>(
     threads: usize,
     pieces: &[P],
     work: impl Fn(&P) -> R + Sync,
 ) -> io::Result<Vec<R>> {
     let threads = match threads {
-        0 => thread::available_parallelism().map_or(1, usize::from),
+        0 => processors(),
         threads => threads,
     };
     let next = AtomicUsize::new(0);
+    let done: Mutex<Vec<(usize, R)>> = Mutex::new(Vec::with_capacity(pieces.len()));
+    let panicked: Mutex<Option<Box<dyn Any + Send>>> = Mutex::new(None);
     let take_turns = || {
-        let mut done = Vec::new();
-        loop {
-            let place = next.fetch_add(1, Ordering::Relaxed);
-            let Some(piece) = pieces.get(place) else { return done };
-            done.push((place, work(piece)));
+        let mut mine = Vec::new();
+        let ended = panic::catch_unwind(AssertUnwindSafe(|| {
+            loop {
+                let place = next.fetch_add(1, Ordering::Relaxed);
+                let Some(piece) = pieces.get(place) else { break };
+                mine.push((place, work(piece)));
+            }
+        }));
+        if let Err(panic) = ended {
+            // Nobody needs the rest.
+            next.store(pieces.len(), Ordering::Relaxed);
+            *panicked.lock().unwrap_or_else(PoisonError::into_inner) = Some(panic);
         }
+        done.lock().unwrap_or_else(PoisonError::into_inner).append(&mut mine);
     };
-    let done = thread::scope(|scope| {
+    thread::scope(|scope| {
         let start = |number: usize| {
             thread::Builder::new()
                 .name(format!("cwasm-compile-{number}"))
                 .stack_size(STACK)
                 .spawn_scoped(scope, take_turns)
+                .map(drop)
         };
-        let started: io::Result<Vec<_>> = (0..threads.min(pieces.len())).map(start).collect();
+        let started = (1..threads.min(pieces.len())).try_for_each(start);
         if started.is_err() {
             // Those that did start have nothing more to do.
             next.store(pieces.len(), Ordering::Relaxed);
         }
-        started.map(|threads| threads.into_iter().map(|it| it.join()).collect::<Vec<_>>())
+        // Whoever asks may have less.
+        stacker::maybe_grow(STACK, STACK, take_turns);
+        started
     })?;
-    let mut results: Vec<(usize, R)> = Vec::with_capacity(pieces.len());
-    for done in done {
-        results.extend(done.unwrap_or_else(|panic| panic::resume_unwind(panic)));
+    if let Some(panic) = panicked.into_inner().unwrap_or_else(PoisonError::into_inner) {
+        panic::resume_unwind(panic);
     }
+    let mut results = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_unstable_by_key(|(place, _)| *place);
     Ok(results.into_iter().map(|(_, result)| result).collect())
 }
