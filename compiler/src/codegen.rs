@@ -27,6 +27,7 @@ use crate::constants;
 use crate::counted;
 use crate::effort::Effort;
 use crate::error::CompileError;
+use crate::fields;
 use crate::inline::{Inlinable, Locations};
 use crate::instructions;
 use crate::layout::{self, Blocks, Phases};
@@ -578,6 +579,10 @@ impl Worker {
             self.context.compute_domtree();
         } else {
             self.context.optimize(isa, &mut control)?;
+            if effort.optimise {
+                let Context { func, cfg, domtree, .. } = &mut self.context;
+                fields::leave_out(func, cfg, domtree);
+            }
         }
         if effort.optimise {
             constants::rematerialise(&mut self.context.func);

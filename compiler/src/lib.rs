@@ -11,7 +11,7 @@
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * `inline`: small functions to the places where they are called;
 //! * [`codegen`]: that to machine code, on several threads;
-//! * `counted`, `branches` and `constants`: what the code generator's optimiser leaves to do before it, and after;
+//! * `counted`, `fields`, `branches` and `constants`: what the code generator's optimiser leaves to do before it, and after;
 //! * `shorten`: to shorter forms of its instructions;
 //! * `reuse`: the code of functions that did not change, from an earlier compilation;
 //! * [`link`]: the code of functions to a text section without open references;
@@ -31,6 +31,7 @@ mod counted;
 pub mod effort;
 mod embed;
 mod error;
+mod fields;
 mod inline;
 pub mod input;
 mod instructions;

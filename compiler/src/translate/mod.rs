@@ -56,7 +56,7 @@ use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
 use bounds::Places;
 use numeric::Flag;
 use runtime::Regions;
-pub(crate) use runtime::{builtin_signature, stack_limit, trap_code};
+pub(crate) use runtime::{accesses_globals, builtin_signature, stack_limit, trap_code};
 use stack::Stack;
 
 /// What all functions of a module are translated against.

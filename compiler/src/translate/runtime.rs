@@ -82,6 +82,14 @@ pub(super) struct Regions {
 /// flags in a function is limited.
 const GLOBAL_REGIONS: u32 = 256;
 
+/// The number that the region of the first of them has.
+const FIRST_GLOBAL: u32 = 0x100;
+
+/// Whether a function accesses a global that has a region of its own.
+pub(crate) fn accesses_globals(func: &ir::Function) -> bool {
+    func.dfg.alias_regions.iter().any(|(_, region)| region.user_id >= FIRST_GLOBAL)
+}
+
 impl Regions {
     pub(super) fn declare(func: &mut ir::Function) -> Self {
         let mut next = 0;
@@ -106,7 +114,7 @@ impl Regions {
             return self.globals;
         }
         func.dfg.alias_regions.insert(AliasRegionData {
-            user_id: 0x100 + index,
+            user_id: FIRST_GLOBAL + index,
             description: "a defined global".into(),
         })
     }
