@@ -154,16 +154,16 @@ fn versions(
     let mut before: SecondaryMap<Block, Vec<Version>> = SecondaryMap::new();
     let mut after: SecondaryMap<Block, Vec<Version>> = SecondaryMap::new();
     // Once ways with different versions meet in a block, they do for good: so this ends.
-    let mut meet: SecondaryMap<Block, Vec<bool>> = SecondaryMap::with_default(vec![false; regions.len()]);
+    let mut meet: SecondaryMap<Block, Vec<bool>> =
+        SecondaryMap::with_default(vec![false; regions.len()]);
     for _ in 0..ROUNDS {
         let mut is_changed = false;
         for block in order {
             let mut now = Vec::with_capacity(regions.len());
             for region in 0..regions.len() {
                 // Blocks that were not looked at yet do not matter yet.
-                let mut ways = cfg
-                    .pred_iter(*block)
-                    .filter_map(|way| after[way.block].get(region).copied());
+                let mut ways =
+                    cfg.pred_iter(*block).filter_map(|way| after[way.block].get(region).copied());
                 let first = ways.next().unwrap_or(0);
                 let is_entry = func.layout.entry_block() == Some(*block);
                 if ways.any(|other| other != first) || is_entry && first != 0 {
@@ -245,5 +245,119 @@ fn access(func: &Function, vmctx: Value, inst: Inst) -> Access {
                 false => Access::None,
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cranelift_codegen::Context;
+    use cranelift_codegen::ir::{
+        AbiParam, AliasRegionData, InstBuilder as _, MemFlagsData, Signature, types,
+    };
+    use cranelift_codegen::isa::CallConv;
+    use cranelift_codegen::settings::{self, Flags};
+    use cranelift_codegen::verify_function;
+    use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+
+    use super::*;
+
+    /// What a block does, in a loop of which ways meet in the last: `a` and `b` load a global, `A` and `B` store in it, `M` stores in memory, `C` calls.
+    struct Loop<'a> {
+        before: &'a str,
+        first: &'a str,
+        left: &'a str,
+        right: &'a str,
+        last: &'a str,
+    }
+
+    /// What is left of the loads of each block.
+    fn left(does: &Loop<'_>) -> String {
+        let mut context = Context::new();
+        let func = &mut context.func;
+        func.signature.params = vec![
+            AbiParam::special(types::I64, ArgumentPurpose::VMContext),
+            AbiParam::new(types::I32),
+        ];
+        let mut region = |number| {
+            let description = "a region".into();
+            func.dfg.alias_regions.insert(AliasRegionData { user_id: number, description })
+        };
+        let regions = [region(1), region(0x100), region(0x101)];
+        let mut memory = FunctionBuilderContext::new();
+        let mut builder = FunctionBuilder::new(func, &mut memory);
+        let blocks @ [entry, first, left, right, last] = [0; 5].map(|_| builder.create_block());
+        builder.append_block_params_for_function_params(entry);
+        let [vmctx, number] = *builder.block_params(entry) else { panic!() };
+        let callee = builder.import_signature(Signature::new(CallConv::SystemV));
+        let texts = [does.before, does.first, does.left, does.right, does.last];
+        for (block, text) in blocks.into_iter().zip(texts) {
+            builder.switch_to_block(block);
+            for step in text.chars() {
+                let global = usize::from(step.eq_ignore_ascii_case(&'b'));
+                let place = i32::try_from(64 + 16 * global).unwrap();
+                let flags = MemFlagsData::trusted().with_alias_region(Some(regions[1 + global]));
+                match step {
+                    'a' | 'b' => {
+                        builder.ins().load(types::I32, flags, vmctx, place);
+                    }
+                    'A' | 'B' => {
+                        builder.ins().store(flags, number, vmctx, place);
+                    }
+                    'M' => {
+                        let flags = MemFlagsData::new().with_alias_region(Some(regions[0]));
+                        builder.ins().store(flags, number, vmctx, 1000);
+                    }
+                    'C' => {
+                        builder.ins().call_indirect(callee, vmctx, &[]);
+                    }
+                    _ => panic!("{step}"),
+                }
+            }
+            if block == entry {
+                builder.ins().jump(first, &[]);
+            } else if block == first {
+                builder.ins().brif(number, left, &[], right, &[]);
+            } else if block == last {
+                let exit = builder.create_block();
+                builder.ins().brif(number, first, &[], exit, &[]);
+                builder.switch_to_block(exit);
+                builder.ins().return_(&[]);
+            } else {
+                builder.ins().jump(last, &[]);
+            }
+        }
+        builder.seal_all_blocks();
+        context.compute_cfg();
+        context.compute_domtree();
+        let Context { func, cfg, domtree, .. } = &mut context;
+        leave_out(func, cfg, domtree);
+        verify_function(func, &Flags::new(settings::builder())).unwrap();
+        let loads = |block| {
+            let insts = func.layout.block_insts(block);
+            let places = insts.filter_map(|inst| match func.dfg.insts[inst] {
+                InstructionData::Load { offset, .. } => Some(i32::from(offset)),
+                _ => None,
+            });
+            places.map(|place| if place == 64 { 'a' } else { 'b' }).collect::<String>()
+        };
+        blocks.map(loads).join(" ")
+    }
+
+    #[test]
+    fn what_is_known_is_not_loaded() {
+        let usual = Loop { before: "", first: "a", left: "a", right: "M", last: "a" };
+        // Nothing stores in it.
+        assert_eq!(left(&usual), " a   ");
+        assert_eq!(left(&Loop { before: "a", ..usual }), "a    ");
+        // The call at the end is before the next turn, and not between.
+        assert_eq!(left(&Loop { last: "aC", before: "a", ..usual }), "a a   ");
+        // One way calls, so it is not known where they meet, but from there on.
+        assert_eq!(left(&Loop { right: "C", last: "aaa", ..usual }), " a   a");
+        assert_eq!(left(&Loop { right: "aCa", last: "aba", ..usual }), " a  a ab");
+        // What is stored is known, and as what, only where that comes before.
+        assert_eq!(left(&Loop { first: "A", last: "aB", ..usual }), "    ");
+        assert_eq!(left(&Loop { right: "Aa", last: "a", ..usual }), " a   a");
+        // Another global.
+        assert_eq!(left(&Loop { before: "ab", left: "B", last: "ab", ..usual }), "ab    b");
     }
 }

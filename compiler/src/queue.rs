@@ -67,14 +67,13 @@ pub(crate) fn in_turn<P: Sync, R: Send>(
                 .spawn_scoped(scope, take_turns)
                 .map(drop)
         };
-        let started = (1..threads.min(pieces.len())).try_for_each(start);
-        if started.is_err() {
+        let ready = (1..threads.min(pieces.len())).try_for_each(start).and_then(|()| has_stack());
+        match ready {
+            Ok(()) => stacker::maybe_grow(STACK, STACK, take_turns),
             // Those that did start have nothing more to do.
-            next.store(pieces.len(), Ordering::Relaxed);
+            Err(_) => next.store(pieces.len(), Ordering::Relaxed),
         }
-        // Whoever asks may have less.
-        stacker::maybe_grow(STACK, STACK, take_turns);
-        started
+        ready
     })?;
     if let Some(panic) = panicked.into_inner().unwrap_or_else(PoisonError::into_inner) {
         panic::resume_unwind(panic);
@@ -82,6 +81,19 @@ pub(crate) fn in_turn<P: Sync, R: Send>(
     let mut results = done.into_inner().unwrap_or_else(PoisonError::into_inner);
     results.sort_unstable_by_key(|(place, _)| *place);
     Ok(results.into_iter().map(|(_, result)| result).collect())
+}
+
+/// Whether this thread has so much stack, or can have it: whoever has asked may have less, and it is no error to `stacker` if there is none,
+/// but a panic.
+fn has_stack() -> io::Result<()> {
+    if stacker::remaining_stack().is_some_and(|left| left >= STACK) {
+        return Ok(());
+    }
+    let mut room: Vec<u8> = Vec::new();
+    let found = room.try_reserve_exact(STACK);
+    // Otherwise, what is not used need not be asked for.
+    std::hint::black_box(room.as_ptr());
+    found.map_err(|_| io::ErrorKind::OutOfMemory.into())
 }
 
 #[cfg(test)]
