@@ -93,7 +93,7 @@ SANITIZED = --skip leave_nothing_behind --skip what_waits_is_bounded
 
 sanitize: ## Run tests under AddressSanitizer and ThreadSanitizer; needs nightly Rust
 	$(call SANITIZE,address,--locked -p cwasm-loader --lib)
-	$(call SANITIZE,address,--locked --workspace --test concurrency --test trust --test mapping --test running --test hosts --test direct_calls --test lazy --test isolation) \
+	$(call SANITIZE,address,--locked --workspace --test concurrency --test trust --test mapping --test running --test hosts --test direct_calls --test lazy --test isolation --test late_growth) \
 	  -- $(SANITIZED)
 	@if test -d "$$(rustc +nightly --print sysroot)/lib/rustlib/src/rust/library"; then \
 	  $(call SANITIZE,thread,-Zbuild-std --workspace --test concurrency) -- $(SANITIZED); \

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Config {
-    /// How much of a thread's stack wasm may use, in bytes. Reaching it is a
+    /// How much of a thread's stack wasm may use, in bytes; at most 2 KiB more are used by small functions, which compare less often. Reaching it is a
     /// trap. It is reduced on threads whose stack is smaller. 1 MiB by default.
     pub max_wasm_stack: usize,
     /// How many bytes of a thread's stack are kept for host functions: one that wasm or the host

@@ -25,7 +25,7 @@ pub struct StoreLimits {
     /// How many exceptions there may be at a time that something leads to. Wasm that throws
     /// another traps.
     pub exceptions: usize,
-    /// How many bytes of stack wasm may use, counted from where the host calls into it. No more
+    /// How many bytes of stack wasm may use, counted from where the host calls into it; at most 2 KiB more are used by small functions, which compare less often. No more
     /// than what the engine allows ([`crate::Config::max_wasm_stack`]) in any case, which is the default. Applies to
     /// calls that begin after it was set.
     pub stack: usize,
