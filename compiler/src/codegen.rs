@@ -394,7 +394,7 @@ impl Worker {
     }
 }
 
-/// Workers that no thread is using. Each is more than 100 kB, without what it points to, and so is never moved.
+/// Workers that no thread is using. Each is 10 kB, without what it points to, and so is never moved.
 #[derive(Default)]
 struct Workers(Mutex<Vec<Box<Worker>>>);
 
