@@ -257,8 +257,8 @@ pub struct Header {
     pub leaf_capacity: U32,
     /// The sections, by the numbers of [`Section`]. Unused entries are zero.
     pub sections: [SectionRange; 24],
-    /// How many bytes of the file a leaf covers: a power of two from [`MIN_CHUNK_SIZE`](crate::tree::MIN_CHUNK_SIZE)
-    /// to [`MAX_CHUNK_SIZE`](crate::tree::MAX_CHUNK_SIZE).
+    /// How many bytes of the file a leaf covers: a power of two from [`MIN_CHUNK_SIZE`]
+    /// to [`MAX_CHUNK_SIZE`].
     pub chunk_size: U32,
     /// Zero.
     pub reserved: [u8; 108],

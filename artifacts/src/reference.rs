@@ -53,7 +53,7 @@ impl TypeRef {
 /// What a reference points to.
 ///
 /// The types of the garbage collection proposal (`any`, `eq`, `i31`, `struct`, `array`, `none`) have
-/// their place here, in [`HeapType::byte`] and in [`HeapType::matches`].
+/// their place here, in `HeapType::byte` and in [`HeapType::matches`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum HeapType {

@@ -3,7 +3,7 @@
 //! The crate does no input or output, maps nothing, runs nothing that it
 //! compiles, and contains no `unsafe`. Its modules, in the order in which data flows:
 //!
-//! * [`settings`]: what the caller decides; [`error`]: why nothing came of it;
+//! * [`settings`]: what the caller decides; `error`: why nothing came of it;
 //! * [`input`]: text to binary; [`locate`]: from an error in the binary back to the text;
 //! * [`module`]: the declarations of a module, validated;
 //! * `product`: functions that are one instruction, more or less;

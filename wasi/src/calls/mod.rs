@@ -2,7 +2,7 @@
 //!
 //! A method takes the arguments of the guest as they are: numbers, pointers
 //! and lengths. It writes its results to the memory of the guest. Whatever the
-//! arguments, it returns; what cannot be done is an [`Errno`](crate::Errno).
+//! arguments, it returns; what cannot be done is an [`Errno`].
 
 mod args;
 mod clock;
