@@ -9,18 +9,21 @@
 //! Here, what is known of a block follows from the blocks before it alone. This is done once the function is optimised, for globals only: other loads
 //! were left out by whoever made the wasm.
 
-use cranelift_codegen::FxHashMap;
 use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::{EntityRef as _, SecondaryMap};
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{
     AliasRegion, ArgumentPurpose, Block, Function, Inst, InstructionData, Opcode, Type, Value,
 };
+use cranelift_codegen::{FxHashMap, FxHashSet};
 
 use crate::translate::accesses_globals;
 
 /// If it is not known after so many rounds what each block begins with, nothing is left out. As many are needed as loops are nested, and two.
 const ROUNDS: usize = 12;
+
+/// Nor is anything in a function with more blocks times regions, for which memory is needed. Binaryen's largest have some thousands.
+const MOST: usize = 1 << 18;
 
 /// What was stored last in a region: an instruction, or the block where ways with different ones meet. 0 is what the function began with.
 type Version = u32;
@@ -54,7 +57,7 @@ pub(crate) fn leave_out(func: &mut Function, cfg: &ControlFlowGraph, domtree: &D
         return;
     }
     let order: Vec<Block> = domtree.cfg_rpo().copied().collect();
-    if !has_loops(&order, cfg) {
+    if order.len().saturating_mul(regions.len()) > MOST || !has_loops(&order, cfg) {
         return;
     }
     let Some(before) = versions(func, vmctx, &order, cfg, &regions) else { return };
@@ -107,19 +110,15 @@ fn vmctx(func: &Function) -> Option<Value> {
 /// The regions with a field that is loaded more than once, each with a number.
 fn loaded_twice(func: &Function, vmctx: Value) -> FxHashMap<AliasRegion, usize> {
     let mut regions = FxHashMap::default();
-    // Few functions load many globals.
-    let mut seen: Vec<Field> = Vec::new();
+    let mut seen: FxHashSet<Field> = FxHashSet::default();
     for inst in func.layout.blocks().flat_map(|block| func.layout.block_insts(block)) {
         // Most instructions are none.
         if func.dfg.insts[inst].opcode() == Opcode::Load
             && let Access::Load(field) = access(func, vmctx, inst)
+            && !seen.insert(field)
         {
-            if seen.contains(&field) {
-                let next = regions.len();
-                regions.entry(field.region).or_insert(next);
-            } else {
-                seen.push(field);
-            }
+            let next = regions.len();
+            regions.entry(field.region).or_insert(next);
         }
     }
     regions

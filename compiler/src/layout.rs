@@ -59,7 +59,9 @@ pub(crate) struct Blocks<'a> {
 
 /// Where a function should begin.
 pub(crate) fn phases(blocks: Blocks<'_>) -> Phases {
-    let (loops, recursion) = (innermost_loops(blocks), recursion(blocks));
+    let ranges = loops(blocks);
+    let recursion = recursion(&ranges, blocks.recursion);
+    let loops = innermost_loops(ranges);
     if loops.is_empty() && recursion.is_none() {
         return Phases::HALVES;
     }
@@ -99,20 +101,26 @@ impl Loop {
 }
 
 /// The way from the beginning of a function to behind the last of the calls of itself that are in the most loops.
-fn recursion(blocks: Blocks<'_>) -> Option<Loop> {
-    let loops = loops(blocks);
-    let depth = |call: u32| {
-        let around = loops.iter().filter(|(start, end)| *start < call && call <= *end);
-        (u32::try_from(around.count()).unwrap_or(u32::MAX), call)
+fn recursion(loops: &[(u32, u32)], calls: &[u32]) -> Option<Loop> {
+    let sorted = |mut places: Vec<u32>| {
+        places.sort_unstable();
+        places
     };
-    let (depth, end) = blocks.recursion.iter().map(|call| depth(*call)).max()?;
+    let starts = sorted(loops.iter().map(|(start, _)| *start).collect());
+    let ends = sorted(loops.iter().map(|(_, end)| *end).collect());
+    let depth = |call: u32| {
+        let before = |places: &[u32]| places.partition_point(|place| *place < call);
+        // Those that began before, but for those that ended before.
+        (before(&starts).saturating_sub(before(&ends)), call)
+    };
+    let (depth, end) = calls.iter().map(|call| depth(*call)).max()?;
     // A loop within is a level deeper than what is around it.
-    Some(Loop { start: 0, end, depth: depth.saturating_sub(1) })
+    let depth = u32::try_from(depth.saturating_sub(1)).unwrap_or(u32::MAX);
+    Some(Loop { start: 0, end, depth })
 }
 
 /// The loops of a function that contain no others.
-fn innermost_loops(blocks: Blocks<'_>) -> Vec<Loop> {
-    let ranges = loops(blocks);
+fn innermost_loops(ranges: Vec<(u32, u32)>) -> Vec<Loop> {
     let mut found: Vec<Loop> = Vec::new();
     let mut around: Vec<u32> = Vec::new();
     for (start, end) in ranges {
@@ -203,11 +211,11 @@ mod tests {
     #[test]
     fn inner_loops_count_and_deeper_ones_count_more() {
         let nested = blocks(&[0, 4, 40, 90, 150], &[(40, 40), (90, 4)]);
-        assert_eq!(innermost_loops(nested), [Loop { start: 40, end: 90, depth: 1 }]);
+        assert_eq!(innermost_loops(loops(nested)), [Loop { start: 40, end: 90, depth: 1 }]);
         let several =
             blocks(&[0, 10, 42, 78, 100, 142], &[(10, 10), (42, 42), (78, 42), (100, 100)]);
         assert_eq!(
-            innermost_loops(several),
+            innermost_loops(loops(several)),
             [
                 Loop { start: 10, end: 42, depth: 0 },
                 Loop { start: 42, end: 100, depth: 0 },
