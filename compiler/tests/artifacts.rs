@@ -565,3 +565,51 @@ fn broken_branch_hints_refuse_no_module() {
         compile(&section(data), &x86()).unwrap();
     }
 }
+
+/// The machine code of a module with one function of the kind.
+fn text(function: &str) -> Vec<u8> {
+    let module = format!(
+        "(module (memory 1) (global $g (mut i32) (i32.const 1)) (func $other (loop (br_if 0 (i32.const 0)) (global.set $g (i32.const 2)))) {function})"
+    );
+    let artifact = compile(&wasm(&module), &x86()).unwrap();
+    let file = ElfFile64::<Endianness>::parse(&*artifact).unwrap();
+    file.section_by_name(".text").unwrap().data().unwrap().to_vec()
+}
+
+fn count(text: &[u8], bytes: &[u8]) -> usize {
+    text.windows(bytes.len()).filter(|window| *window == bytes).count()
+}
+
+/// What is done to code once it is generated depends on how the code generator writes it.
+#[test]
+fn code_of_the_code_generator_is_what_is_looked_for_in_it() {
+    // cmp r10, rsp, in both encodings; cmp [r10], rsp
+    let compared = [&[0x4c, 0x3b, 0xd4][..], &[0x49, 0x39, 0xe2]];
+    let compared_there = [0x49, 0x39, 0x22];
+    let calls = text("(func (export \"f\") (call $other) (call $other))");
+    assert!(compared.iter().all(|bytes| count(&calls, bytes) == 0));
+    assert!(count(&calls, &compared_there) > 0);
+    // More values than there are registers, so that it needs a frame.
+    let loads: String =
+        (0..30).map(|at| format!("(i32.load offset={} (local.get 0))", 4 * at)).collect();
+    let sum = "i32.rotl ".repeat(29);
+    let calls_none = text(&format!("(func (export \"f\") (param i32) (result i32) {loads} {sum})"));
+    // sub rsp: there are frames, of this function and of its trampoline, and nothing compares.
+    assert!(count(&calls_none, &[0x48, 0x83, 0xec]) + count(&calls_none, &[0x48, 0x81, 0xec]) > 1);
+    assert_eq!(count(&calls_none, &compared_there), 0);
+    assert!(compared.iter().all(|bytes| count(&calls_none, bytes) == 0));
+    // A global that is asked for between any two steps of a turn, which ends with a call: it is loaded once in each, whatever the steps are.
+    let step = "(if (i32.eqz (global.get $g)) (then (i32.store (i32.const 0) (i32.const 1))))";
+    let global = |steps: usize| {
+        let turn = format!("{} (call $other)", step.repeat(steps));
+        text(&format!("(func (export \"f\") (param i32) (loop {turn} (br_if 0 (local.get 0))))"))
+    };
+    let loads = |text: &[u8]| {
+        // mov reg, [reg + displacement of the global], by the address that the other function stores to: mov dword [rdi + ...], 2
+        let store = text.windows(2).position(|it| it == [0xc7, 0x47]).expect("it stores there");
+        let at = text[store + 2];
+        text.windows(3).filter(|it| it[0] == 0x8b && it[1] >> 6 == 1 && it[2] == at).count()
+    };
+    assert_eq!(loads(&global(2)), loads(&global(6)));
+    assert!(loads(&global(1)) > 0);
+}
