@@ -40,6 +40,10 @@ pub enum Shape {
     ElementSegments,
     /// Globals, each computed from an import and the one before.
     Globals,
+    /// Globals that one function reads and writes in loops, each in several, where ways meet.
+    GlobalsInLoops,
+    /// Calls of one function by itself, each in a loop.
+    Recursion,
     /// Function types.
     Types,
     /// Imports and exports.
@@ -48,7 +52,7 @@ pub enum Shape {
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 18] = [
         Self::Functions,
         Self::Instructions,
         Self::Accesses,
@@ -63,6 +67,8 @@ impl Shape {
         Self::ScatteredSegments,
         Self::ElementSegments,
         Self::Globals,
+        Self::GlobalsInLoops,
+        Self::Recursion,
         Self::Types,
         Self::Names,
     ];
@@ -107,6 +113,8 @@ impl Shape {
             Self::ScatteredSegments => data(&mut parts, size, 20_000),
             Self::ElementSegments => elements(&mut parts, size),
             Self::Globals => globals(&mut parts, size),
+            Self::GlobalsInLoops => globals_in_loops(&mut parts, size),
+            Self::Recursion => parts.body(|body| recursion(body, size)),
             Self::Types => types(&mut parts, size),
             Self::Names => names(&mut parts, size),
         }
@@ -329,6 +337,34 @@ fn globals(parts: &mut Parts, size: u32) {
             body.global_get(index).i32_add();
         }
     });
+}
+
+fn globals_in_loops(parts: &mut Parts, size: u32) {
+    let ty = GlobalType { val_type: ValType::I32, mutable: true, shared: false };
+    for _ in 0..size {
+        parts.globals.global(ty, &ConstExpr::i32_const(1));
+    }
+    parts.body(|body| {
+        let mut body = body.instructions();
+        for index in 0..size {
+            body.loop_(BlockType::Empty);
+            for global in [index, index / 2, index % 100] {
+                body.global_get(global).if_(BlockType::Empty);
+                body.global_get(global).i32_const(1).i32_sub().global_set(global).end();
+            }
+            body.global_get(index).br_if(0).end();
+        }
+        body.local_get(0);
+    });
+}
+
+fn recursion(body: &mut Function, size: u32) {
+    let mut body = body.instructions();
+    for _ in 0..size {
+        body.loop_(BlockType::Empty);
+        body.local_get(0).call(0).local_tee(0).br_if(0).end();
+    }
+    body.local_get(0);
 }
 
 fn types(parts: &mut Parts, size: u32) {
