@@ -8,6 +8,7 @@ use std::ptr;
 use std::sync::{Barrier, LazyLock};
 
 use cwasm_loader::{Artifact, Caller, Engine, Error, Instance, Linker, Store, TrapKind};
+use cwasm_tests::accesses::{self, Access, FUNCTIONS};
 use cwasm_tests::fault::random::Random;
 use cwasm_tests::fault::{child, process};
 use cwasm_tests::pattern::{data, pattern};
@@ -29,37 +30,16 @@ const TEXT: &str = r#"(module
     (import "host" "f" (func $f))
     (memory $a (export "memory") 1 300) (memory $b (export "b") 2)
     (data $passive "PASSIVE")
-    (func (export "grow") (param i32) (result i64) (i64.extend_i32_s (memory.grow (local.get 0))))
     (func (export "growb") (param i32) (result i64) (i64.extend_i32_s (memory.grow $b (local.get 0))))
     (func (export "size") (param i32) (result i64) (i64.extend_i32_u (memory.size)))
     (func (export "host") (param i32) (result i64) (call $f) (i64.const 0))
-    (func (export "load8") (param i32) (result i64) (i64.load8_u (local.get 0)))
-    (func (export "load32") (param i32) (result i64) (i64.load32_u (local.get 0)))
-    (func $load64 (export "load64") (param i32) (result i64) (i64.load (local.get 0)))
-    (func (export "deep") (param i32) (result i64) (i64.add (call $load64 (local.get 0)) (i64.const 1)))
-    (func (export "loadb") (param i32) (result i64) (i64.load $b (local.get 0)))
-    (func (export "vector") (param i32) (result i64)
-        (i64x2.extract_lane 1 (i8x16.add (v128.load (local.get 0)) (v128.load offset=5 (local.get 0)))))
-    (func (export "notify") (param i32) (result i64)
-        (i64.extend_i32_u (memory.atomic.notify (local.get 0) (i32.const 1))))
-    (func (export "store8") (param i32 i64) (i64.store8 (local.get 0) (local.get 1)))
-    (func (export "store64") (param i32 i64) (i64.store (local.get 0) (local.get 1)))
-    (func (export "storeb") (param i32 i64) (i64.store $b (local.get 0) (local.get 1)))
-    (func (export "storev") (param i32 i64) (v128.store (local.get 0) (i64x2.splat (local.get 1))))
-    (func (export "add") (param i32 i64) (drop (i64.atomic.rmw.add (local.get 0) (local.get 1))))
-    (func (export "exchange") (param i32 i64)
-        (drop (i32.atomic.rmw.cmpxchg (local.get 0) (i32.atomic.load (local.get 0)) (i32.wrap_i64 (local.get 1)))))
-    (func (export "small") (param i32 i64)
-        (memory.fill (local.get 0) (i32.wrap_i64 (local.get 1)) (i32.const 30))
-        (memory.copy (i32.const 9) (local.get 0) (i32.const 30)))
-    (func (export "fill") (param i32 i32 i32) (memory.fill (local.get 0) (local.get 1) (local.get 2)))
-    (func (export "copy") (param i32 i32 i32) (memory.copy (local.get 0) (local.get 1) (local.get 2)))
-    (func (export "to_b") (param i32 i32 i32) (memory.copy $b $a (local.get 0) (local.get 1) (local.get 2)))
-    (func (export "from_b") (param i32 i32 i32) (memory.copy $a $b (local.get 0) (local.get 1) (local.get 2)))
-    (func (export "init") (param i32 i32 i32)
-        (memory.init $passive (local.get 0) (local.get 1) (local.get 2))))"#;
+    FUNCTIONS)"#;
 
-static PROGRAM: LazyLock<Artifact> = LazyLock::new(|| artifact(TEXT));
+static PROGRAM: LazyLock<Artifact> =
+    LazyLock::new(|| artifact(&TEXT.replace("FUNCTIONS", FUNCTIONS)));
+
+/// What its memories are exported as.
+const MEMORIES: [&str; 2] = ["memory", "b"];
 
 /// A store with an instance.
 struct World {
@@ -121,8 +101,7 @@ impl World {
     }
 
     fn load(&mut self, name: &str, at: u32) -> Result<i64, Error> {
-        let func = self.instance.typed_func::<u32, i64>(&self.store, name)?;
-        func.call(&mut self.store, at)
+        accesses::load(&mut self.store, self.instance, name, at)
     }
 
     fn store(&mut self, name: &str, at: u32, value: i64) -> Result<(), Error> {
@@ -136,7 +115,7 @@ impl World {
     }
 
     fn memory(&self, number: usize) -> cwasm_loader::Memory<'static> {
-        self.instance.memory(&self.store, ["memory", "b"][number]).unwrap()
+        self.instance.memory(&self.store, MEMORIES[number]).unwrap()
     }
 
     fn sizes(&self) -> [usize; 2] {
@@ -161,68 +140,22 @@ impl World {
     }
 }
 
-/// Something that is done to a memory.
-#[derive(Clone, Debug)]
-enum Op {
-    Load(&'static str, u32),
-    Store(&'static str, u32),
-    Bulk(&'static str, u32, u32, u32),
-    HostRead(usize, u64, usize),
-    HostWrite(usize, u64, usize),
-}
-
-/// What it results in, as text: for a trap with its frames.
-fn apply(world: &mut World, op: &Op) -> String {
-    let result = match *op {
-        Op::Load(name, at) => world.load(name, at).map(|value| value.to_string()),
-        Op::Store(name, at) => {
-            world.store(name, at, 0x1122_3344_5566_7788).map(|()| "done".to_owned())
-        }
-        Op::Bulk(name, a, b, c) => world.bulk(name, (a, b, c)).map(|()| "done".to_owned()),
-        Op::HostRead(number, at, length) => {
-            let mut buffer = vec![1; length];
-            let memory = world.memory(number);
-            memory.read(&world.store, at, &mut buffer).map(|()| format!("{buffer:?}"))
-        }
-        Op::HostWrite(number, at, length) => {
-            let memory = world.memory(number);
-            memory.write(&mut world.store, at, &vec![200; length]).map(|()| "done".to_owned())
-        }
-    };
+/// What an access results in, as text: for a trap with its frames.
+fn apply(world: &mut World, access: &Access) -> String {
+    let result = access.apply(&mut world.store, world.instance, MEMORIES);
     result.unwrap_or_else(|error| format!("{error:?}"))
 }
 
 /// Each kind of access, at the first late page, in the middle, at the end and behind it, and across both ends.
-fn operations() -> Vec<Op> {
+fn operations() -> Vec<Access> {
     let at = |page: u32| page * u32::try_from(PAGE).unwrap();
     let mut places = vec![0, at(4), at(6) + 123, at(8) + 4096, at(20), u32::MAX - 20, u32::MAX];
     for end in [4, 5, 8, 9] {
         places.extend([1, 2, 3, 4, 7, 8, 15, 16, 20, 21, 30].map(|back| at(end) - back));
         places.push(at(end));
     }
-    let mut all = Vec::new();
-    for at in places {
-        for name in ["load8", "load32", "load64", "deep", "loadb", "vector", "notify"] {
-            all.push(Op::Load(name, at));
-        }
-        for name in ["store8", "store64", "storeb", "storev", "add", "exchange", "small"] {
-            all.push(Op::Store(name, at));
-        }
-        for (length, other) in [(0, 5), (1, 9), (100, 70_000), (100, 500_000), (200_000, 1000)] {
-            all.push(Op::Bulk("fill", at, 7, length));
-            for name in ["copy", "to_b", "from_b"] {
-                all.push(Op::Bulk(name, at, other, length));
-                all.push(Op::Bulk(name, other, at, length));
-            }
-            for memory in 0..2 {
-                all.push(Op::HostRead(memory, at.into(), length as usize));
-                all.push(Op::HostWrite(memory, at.into(), length as usize));
-            }
-        }
-        all.push(Op::Bulk("init", at, 0, 7));
-        all.push(Op::Bulk("init", at, 3, 9));
-    }
-    all
+    let bulk = [(0, 5), (1, 9), (100, 70_000), (100, 500_000), (200_000, 1000)];
+    places.into_iter().flat_map(|at| Access::all_at(at, &bulk)).collect()
 }
 
 #[test]
@@ -255,8 +188,8 @@ fn what_is_done_one_after_another_leaves_the_same_bytes() {
             if random.below(4) == 0 {
                 let by = u32::try_from(random.below(3)).unwrap();
                 for name in ["grow", "growb"] {
-                    let grown = apply(&mut world, &Op::Load(name, by));
-                    assert_eq!(grown, apply(&mut model, &Op::Load(name, by)));
+                    let grown = apply(&mut world, &Access::Load(name, by));
+                    assert_eq!(grown, apply(&mut model, &Access::Load(name, by)));
                 }
                 // There, all is touched before it grows again.
                 model.bytes();

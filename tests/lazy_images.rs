@@ -14,6 +14,7 @@ use cwasm_loader::{
     Artifact, Engine, Error, Global, GlobalType, Instance, Linker, LoadError, Store, TrapKind, Val,
     ValType,
 };
+use cwasm_tests::accesses::{Access, FUNCTIONS};
 use cwasm_tests::fault::random::Random;
 use cwasm_tests::fault::{child, process};
 use cwasm_tests::pattern::{data, pattern};
@@ -41,28 +42,7 @@ static TEXT: LazyLock<String> = LazyLock::new(|| {
         (memory $a (export "a") 100 200) (memory $b (export "b") 20)
         {segments}
         (data $passive "PASSIVE")
-        (func (export "load8") (param i32) (result i64) (i64.load8_u (local.get 0)))
-        (func (export "load32") (param i32) (result i64) (i64.load32_u (local.get 0)))
-        (func (export "load64") (param i32) (result i64) (i64.load (local.get 0)))
-        (func (export "loadb") (param i32) (result i64) (i64.load $b (local.get 0)))
-        (func (export "vector") (param i32) (result i64)
-            (i64x2.extract_lane 1 (i8x16.add (v128.load (local.get 0)) (v128.load offset=5 (local.get 0)))))
-        (func (export "store8") (param i32 i64) (i64.store8 (local.get 0) (local.get 1)))
-        (func (export "store64") (param i32 i64) (i64.store (local.get 0) (local.get 1)))
-        (func (export "storeb") (param i32 i64) (i64.store $b (local.get 0) (local.get 1)))
-        (func (export "storev") (param i32 i64) (v128.store (local.get 0) (i64x2.splat (local.get 1))))
-        (func (export "add") (param i32 i64) (drop (i64.atomic.rmw.add (local.get 0) (local.get 1))))
-        (func (export "exchange") (param i32 i64)
-            (drop (i32.atomic.rmw.cmpxchg (local.get 0) (i32.atomic.load (local.get 0)) (i32.wrap_i64 (local.get 1)))))
-        (func (export "fill") (param i32 i32 i32) (memory.fill (local.get 0) (local.get 1) (local.get 2)))
-        (func (export "copy") (param i32 i32 i32) (memory.copy (local.get 0) (local.get 1) (local.get 2)))
-        (func (export "to_b") (param i32 i32 i32) (memory.copy $b $a (local.get 0) (local.get 1) (local.get 2)))
-        (func (export "from_b") (param i32 i32 i32) (memory.copy $a $b (local.get 0) (local.get 1) (local.get 2)))
-        (func (export "init") (param i32 i32 i32)
-            (memory.init $passive (local.get 0) (local.get 1) (local.get 2)))
-        (func (export "notify") (param i32) (result i64)
-            (i64.extend_i32_u (memory.atomic.notify (local.get 0) (i32.const 1))))
-        (func (export "grow") (param i32) (result i64) (i64.extend_i32_s (memory.grow (local.get 0))))
+        {FUNCTIONS}
         (func (export "sum") (param i32) (result i64) (local $sum i64)
             (loop $l
                 (local.set $sum (i64.add (local.get $sum) (i64.load8_u (local.get 0))))
@@ -94,53 +74,17 @@ fn new_store<'code>() -> Store<'code, ()> {
     Store::new(&Engine::default(), ())
 }
 
-/// Something that is done to a memory.
-#[derive(Clone, Debug)]
-enum Op {
-    Load(&'static str, u32),
-    Store(&'static str, u32, i64),
-    Bulk(&'static str, u32, u32, u32),
-    HostRead(usize, u64, usize),
-    HostWrite(usize, u64, usize),
-}
-
-/// What it results in, as text.
-fn apply<'code>(store: &mut Store<'code, ()>, instance: Instance<'code>, op: &Op) -> String {
-    let memory = |store: &Store<'code, ()>, memory: usize| {
-        instance.memory(store, ["a", "b"][memory]).unwrap()
-    };
-    let seen = |error: Error| match error {
+/// What an access results in, as text.
+fn apply<'code>(
+    store: &mut Store<'code, ()>,
+    instance: Instance<'code>,
+    access: &Access,
+) -> String {
+    access.apply(store, instance, ["a", "b"]).unwrap_or_else(|error| match error {
         Error::Trap(trap) => format!("{:?}", trap.kind()),
         Error::CodeLost(_) => "lost".to_owned(),
         other => other.to_string(),
-    };
-    let result = match *op {
-        Op::Load(name, at) => instance
-            .typed_func::<u32, i64>(store, name)
-            .unwrap()
-            .call(store, at)
-            .map(|value| value.to_string()),
-        Op::Store(name, at, value) => instance
-            .typed_func::<(u32, i64), ()>(store, name)
-            .unwrap()
-            .call(store, (at, value))
-            .map(|()| "done".to_owned()),
-        Op::Bulk(name, a, b, c) => instance
-            .typed_func::<(u32, u32, u32), ()>(store, name)
-            .unwrap()
-            .call(store, (a, b, c))
-            .map(|()| "done".to_owned()),
-        Op::HostRead(number, at, length) => {
-            let mut buffer = vec![0; length];
-            let memory = memory(store, number);
-            memory.read(store, at, &mut buffer).map(|()| format!("{buffer:?}"))
-        }
-        Op::HostWrite(number, at, length) => {
-            let memory = memory(store, number);
-            memory.write(store, at, &vec![200; length]).map(|()| "done".to_owned())
-        }
-    };
-    result.unwrap_or_else(seen)
+    })
 }
 
 fn both(store: &Store<'_, ()>, instance: Instance<'_>) -> [Vec<u8>; 2] {
@@ -148,7 +92,7 @@ fn both(store: &Store<'_, ()>, instance: Instance<'_>) -> [Vec<u8>; 2] {
 }
 
 /// Each kind of access, at places of every kind: in an image, over the end of a chunk of the file, of a run and of the memory.
-fn operations() -> Vec<Op> {
+fn operations() -> Vec<Access> {
     let program = ProgramFile::of(&PROGRAM);
     let header = Header::of(&program.bytes).unwrap();
     let bytes = header.section(Section::ImageBytes).within(program.bytes.len()).unwrap();
@@ -161,29 +105,8 @@ fn operations() -> Vec<Op> {
         places.extend([border - back, border + 65536 - back, 3_150_848 - back]);
     }
     places.extend([6_553_592, 6_553_600, u32::MAX - 20]);
-    let mut all = Vec::new();
-    for at in places {
-        for name in ["load8", "load32", "load64", "loadb", "vector", "notify"] {
-            all.push(Op::Load(name, at));
-        }
-        for name in ["store8", "store64", "storeb", "storev", "add", "exchange"] {
-            all.push(Op::Store(name, at, 0x1122_3344_5566_7788));
-        }
-        for (length, other) in [(0, 5), (1, 9), (100, 70_000), (70_000, 3 << 20)] {
-            all.push(Op::Bulk("fill", at, 7, length));
-            for name in ["copy", "to_b", "from_b"] {
-                all.push(Op::Bulk(name, at, other, length));
-                all.push(Op::Bulk(name, other, at, length));
-            }
-            for memory in 0..2 {
-                all.push(Op::HostRead(memory, at.into(), length as usize));
-                all.push(Op::HostWrite(memory, at.into(), length as usize));
-            }
-        }
-        all.push(Op::Bulk("init", at, 0, 7));
-        all.push(Op::Bulk("init", at, 3, 9));
-    }
-    all
+    let bulk = [(0, 5), (1, 9), (100, 70_000), (70_000, 3 << 20)];
+    places.into_iter().flat_map(|at| Access::all_at(at, &bulk)).collect()
 }
 
 #[test]
@@ -199,14 +122,14 @@ fn what_nobody_touches_is_not_read() {
     nothing.call(&mut store, ()).unwrap();
     assert_eq!(artifact.lazy_image_parts(), (0, chunks));
     // Outside of the images, nothing is needed.
-    apply(&mut store, instance, &Op::Store("store64", 6_553_592, 5));
-    apply(&mut store, instance, &Op::Load("load8", 4095));
+    apply(&mut store, instance, &Access::Store("store64", 6_553_592, 5));
+    apply(&mut store, instance, &Access::Load("load8", 4095));
     assert_eq!(artifact.lazy_image_parts(), (0, chunks));
     for op in [
-        Op::Load("load8", 1 << 20),
-        Op::Store("store8", (1 << 20) + (1 << 18), 3),
-        Op::Bulk("fill", 1 << 21, 7, 100),
-        Op::HostRead(0, 5 << 20, 10),
+        Access::Load("load8", 1 << 20),
+        Access::Store("store8", (1 << 20) + (1 << 18), 3),
+        Access::Bulk("fill", 1 << 21, 7, 100),
+        Access::HostRead(0, 5 << 20, 10),
     ] {
         let (before, _) = artifact.lazy_image_parts();
         apply(&mut store, instance, &op);
@@ -251,7 +174,7 @@ fn every_access_does_the_same_first_and_later() {
         let (loaded, all) = lazy.lazy_image_parts();
         let few = 8 * file.image_piece();
         assert!(loaded <= few && all > few, "{op:?}: {loaded}");
-        if matches!(op, Op::Load(..) | Op::HostRead(..)) {
+        if matches!(op, Access::Load(..) | Access::HostRead(..)) {
             assert!(both(&store, instance) == wanted, "{op:?}");
         }
     }
@@ -275,13 +198,13 @@ fn many_accesses_leave_the_same_bytes() {
                 "{seed} {step} {op:?}"
             );
             if step == 20 {
-                let grown = apply(&mut store, instance, &Op::Load("grow", 3));
-                assert_eq!(grown, apply(&mut other, model, &Op::Load("grow", 3)));
+                let grown = apply(&mut store, instance, &Access::Load("grow", 3));
+                assert_eq!(grown, apply(&mut other, model, &Access::Load("grow", 3)));
                 assert_eq!(grown, "100");
             }
         }
-        let sum = apply(&mut store, instance, &Op::Load("sum", 0));
-        assert_eq!(sum, apply(&mut other, model, &Op::Load("sum", 0)));
+        let sum = apply(&mut store, instance, &Access::Load("sum", 0));
+        assert_eq!(sum, apply(&mut other, model, &Access::Load("sum", 0)));
         assert!(both(&store, instance) == both(&other, model), "{seed}");
     }
 }
@@ -293,14 +216,14 @@ fn out_of_bounds_is_still_out_of_bounds() {
     let mut store = new_store();
     let instance = start(&mut store, &artifact);
     for op in [
-        Op::Load("load8", 6_553_600),
-        Op::Load("load64", 6_553_599),
-        Op::Load("loadb", 1_310_720),
-        Op::Store("store8", u32::MAX, 1),
-        Op::Bulk("fill", 5000, 1, 6_553_600),
-        Op::Bulk("copy", 5000, 6_000_000, 1 << 20),
-        Op::Bulk("from_b", 5000, 1_000_000, 1 << 20),
-        Op::Bulk("init", 5000, 0, 8),
+        Access::Load("load8", 6_553_600),
+        Access::Load("load64", 6_553_599),
+        Access::Load("loadb", 1_310_720),
+        Access::Store("store8", u32::MAX, 1),
+        Access::Bulk("fill", 5000, 1, 6_553_600),
+        Access::Bulk("copy", 5000, 6_000_000, 1 << 20),
+        Access::Bulk("from_b", 5000, 1_000_000, 1 << 20),
+        Access::Bulk("init", 5000, 0, 8),
     ] {
         assert_eq!(apply(&mut store, instance, &op), "MemoryOutOfBounds", "{op:?}");
     }
@@ -315,7 +238,7 @@ fn the_rest_is_loaded_while_instances_wait_for_it() {
     let artifact = file.lazy();
     let mut store = new_store();
     let before = start(&mut store, &artifact);
-    apply(&mut store, before, &Op::Store("store64", 1 << 20, -1));
+    apply(&mut store, before, &Access::Store("store64", 1 << 20, -1));
     artifact.load_rest().unwrap();
     let (loaded, all) = artifact.lazy_image_parts();
     assert_eq!(loaded, all);
@@ -335,9 +258,12 @@ fn what_was_changed_is_an_error_and_never_a_byte() {
         let artifact = file.lazy();
         let mut store = new_store();
         let instance = start(&mut store, &artifact);
-        let kept = apply(&mut store, instance, &Op::Load("load64", 1 << 20));
+        let kept = apply(&mut store, instance, &Access::Load("load64", 1 << 20));
         // What tells traps apart is there, so that a trap would be one.
-        assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
+        assert_eq!(
+            apply(&mut store, instance, &Access::Load("load8", u32::MAX)),
+            "MemoryOutOfBounds"
+        );
         if cut {
             file.cut(Part::Image)
         } else {
@@ -345,24 +271,24 @@ fn what_was_changed_is_an_error_and_never_a_byte() {
         }
         for _ in 0..2 {
             for op in [
-                Op::Load("load8", 1 << 21),
-                Op::Load("vector", 1 << 21),
-                Op::Load("loadb", 77),
-                Op::Store("store8", 1 << 21, 1),
-                Op::Store("storev", 5 << 20, 1),
-                Op::Store("add", 1 << 21, 1),
-                Op::Bulk("fill", 1 << 21, 7, 10),
-                Op::Bulk("copy", 1 << 21, 0, 10),
-                Op::Bulk("copy", 0, 1 << 21, 10),
-                Op::Bulk("to_b", 0, 0, 10),
-                Op::Bulk("from_b", 0, 0, 10),
-                Op::Bulk("init", 1 << 21, 0, 7),
-                Op::Load("sum", 0),
+                Access::Load("load8", 1 << 21),
+                Access::Load("vector", 1 << 21),
+                Access::Load("loadb", 77),
+                Access::Store("store8", 1 << 21, 1),
+                Access::Store("storev", 5 << 20, 1),
+                Access::Store("add", 1 << 21, 1),
+                Access::Bulk("fill", 1 << 21, 7, 10),
+                Access::Bulk("copy", 1 << 21, 0, 10),
+                Access::Bulk("copy", 0, 1 << 21, 10),
+                Access::Bulk("to_b", 0, 0, 10),
+                Access::Bulk("from_b", 0, 0, 10),
+                Access::Bulk("init", 1 << 21, 0, 7),
+                Access::Load("sum", 0),
             ] {
                 assert_eq!(apply(&mut store, instance, &op), "lost", "{op:?}");
             }
-            assert_eq!(apply(&mut store, instance, &Op::Load("load64", 1 << 20)), kept);
-            assert_eq!(apply(&mut store, instance, &Op::Load("load8", 4000)), "0");
+            assert_eq!(apply(&mut store, instance, &Access::Load("load64", 1 << 20)), kept);
+            assert_eq!(apply(&mut store, instance, &Access::Load("load8", 4000)), "0");
             let memory = instance.memory(&store, "a").unwrap();
             assert!(matches!(memory.data(&store), Err(Error::CodeLost(_))));
             assert!(matches!(memory.data_mut(&mut store), Err(Error::CodeLost(_))));
@@ -387,8 +313,8 @@ fn what_was_changed_is_an_error_and_never_a_byte() {
         }
         let mut second = new_store();
         let other = start(&mut second, &artifact);
-        assert_eq!(apply(&mut second, other, &Op::Load("load64", 1 << 20)), kept);
-        assert_eq!(apply(&mut second, other, &Op::Load("load8", 1 << 21)), "lost");
+        assert_eq!(apply(&mut second, other, &Access::Load("load64", 1 << 20)), kept);
+        assert_eq!(apply(&mut second, other, &Access::Load("load8", 1 << 21)), "lost");
         assert!(matches!(artifact.load_rest(), Err(LoadError::Changed { .. })));
         // Whole again, it goes on, and nothing was written meanwhile.
         file.repair();
@@ -440,7 +366,7 @@ fn another_instance_may_have_the_memory() {
     second.damage(Part::Image);
     let result = linker.instantiate(&mut store, &user);
     assert!(matches!(result, Err(Error::CodeLost(_))), "{result:?}");
-    let load = Op::Load("load8", 1 << 21);
+    let load = Access::Load("load8", 1 << 21);
     assert_eq!(apply(&mut store, owner, &load), "lost");
 }
 
@@ -564,8 +490,8 @@ fn the_second_instance_has_a_small_image_loaded() {
     for _ in 0..2 {
         let mut store = new_store();
         let instance = start(&mut store, &artifact);
-        assert_eq!(apply(&mut store, instance, &Op::Load("load8", 80_000)), "lost");
-        assert_eq!(apply(&mut store, instance, &Op::Load("load8", 150_000)), "0");
+        assert_eq!(apply(&mut store, instance, &Access::Load("load8", 80_000)), "lost");
+        assert_eq!(apply(&mut store, instance, &Access::Load("load8", 150_000)), "0");
     }
 }
 
@@ -579,9 +505,9 @@ fn address_space_that_is_used_again_begins_with_zeros() {
         let instance = start(&mut store, &artifact);
         match round % 4 {
             0 => {}
-            1 => drop(apply(&mut store, instance, &Op::Store("store64", 1 << 20, -1))),
+            1 => drop(apply(&mut store, instance, &Access::Store("store64", 1 << 20, -1))),
             2 => drop(both(&store, instance)),
-            _ => drop(apply(&mut store, instance, &Op::HostWrite(0, 1 << 21, 100))),
+            _ => drop(apply(&mut store, instance, &Access::HostWrite(0, 1 << 21, 100))),
         }
         drop(store);
         let mut store = new_store();
@@ -613,8 +539,8 @@ fn many_threads_need_the_same_image_at_once() {
                     let mut store = new_store();
                     let instance = start(&mut store, artifact);
                     meet(4);
-                    let sum = apply(&mut store, instance, &Op::Load("sum", thread));
-                    assert_eq!(sum, apply(&mut store, instance, &Op::Load("sum", thread)));
+                    let sum = apply(&mut store, instance, &Access::Load("sum", thread));
+                    assert_eq!(sum, apply(&mut store, instance, &Access::Load("sum", thread)));
                     assert!(both(&store, instance) == *wanted);
                 });
             }
@@ -689,7 +615,7 @@ fn images_that_no_compiler_makes_are_the_same_too() {
         waited += usize::from(lazy.lazy_image_parts().0 == 0);
         for at in (0..u32::try_from(SIZES[1]).unwrap()).step_by(97_001) {
             for name in ["load64", "loadb"] {
-                let op = Op::Load(name, at);
+                let op = Access::Load(name, at);
                 assert_eq!(apply(&mut store, instance, &op), apply(&mut other, model, &op));
             }
         }
@@ -741,7 +667,7 @@ fn a_chunk_with_something_else_in_it_is_missed_like_any_other() {
     let artifact = file.lazy();
     let mut store = new_store();
     let instance = start(&mut store, &artifact);
-    assert_eq!(apply(&mut store, instance, &Op::Load("load8", u32::MAX)), "MemoryOutOfBounds");
+    assert_eq!(apply(&mut store, instance, &Access::Load("load8", u32::MAX)), "MemoryOutOfBounds");
     assert_eq!(artifact.lazy_image_parts(), (1, all));
 }
 
@@ -763,7 +689,7 @@ fn without_mappings_it_is_an_error_and_never_a_wrong_byte() {
             let eager = file.eager();
             let mut store = new_store();
             let instance = start(&mut store, &eager);
-            apply(&mut store, instance, &Op::Load("sum", 0))
+            apply(&mut store, instance, &Access::Load("sum", 0))
         };
         let mut taken = Vec::with_capacity(1 << 17);
         let take = || {
@@ -782,7 +708,7 @@ fn without_mappings_it_is_an_error_and_never_a_wrong_byte() {
             let start = at as usize;
             let number = u64::from_le_bytes(wanted[0][start..start + 8].try_into().unwrap());
             let found = match place % 2 {
-                0 => apply(&mut store, instance, &Op::Load("load64", at)),
+                0 => apply(&mut store, instance, &Access::Load("load64", at)),
                 _ => {
                     let mut bytes = [0; 8];
                     let memory = instance.memory(&store, "a").unwrap();
@@ -826,7 +752,7 @@ fn without_mappings_it_is_an_error_and_never_a_wrong_byte() {
         }
         assert!(refused > 0 && made > 0, "{refused} {made}");
         drop(taken);
-        assert_eq!(apply(&mut store, instance, &Op::Load("sum", 0)), sum);
+        assert_eq!(apply(&mut store, instance, &Access::Load("sum", 0)), sum);
         assert!(both(&store, instance) == wanted);
     })
     .well();

@@ -1,6 +1,7 @@
 //! What the tests share: from text to an artifact that is loaded. The fuzz targets use it too, without
 //! the compiler.
 
+pub mod accesses;
 pub mod fault;
 pub mod pattern;
 pub mod program_file;
