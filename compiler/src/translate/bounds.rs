@@ -12,8 +12,12 @@
 //! A memory never shrinks. A shared one may grow between the check and the access,
 //! which makes no checked access wrong.
 
+use cranelift_codegen::FxHashMap;
+use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
+use cranelift_codegen::ir::condcodes::IntCC;
+use cranelift_codegen::ir::function::FunctionStencil;
 use cranelift_codegen::ir::{
-    Block, Endianness, InstBuilder as _, MemFlagsData, Value, condcodes::IntCC, types,
+    self, Endianness, Inst, InstBuilder as _, MemFlagsData, Value, ValueDef, types,
 };
 use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
 use cwasm_artifact::abi::traps::Trap;
@@ -44,32 +48,9 @@ pub(super) fn memory_of(memarg: &MemArg) -> MemoryIndex {
     }
 }
 
-/// The addresses that operands led to in the current block: `base + index`, in memories whose base never changes. The fields of a structure
-/// have that in common. The optimiser would find it as well, after looking at each.
-#[derive(Default)]
-pub(super) struct Places {
-    block: Option<Block>,
-    known: Vec<(MemoryIndex, Value, Value)>,
-}
-
-impl Places {
-    /// How many of the last ones are looked at.
-    const LOOKED_AT: usize = 8;
-
-    fn find(&mut self, block: Option<Block>, memory: MemoryIndex, operand: Value) -> Option<Value> {
-        if self.block != block {
-            // What was computed there need not have been on the way here.
-            self.block = block;
-            self.known.clear();
-        }
-        let mut last = self.known.iter().rev().take(Self::LOOKED_AT);
-        last.find(|known| (known.0, known.1) == (memory, operand)).map(|known| known.2)
-    }
-
-    fn add(&mut self, memory: MemoryIndex, operand: Value, place: Value) {
-        self.known.push((memory, operand, place));
-    }
-}
+/// The addresses that operands lead to, in memories whose base never changes: `base + index`. The fields of a structure have that in
+/// common.
+pub(super) type Places = FxHashMap<(MemoryIndex, Value), Value>;
 
 impl Translator<'_, '_> {
     /// The address of an access to `size` bytes at the index. Emits whatever
@@ -203,21 +184,62 @@ impl Translator<'_, '_> {
 
     /// The address at an operand and an offset of a memory that needs no check. A constant that the instruction cannot hold
     /// (31 bits) is added before.
+    ///
+    /// An address is computed once, where its operand is: that is on the way to each use. The optimiser moves it to where it is needed; of
+    /// one for each use it would make one as well, after looking at them all.
     fn place(&mut self, memory: MemoryIndex, operand: Value, offset: u64) -> Address {
-        let block = self.builder.current_block();
-        let base = self.places.find(block, memory, operand).unwrap_or_else(|| {
-            let index = self.extend(operand, self.env.module.memories[memory].index);
-            let base = self.memory_base(memory);
-            let place = self.builder.ins().iadd(base, index);
-            self.places.add(memory, operand, place);
-            place
-        });
+        let operand = self.builder.func.dfg.resolve_aliases(operand);
+        let base = match self.places.get(&(memory, operand)) {
+            Some(place) => *place,
+            None => {
+                let base = self.memory_base(memory);
+                let ty = self.env.module.memories[memory].index;
+                let place = match self.behind(operand, base) {
+                    Some(next) => {
+                        let mut cursor = FuncCursor::new(self.builder.func).at_inst(next);
+                        let index = match ty {
+                            IndexType::I32 => cursor.ins().uextend(types::I64, operand),
+                            IndexType::I64 => operand,
+                        };
+                        cursor.ins().iadd(base, index)
+                    }
+                    None => {
+                        let index = self.extend(operand, ty);
+                        self.builder.ins().iadd(base, index)
+                    }
+                };
+                self.places.insert((memory, operand), place);
+                place
+            }
+        };
         match i32::try_from(offset) {
             Ok(offset) => Address { base, offset },
             Err(_) => {
                 let base = self.builder.ins().iadd_imm_u(base, offset.cast_signed());
                 Address { base, offset: 0 }
             }
+        }
+    }
+
+    /// The instruction before which two values are known, the second of which is loaded in the first block: the first place where that is so.
+    /// `None` if it is at the end of what there is.
+    fn behind(&self, value: Value, loaded: Value) -> Option<Inst> {
+        let ir::Function { stencil: FunctionStencil { dfg, layout, .. }, .. } = &*self.builder.func;
+        let loaded = dfg.value_def(loaded).inst()?;
+        match dfg.value_def(value) {
+            ValueDef::Result(inst, _) => {
+                let in_first = layout.inst_block(inst) == layout.entry_block();
+                let last = match in_first && layout.pp_cmp(inst, loaded).is_lt() {
+                    true => loaded,
+                    false => inst,
+                };
+                layout.next_inst(last)
+            }
+            ValueDef::Param(block, _) if Some(block) == layout.entry_block() => {
+                layout.next_inst(loaded)
+            }
+            ValueDef::Param(block, _) => layout.first_inst(block),
+            ValueDef::Union(..) => None,
         }
     }
 

@@ -1,6 +1,7 @@
 //! Locals, constants, and operators that only move operands.
 
-use cranelift_codegen::ir::{InstBuilder as _, immediates, types};
+use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
+use cranelift_codegen::ir::{self, InstBuilder as _, Value, immediates, types};
 use wasmparser::Operator;
 
 use super::Translator;
@@ -24,11 +25,11 @@ impl Translator<'_, '_> {
             Operator::I32Const { value } => {
                 // The upper half of a narrow constant must be clear.
                 let bits = i64::from(value.cast_unsigned());
-                let value = self.builder.ins().iconst(types::I32, bits);
+                let value = self.constant(types::I32, bits);
                 self.stack.push(value);
             }
             Operator::I64Const { value } => {
-                let value = self.builder.ins().iconst(types::I64, value);
+                let value = self.constant(types::I64, value);
                 self.stack.push(value);
             }
             Operator::F32Const { value } => {
@@ -54,5 +55,20 @@ impl Translator<'_, '_> {
             _ => return false,
         }
         true
+    }
+
+    /// An integer. The upper half of a narrow one is clear.
+    ///
+    /// Each is made once, at the beginning of the function. The optimiser copies it to the blocks that use it; of one for each use, it would
+    /// make one first, after looking at them all.
+    pub(super) fn constant(&mut self, ty: ir::Type, value: i64) -> Value {
+        let builder = &mut self.builder;
+        *self.constants.entry((ty, value)).or_insert_with(|| {
+            let layout = &builder.func.layout;
+            match layout.entry_block().and_then(|entry| layout.first_inst(entry)) {
+                Some(first) => FuncCursor::new(builder.func).at_inst(first).ins().iconst(ty, value),
+                None => builder.ins().iconst(ty, value),
+            }
+        })
     }
 }

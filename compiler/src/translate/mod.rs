@@ -195,6 +195,8 @@ struct Translator<'a, 'f> {
     constant_tables: FxHashMap<TableIndex, GlobalValue>,
     /// The fields of the vmctx that never change and are used, by type and offset.
     vmctx_fields: FxHashMap<(ir::Type, u32), Value>,
+    /// The integers that are used, by type and value.
+    constants: FxHashMap<(ir::Type, i64), Value>,
     places: Places,
     signatures: FxHashMap<TypeIndex, SigRef>,
     builtins: FxHashMap<Builtin, SigRef>,
@@ -248,6 +250,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             callees: FxHashMap::default(),
             constant_tables: FxHashMap::default(),
             vmctx_fields: FxHashMap::default(),
+            constants: FxHashMap::default(),
             places: Places::default(),
             signatures: FxHashMap::default(),
             builtins: FxHashMap::default(),
@@ -272,7 +275,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             ValType::F32 => self.builder.ins().f32const(0.0),
             ValType::F64 => self.builder.ins().f64const(0.0),
             ValType::V128 => self.vector_constant(clif_type(ty), [0; 16]),
-            _ => self.builder.ins().iconst(clif_type(ty), 0),
+            _ => self.constant(clif_type(ty), 0),
         };
         self.holds_exceptions |= exception::is_exception(ty);
         for _ in 0..count {

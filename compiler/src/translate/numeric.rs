@@ -44,7 +44,8 @@ impl Translator<'_, '_> {
         let condition = match operator {
             Operator::I32Eqz | Operator::I64Eqz => {
                 let a = self.stack.pop();
-                let equal = self.builder.ins().icmp_imm_u(IntCC::Equal, a, 0);
+                let zero = self.constant(self.builder.func.dfg.value_type(a), 0);
+                let equal = self.builder.ins().icmp(IntCC::Equal, a, zero);
                 self.push_flag(equal);
                 return true;
             }
