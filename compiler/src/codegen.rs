@@ -38,7 +38,7 @@ use crate::reuse::{Kept, Reuse};
 use crate::settings::OptLevel;
 use crate::shorten::{self, Aim};
 use crate::trampoline::{self, Direction};
-use crate::translate::{self, BodyError, Environment, trap_code};
+use crate::translate::{self, BodyError, Environment, FuncRefUse, trap_code};
 use crate::unwind::{self, Unwind};
 
 /// Told how far a compilation is. Called from several threads.
@@ -119,8 +119,7 @@ pub(crate) struct Code {
     /// Ordered by call; those of a call in the order in which they are tried.
     pub(crate) handlers: Vec<Handler>,
     pub(crate) unwind: Option<Unwind>,
-    /// Whether it calls functions by references, which may be those of the host.
-    pub(crate) calls_references: bool,
+    pub(crate) func_refs: FuncRefUse,
 }
 
 /// Everything that was generated for a module.
@@ -130,6 +129,9 @@ pub(crate) struct Generated {
     pub(crate) functions: Vec<Code>,
     /// Trampolines, ordered by type and direction.
     pub(crate) trampolines: Vec<(TypeIndex, Direction, Code)>,
+    /// Whether any function takes references. Otherwise, nobody sees those in constant tables, and they are not to be there: the
+    /// trampolines are missing that those with other types need.
+    pub(crate) takes_references: bool,
 }
 
 /// Compiles all bodies of a module, and the trampolines that it needs, on several threads.
@@ -165,15 +167,25 @@ pub(crate) fn generate(
     let mut pieces: Vec<Piece<'_, '_>> =
         bodies.iter().enumerate().map(|(number, body)| Piece::Function(number, body)).collect();
     pieces.sort_by_key(|piece| std::cmp::Reverse(piece.size()));
-    let Trampolines { needed, by_reference } = Trampolines::of(env.module);
-    pieces.extend(needed.into_iter().map(|(ty, direction)| Piece::Trampoline(ty, direction)));
+    let trampolines = Trampolines::of(env);
+    pieces.extend(
+        trampolines.needed.iter().map(|(ty, direction)| Piece::Trampoline(*ty, *direction)),
+    );
     let mut results = in_turn(env, &pieces, compile)?;
-    let calls_references = |result: &Option<Result<Code, Failure>>| {
-        result.as_ref().is_some_and(|it| it.as_ref().is_ok_and(|code| code.calls_references))
-    };
-    if results.iter().any(calls_references) {
-        let more: Vec<_> =
-            by_reference.into_iter().map(|ty| Piece::Trampoline(ty, Direction::Exit)).collect();
+    let codes = || results.iter().flatten().flatten();
+    let called = codes().any(|code| code.func_refs.called);
+    let takes_references = codes().any(|code| code.func_refs.taken);
+    let more = [
+        (called, trampolines.by_reference, Direction::Exit),
+        (takes_references, trampolines.of_elements, Direction::Entry),
+    ];
+    let more: Vec<_> = more
+        .into_iter()
+        .filter(|(needed, ..)| *needed)
+        .flat_map(|(_, types, direction)| types.into_iter().map(move |ty| (ty, direction)))
+        .map(|(ty, direction)| Piece::Trampoline(ty, direction))
+        .collect();
+    if !more.is_empty() {
         results.extend(in_turn(env, &more, compile)?);
         pieces.extend(more);
     }
@@ -197,7 +209,7 @@ pub(crate) fn generate(
     }
     functions.sort_unstable_by_key(|(number, _)| *number);
     let functions = functions.into_iter().map(|(_, code)| code).collect();
-    Ok(Generated { functions, trampolines })
+    Ok(Generated { functions, trampolines, takes_references })
 }
 
 /// What is compiled at a time.
@@ -303,20 +315,27 @@ struct Trampolines {
     /// The other types of which host functions may be called by a reference. Who calls nothing by a reference calls no others
     /// than imports, whatever is in tables and globals: another module that calls them from there has a trampoline itself.
     by_reference: Vec<TypeIndex>,
+    /// The other types of functions that escape only if some function takes references: they are in constant tables, and nowhere else.
+    of_elements: Vec<TypeIndex>,
 }
 
 impl Trampolines {
-    fn of(module: &Module<'_>) -> Self {
+    fn of(env: &Environment<'_>) -> Self {
+        let module = env.module;
         let distinct = |functions: &mut dyn Iterator<Item = FuncIndex>| {
             let types = functions.map(|it| module.canonical_types[module.functions[it].ty]);
             types.collect::<BTreeSet<_>>()
         };
-        let escaping = distinct(&mut module.func_refs.values().copied());
+        let all = distinct(&mut module.func_refs.values().copied());
+        let certain = module.referred_to_without_elements(env.dispatch);
+        let defined = |index: &FuncIndex| module.defined_func(*index).is_some();
+        let escaping = distinct(&mut certain.iter().filter(defined));
+        let of_elements = all.difference(&escaping).copied().collect();
         let imported = distinct(&mut (0..module.imported_functions).map(FuncIndex::from_u32));
         let by_reference = module.distinct_types().filter(|ty| !imported.contains(ty)).collect();
         let entries = escaping.into_iter().map(|ty| (ty, Direction::Entry));
         let exits = imported.into_iter().map(|ty| (ty, Direction::Exit));
-        Self { needed: entries.chain(exits).collect(), by_reference }
+        Self { needed: entries.chain(exits).collect(), by_reference, of_elements }
     }
 }
 
@@ -336,8 +355,7 @@ struct Worker {
     validator: FuncValidatorAllocations,
     /// Whether the function is a trampoline.
     is_trampoline: bool,
-    /// Whether the function calls others by references.
-    calls_references: bool,
+    func_refs: FuncRefUse,
     /// Where the copied instructions of the function come from.
     locations: Locations,
     unwind: unwind::Known,
@@ -352,7 +370,7 @@ impl Worker {
             builder: FunctionBuilderContext::new(),
             validator: FuncValidatorAllocations::default(),
             is_trampoline: false,
-            calls_references: false,
+            func_refs: FuncRefUse::default(),
             locations: Locations::default(),
             unwind: unwind::Known::default(),
             registers: regalloc2::Ctx::default(),
@@ -366,7 +384,7 @@ impl Worker {
         // function's name, and of no use to it.
         self.context.func.dfg.exception_tables.clear();
         self.is_trampoline = false;
-        self.calls_references = false;
+        self.func_refs = FuncRefUse::default();
     }
 
     /// Validates a body, and translates it into the context.
@@ -381,7 +399,7 @@ impl Worker {
         let allocations = std::mem::take(&mut self.validator);
         let mut validator = body.validator(allocations);
         self.clear();
-        self.calls_references = translate::translate(
+        self.func_refs = translate::translate(
             env,
             defined,
             &body.body,
@@ -535,7 +553,7 @@ impl Worker {
             start,
             locations: &self.locations,
             inlinable,
-            calls_references: self.calls_references,
+            func_refs: self.func_refs,
         }
     }
 
@@ -624,7 +642,7 @@ impl Worker {
             features: CpuFeatures::NONE,
             handlers: handlers(buffer)?,
             unwind,
-            calls_references: self.calls_references,
+            func_refs: self.func_refs,
         };
         let (mut starts, mut edges) = (code.bb_starts, code.bb_edges);
         // No feature of other architectures has a name yet.

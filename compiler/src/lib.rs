@@ -136,7 +136,7 @@ fn compile_module<'wasm>(
     progress: &dyn Progress,
     functions: Option<&dyn FunctionCache>,
 ) -> Result<CompiledModule<'wasm>, CompileError> {
-    let (module, bodies) = module::parse(wasm)?;
+    let (mut module, bodies) = module::parse(wasm)?;
     if matches!(settings.target.architecture, Architecture::Riscv64(_)) {
         // Those of its extension V are for machines that are still rare.
         module::refuse_vectors(wasm)?;
@@ -160,7 +160,11 @@ fn compile_module<'wasm>(
     let reuse = functions.map(|functions| reuse::Reuse::new(functions, &env, settings));
     env.reuse = reuse.as_ref();
     let generated = codegen::generate(&env, wasm, bodies, progress)?;
+    let takes_references = generated.takes_references;
     let text = link::link(&module, &dispatch, &settings.target, generated)?;
+    if !takes_references {
+        module.leave_out_elements(&dispatch);
+    }
     let images = Images::of(&module, settings.page_size());
     Ok(CompiledModule { module, text, images })
 }

@@ -91,7 +91,7 @@ pub(crate) fn link(
     target: &Triple,
     generated: Generated,
 ) -> Result<Text, CompileError> {
-    let Generated { functions, trampolines } = generated;
+    let Generated { functions, trampolines, .. } = generated;
     let mut linker = Linker {
         limit: text_limit(target),
         filler: if target.architecture == Architecture::X86_64 { 0xcc } else { 0 },
@@ -324,6 +324,7 @@ impl Linker {
 mod tests {
     use super::*;
     use crate::layout::Phases;
+    use crate::translate::FuncRefUse;
 
     fn linker(bytes: &[u8]) -> Linker {
         Linker {
@@ -347,7 +348,7 @@ mod tests {
             features: CpuFeatures::NONE,
             handlers: Vec::new(),
             unwind: None,
-            calls_references: false,
+            func_refs: FuncRefUse::default(),
         }
     }
 

@@ -17,6 +17,10 @@ use std::thread;
 /// wasm, but parts of the code generator recurse with that of expressions.
 const STACK: usize = 16 << 20;
 
+/// The thread that asks does with its own stack if it has this much left. All shapes that are tested, and expressions of any depth, are compiled with a
+/// quarter of it. To map another and to unmap it takes 100 us while other threads run.
+const ENOUGH: usize = 1 << 20;
+
 /// How many threads can run at once, as far as the system says. To ask it takes a dozen system calls.
 fn processors() -> usize {
     static PROCESSORS: OnceLock<usize> = OnceLock::new();
@@ -69,7 +73,7 @@ pub(crate) fn in_turn<P: Sync, R: Send>(
         };
         let ready = (1..threads.min(pieces.len())).try_for_each(start).and_then(|()| has_stack());
         match ready {
-            Ok(()) => stacker::maybe_grow(STACK, STACK, take_turns),
+            Ok(()) => stacker::maybe_grow(ENOUGH, STACK, take_turns),
             // Those that did start have nothing more to do.
             Err(_) => next.store(pieces.len(), Ordering::Relaxed),
         }
@@ -86,7 +90,7 @@ pub(crate) fn in_turn<P: Sync, R: Send>(
 /// Whether this thread has so much stack, or can have it: whoever has asked may have less, and it is no error to `stacker` if there is none,
 /// but a panic.
 fn has_stack() -> io::Result<()> {
-    if stacker::remaining_stack().is_some_and(|left| left >= STACK) {
+    if stacker::remaining_stack().is_some_and(|left| left >= ENOUGH) {
         return Ok(());
     }
     let mut room: Vec<u8> = Vec::new();

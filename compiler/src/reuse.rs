@@ -32,12 +32,12 @@ use crate::layout::Phases;
 use crate::module::{FuncIndex, Module, TagIndex};
 use crate::reference::Reference;
 use crate::settings::Settings;
-use crate::translate::Environment;
+use crate::translate::{Environment, FuncRefUse};
 use crate::unwind::Unwind;
 
 /// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
 /// done to code once it is generated, and with [`Stored`].
-const FORM: &str = "cwasm function, form 4";
+const FORM: &str = "cwasm function, form 5";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];
@@ -128,7 +128,7 @@ impl<'a> Reuse<'a> {
         let first = kept.function.params.base_srcloc();
         let first = if first.is_default() { 0 } else { first.bits().wrapping_sub(kept.start) };
         hasher.hash.update(first.to_le_bytes());
-        hasher.hash.update([u8::from(kept.calls_references)]);
+        hasher.hash.update([kept.func_refs.called, kept.func_refs.taken].map(u8::from));
         let others = kept.others();
         // Where code begins depends on whether it calls itself.
         let own = Reference::of_own(&kept.function.name);
@@ -251,8 +251,7 @@ pub(crate) struct Kept<'a> {
     /// Where its copied instructions come from.
     pub(crate) locations: &'a Locations,
     pub(crate) inlinable: &'a Inlinable<'a>,
-    /// Whether it calls functions by references.
-    pub(crate) calls_references: bool,
+    pub(crate) func_refs: FuncRefUse,
 }
 
 impl Kept<'_> {
@@ -340,7 +339,7 @@ struct Stored {
     features: u64,
     handlers: Vec<StoredHandler>,
     unwind: Option<Unwind>,
-    calls_references: bool,
+    func_refs: FuncRefUse,
     /// The machine code, which is kept behind the rest.
     #[serde(skip)]
     bytes: Vec<u8>,
@@ -429,7 +428,7 @@ impl Stored {
             features,
             handlers,
             unwind,
-            calls_references,
+            func_refs,
         } = code;
         let relocations = relocations.iter().map(|relocation| {
             let number = place.number(relocation.target)?;
@@ -444,7 +443,7 @@ impl Stored {
             features: features.bits(),
             handlers: handlers.iter().map(StoredHandler::from).collect(),
             unwind: unwind.clone(),
-            calls_references: *calls_references,
+            func_refs: *func_refs,
             bytes: bytes.clone(),
         })
     }
@@ -458,7 +457,7 @@ impl Stored {
             features,
             handlers,
             unwind,
-            calls_references,
+            func_refs,
             bytes,
         } = self;
         let relocations = relocations.into_iter().map(|(offset, kind, number, addend)| {
@@ -474,7 +473,7 @@ impl Stored {
             features: CpuFeatures::from_bits(features),
             handlers: handlers.into_iter().map(Handler::from).collect(),
             unwind,
-            calls_references,
+            func_refs,
         })
     }
 

@@ -243,6 +243,7 @@ mod tests {
     use crate::layout::Phases;
     use crate::module::FuncIndex;
     use crate::reference::Reference;
+    use crate::translate::FuncRefUse;
     use crate::unwind::{Rule, Unwind};
     use cranelift_codegen::binemit::Reloc;
     use cwasm_artifact::abi::traps::Trap;
@@ -262,7 +263,7 @@ mod tests {
             features: CpuFeatures::NONE,
             handlers: Vec::new(),
             unwind: None,
-            calls_references: false,
+            func_refs: FuncRefUse::default(),
         }
     }
 

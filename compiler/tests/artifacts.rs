@@ -8,7 +8,7 @@ use cwasm_artifact::builder::reseal;
 use cwasm_artifact::check::{Host, check};
 use cwasm_artifact::header::{Header, Section, padded_text, settings};
 use cwasm_artifact::module::{Module, View};
-use cwasm_artifact::records::NONE;
+use cwasm_artifact::records::{NONE, segment_mode};
 use cwasm_compiler::{
     CpuLevel, MemoryBounds, OptLevel, Progress, RelaxedSimd, Settings, TARGETS, compile,
     compile_with_progress, parse_text,
@@ -33,7 +33,7 @@ const PROGRAM: &str = r#"(module $demo
     (import "host" "log" (func $log (param i32)))
     (type $binary (func (param i32 i32) (result i32)))
     (type $same (func (param i32 i32) (result i32)))
-    (memory (export "memory") 2) (table 4 4 funcref) (global $g (mut i64) (i64.const 7))
+    (memory (export "memory") 2) (table (export "table") 4 4 funcref) (global $g (mut i64) (i64.const 7))
     (elem (i32.const 1) $add) (data (i32.const 16) "hello")
     (func $add (type $same) (i32.add (local.get 0) (local.get 1)))
     (func $hidden (param i32) (result i32) (i32.load (local.get 0)))
@@ -144,6 +144,50 @@ fn references_that_are_not_those_of_their_functions_are_refused() {
     for number in [1, NONE, 3] {
         assert!(refused(Section::Items, 4, number).contains("without a reference"), "{number}");
     }
+}
+
+/// Functions in a table that is only called through need no references, and their types no trampolines, unless some function looks at what is there.
+#[test]
+fn references_that_nobody_can_see_are_left_out() {
+    let compiled = |table: &str, rest: &str| {
+        let text = format!(
+            r#"(module (type $binary (func (param i32 i32) (result i32)))
+                (table $t {table} 4 4 funcref) (elem $e (i32.const 1) $add $sub $add)
+                (func $add (type $binary) (i32.add (local.get 0) (local.get 1)))
+                (func $sub (type $binary) (i32.sub (local.get 0) (local.get 1)))
+                (func (export "call") (param i32) (result i32)
+                    (call_indirect (type $binary) (i32.const 30) (i32.const 12) (local.get 0)))
+                (func (export "more") {rest}))"#
+        );
+        let artifact = compile(&wasm(&text), &x86()).unwrap();
+        read(&artifact, |view, _| {
+            let segment = view.elements()[0];
+            let entry = view.types()[0].entry.get();
+            let functions: Vec<_> = view.func_refs().iter().map(|it| it.function.get()).collect();
+            (functions, segment.mode.get(), segment.items.count.get(), entry != NONE)
+        })
+    };
+    let left_out = (vec![2, 3], segment_mode::DECLARED, 0, false);
+    for rest in
+        ["", "(drop (table.size $t)) (elem.drop $e)", "(drop (ref.is_null (ref.null func)))"]
+    {
+        assert_eq!(compiled("", rest), left_out, "{rest}");
+    }
+    let there = (vec![0, 1, 2, 3], segment_mode::ACTIVE, 3, true);
+    for rest in [
+        "(drop (table.get $t (i32.const 1)))",
+        "(drop (ref.func $sub))",
+        "(table.copy $other $t (i32.const 0) (i32.const 0) (i32.const 1))) (table $other 1 funcref) (func",
+        "(table.init $other $e (i32.const 0) (i32.const 0) (i32.const 0))) (table $other 1 funcref) (func",
+        // Written to: nothing is known of it.
+        "(table.fill $t (i32.const 0) (ref.null func) (i32.const 1))",
+    ] {
+        assert_eq!(compiled("", rest), there, "{rest}");
+    }
+    assert_eq!(compiled("(export \"table\")", ""), there);
+    // What an export needs is there, whatever becomes of the segment.
+    let exported = compiled("", ") (export \"sub\" (func $sub)) (func");
+    assert_eq!(exported, (vec![1, 2, 3], segment_mode::DECLARED, 0, true));
 }
 
 /// A host function is imported, or found in a table or elsewhere by code that knows nothing else of it.

@@ -10,6 +10,7 @@ mod images;
 mod index;
 mod names;
 mod parse;
+mod references;
 mod types;
 
 use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};

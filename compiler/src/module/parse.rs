@@ -8,6 +8,7 @@ use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, RefType, TableType
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator};
 
 use super::features::{self, GC, SUPPORTED};
+use super::references::Referring;
 use super::{
     Body, BranchHints, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem,
     ExternType, FuncIndex, Function, Global, GlobalIndex, Import, MemoryIndex, Module, Names,
@@ -337,31 +338,18 @@ impl<'wasm> Reader<'wasm> {
 
     /// Marks the functions that escape, and lays out the vmctx.
     fn finish(self) -> Result<(Module<'wasm>, Vec<Body<'wasm>>), CompileError> {
-        let mut escapes: SecondaryMap<FuncIndex, bool> = SecondaryMap::new();
-        let exported = self.exports.iter().filter_map(|export| match export.item {
-            ExportItem::Func(index) => Some(index),
-            _ => None,
-        });
-        let in_globals = self.globals.values().filter_map(|global| global.init.as_ref());
-        let in_tables = self.table_inits.values().flatten();
-        let in_constants = in_globals.chain(in_tables).flat_map(ConstExpr::funcs);
-        for index in exported.chain(in_constants).chain(self.start) {
-            escapes[index] = true;
+        let escapes = Referring {
+            exports: &self.exports,
+            globals: self.globals.values(),
+            table_inits: self.table_inits.values().flatten(),
+            start: self.start,
         }
-        for element in &self.elements {
-            match &element.items {
-                ElementItems::Funcs(functions) => {
-                    functions.iter().for_each(|index| escapes[*index] = true);
-                }
-                ElementItems::Exprs(items) => {
-                    items.iter().flat_map(ConstExpr::funcs).for_each(|f| escapes[f] = true);
-                }
-            }
-        }
+        .functions(self.elements.iter());
         let mut func_refs = PrimaryMap::new();
         let mut functions = PrimaryMap::with_capacity(self.function_types.len());
         for (index, ty) in &self.function_types {
-            let needed = escapes[index] && index.as_u32() as usize >= self.imported_functions;
+            let needed =
+                escapes.contains(index) && index.as_u32() as usize >= self.imported_functions;
             let func_ref = needed.then(|| func_refs.push(index));
             functions.push(Function { ty: *ty, func_ref });
         }

@@ -75,7 +75,7 @@ impl Translator<'_, '_> {
             self.emit_call(ty, callee, self.vmctx, tail);
             return;
         }
-        self.calls_references = true;
+        self.func_refs.called = true;
         let callee = self.table_element(table, index, Trap::UndefinedElement);
         // Null faults in the lowest page, which is never mapped.
         let flags =
@@ -95,7 +95,7 @@ impl Translator<'_, '_> {
 
     /// Validation has shown that a reference which is not null leads to a function of the type.
     fn call_ref(&mut self, ty: TypeIndex, tail: bool) {
-        self.calls_references = true;
+        self.func_refs.called = true;
         let callee = self.stack.pop();
         // Null faults in the lowest page, which is never mapped.
         let trap = trap_code(Trap::NullFunctionReference);

@@ -46,6 +46,7 @@ use cranelift_codegen::isa::{CallConv, TargetIsa};
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
 use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::types::{FuncType, ValType};
+use serde::{Deserialize, Serialize};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
 use crate::module::{
@@ -119,8 +120,16 @@ pub(crate) fn wasm_signature(ty: &FuncType) -> ir::Signature {
     signature
 }
 
-/// Validates a body and translates it into `func`, which must be empty. Returns whether it calls functions by references, which may
-/// be those of the host.
+/// What a function does with references to functions.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub(crate) struct FuncRefUse {
+    /// It calls some that code made elsewhere may have put somewhere: they may be those of the host.
+    pub(crate) called: bool,
+    /// It makes or copies some, or reads them from a table.
+    pub(crate) taken: bool,
+}
+
+/// Validates a body and translates it into `func`, which must be empty. Returns what it does with references.
 pub(crate) fn translate(
     env: &Environment<'_>,
     index: DefinedFuncIndex,
@@ -128,7 +137,7 @@ pub(crate) fn translate(
     validator: &mut FuncValidator<ValidatorResources>,
     func: &mut ir::Function,
     context: &mut FunctionBuilderContext,
-) -> Result<bool, BodyError> {
+) -> Result<FuncRefUse, BodyError> {
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
 
@@ -159,12 +168,12 @@ pub(crate) fn translate(
     if let Some(product) = product {
         translator.store_product(&product)?;
     }
-    let calls_references = translator.calls_references;
+    let func_refs = translator.func_refs;
     translator.builder.finalize(env.isa.frontend_config());
     if env.canonicalize_nans {
         nans::canonicalize(func);
     }
-    Ok(calls_references)
+    Ok(func_refs)
 }
 
 /// A function while it is translated.
@@ -204,8 +213,7 @@ struct Translator<'a, 'f> {
     handler_edges: usize,
     /// Whether a value may be a reference to an exception from here on.
     holds_exceptions: bool,
-    /// Whether functions are called by references that code made elsewhere may have put somewhere.
-    calls_references: bool,
+    func_refs: FuncRefUse,
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
@@ -256,7 +264,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             builtins: FxHashMap::default(),
             handler_edges: 0,
             holds_exceptions: ty.values().any(exception::is_exception),
-            calls_references: false,
+            func_refs: FuncRefUse::default(),
         }
     }
 

@@ -64,6 +64,7 @@ impl Translator<'_, '_> {
 
     /// A reference to a function of the module.
     pub(super) fn func_ref(&mut self, function: FuncIndex) -> Value {
+        self.func_refs.taken = true;
         let module = self.env.module;
         match module.functions[function].func_ref {
             Some(number) => self.vmctx_address(module.vmctx.func_ref(number.as_u32())),

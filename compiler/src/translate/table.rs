@@ -20,6 +20,7 @@ impl Translator<'_, '_> {
             Operator::TableGet { table } => {
                 let ty = self.env.module.tables[TableIndex::from_u32(table)];
                 self.holds_exceptions |= is_exception(ty.element);
+                self.func_refs.taken = true;
                 let index = self.stack.pop();
                 let value = self.table_element(table, index, Trap::TableOutOfBounds);
                 self.stack.push(value);
@@ -45,6 +46,7 @@ impl Translator<'_, '_> {
                 self.stack.push(old);
             }
             Operator::TableCopy { dst_table, src_table } => {
+                self.func_refs.taken = true;
                 let target = self.table_index_type(dst_table);
                 let source = self.table_index_type(src_table);
                 let len = self.pop_index(shorter(target, source));
@@ -61,6 +63,7 @@ impl Translator<'_, '_> {
                 self.table_bulk(Builtin::TableFill, &[table, dst, value, len]);
             }
             Operator::TableInit { elem_index, table } => {
+                self.func_refs.taken = true;
                 let (src, len) = self.stack.pop2();
                 let dst = self.pop_index(self.table_index_type(table));
                 let (table, elem) = (self.u32_constant(table), self.u32_constant(elem_index));
