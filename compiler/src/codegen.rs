@@ -171,7 +171,8 @@ pub(crate) fn generate(
     pieces.extend(
         trampolines.needed.iter().map(|(ty, direction)| Piece::Trampoline(*ty, *direction)),
     );
-    let mut results = in_turn(env, &pieces, compile)?;
+    // Threads that are done give back their memory, while others are not.
+    let mut results = in_turn(env, &pieces, compile, || workers.discard())?;
     let codes = || results.iter().flatten().flatten();
     let called = codes().any(|code| code.func_refs.called);
     let takes_references = codes().any(|code| code.func_refs.taken);
@@ -186,7 +187,7 @@ pub(crate) fn generate(
         .map(|(ty, direction)| Piece::Trampoline(ty, direction))
         .collect();
     if !more.is_empty() {
-        results.extend(in_turn(env, &more, compile)?);
+        results.extend(in_turn(env, &more, compile, || ())?);
         pieces.extend(more);
     }
 
@@ -258,13 +259,14 @@ impl Failure {
     }
 }
 
-/// Does the work for each piece, on the threads that the settings ask for. The results are in the order of the pieces.
+/// Does the work for each piece, on the threads that the settings ask for, which call `leave` at their ends. The results are in the order of the pieces.
 fn in_turn<P: Sync, R: Send>(
     env: &Environment<'_>,
     pieces: &[P],
     work: impl Fn(&P) -> R + Sync,
+    leave: impl Fn() + Sync,
 ) -> Result<Vec<R>, CompileError> {
-    queue::in_turn(env.settings.jobs, pieces, work).map_err(|error| CompileError::Settings {
+    queue::in_turn(env.settings.jobs, pieces, work, leave).map_err(|error| CompileError::Settings {
         message: format!("cannot start the threads that compile: {error}; use fewer (`-j`)"),
     })
 }
@@ -298,7 +300,7 @@ fn inlinable<'wasm>(
     let numbered: Vec<_> = bodies.iter().enumerate().collect();
     let functions = match numbered.len() {
         ..MANY => numbered.iter().map(translated).collect(),
-        MANY.. => in_turn(env, &numbered, translated)?,
+        MANY.. => in_turn(env, &numbered, translated, || ())?,
     };
     for (body, translated) in bodies.iter().zip(functions) {
         if let Some((index, function)) = translated {
@@ -431,6 +433,11 @@ impl Workers {
         if let Ok(mut idle) = self.0.lock() {
             idle.push(worker);
         }
+    }
+
+    /// Frees one.
+    fn discard(&self) {
+        drop(self.0.lock().ok().and_then(|mut idle| idle.pop()));
     }
 
     fn function(

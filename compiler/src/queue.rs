@@ -28,7 +28,7 @@ fn processors() -> usize {
 }
 
 /// Does the work for each piece, on at most so many threads, or as many as there are processors if that is 0. The results are in the order of the
-/// pieces.
+/// pieces. Each thread but the one that asks calls `leave` when there are no more.
 ///
 /// # Errors
 /// If a thread cannot be started.
@@ -39,6 +39,7 @@ pub(crate) fn in_turn<P: Sync, R: Send>(
     threads: usize,
     pieces: &[P],
     work: impl Fn(&P) -> R + Sync,
+    leave: impl Fn() + Sync,
 ) -> io::Result<Vec<R>> {
     let threads = match threads {
         0 => processors(),
@@ -68,7 +69,10 @@ pub(crate) fn in_turn<P: Sync, R: Send>(
             thread::Builder::new()
                 .name(format!("cwasm-compile-{number}"))
                 .stack_size(STACK)
-                .spawn_scoped(scope, take_turns)
+                .spawn_scoped(scope, || {
+                    take_turns();
+                    leave();
+                })
                 .map(drop)
         };
         let ready = (1..threads.min(pieces.len())).try_for_each(start).and_then(|()| has_stack());
@@ -108,20 +112,21 @@ mod tests {
     fn every_piece_is_done_once_and_results_are_in_order() {
         let pieces: Vec<usize> = (0..1000).collect();
         for threads in [0, 1, 2, 7] {
-            let results = in_turn(threads, &pieces, |piece| piece * 2).unwrap();
+            let results = in_turn(threads, &pieces, |piece| piece * 2, || ()).unwrap();
             assert!(results.iter().copied().eq(pieces.iter().map(|piece| piece * 2)));
-            assert_eq!(in_turn(threads, &[0; 0], |piece: &i32| *piece).unwrap(), []);
+            assert_eq!(in_turn(threads, &[0; 0], |piece: &i32| *piece, || ()).unwrap(), []);
         }
     }
 
     #[test]
     fn a_panic_of_a_piece_is_the_callers() {
         let caught = std::panic::catch_unwind(|| {
-            in_turn(2, &[1, 2, 3], |piece| {
+            let fail = |piece: &i32| {
                 if *piece == 2 {
                     std::panic::panic_any("two");
                 }
-            })
+            };
+            in_turn(2, &[1, 2, 3], fail, || ())
         });
         assert_eq!(caught.unwrap_err().downcast_ref(), Some(&"two"));
     }

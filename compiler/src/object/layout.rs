@@ -104,27 +104,31 @@ pub(super) fn arrange(parts: &[Part], front: usize, page: usize, chunk: usize) -
             }
         }));
     }
-    let mut arrangement = Arrangement { parts, page, front, code, images, units };
-    let mut best = (arrangement.place(|_, _| ()), arrangement.choices());
-    while arrangement.next() {
-        if !arrangement.is_read_quickly() {
-            continue;
-        }
-        let length = arrangement.place(|_, _| ());
-        if length < best.0 {
+    let total = parts.iter().map(|part| part.length).sum();
+    let mut arrangement = Arrangement { parts, total, page, front, code, images, units };
+    let mut best = (usize::MAX, arrangement.choices());
+    loop {
+        if arrangement.is_read_quickly()
+            && let Some(length) = arrangement.place(best.0, |_, _| ())
+        {
             best = (length, arrangement.choices());
+        }
+        if !arrangement.next() {
+            break;
         }
     }
     for (unit, choice) in arrangement.units.iter_mut().zip(best.1) {
         unit.choice = choice;
     }
     let mut offsets = vec![0; parts.len()];
-    let length = arrangement.place(|part, offset| offsets[part] = offset);
-    Layout { offsets, length }
+    let length = arrangement.place(usize::MAX, |part, offset| offsets[part] = offset);
+    Layout { offsets, length: length.unwrap_or_default() }
 }
 
 struct Arrangement<'a> {
     parts: &'a [Part],
+    /// How long they are together.
+    total: usize,
     page: usize,
     front: usize,
     code: Vec<usize>,
@@ -160,19 +164,20 @@ impl Arrangement<'_> {
         behind <= self.page && (!lies_in_front(Role::Late) || lies_in_front(Role::Now))
     }
 
-    /// Says where each part is, if the units are where they are now; and how long the file is.
-    fn place(&self, mut at: impl FnMut(usize, usize)) -> usize {
+    /// Says where each part is, if the units are where they are now; and how long the file is, if it is shorter than `limit`.
+    fn place(&self, limit: usize, mut at: impl FnMut(usize, usize)) -> Option<usize> {
         let mut end = self.front;
+        let mut left = self.total;
         let mut put = |end: &mut usize, part: usize| {
             let Part { role, length, alignment } = self.parts[part];
             let start = match role {
-                Role::Code => end.next_multiple_of(self.page),
+                Role::Code => up(*end, self.page),
                 // The first place that is as far into a page.
                 Role::Images { phase } => {
-                    let phase = phase % self.page;
-                    (*end + self.page - phase).next_multiple_of(self.page) + phase - self.page
+                    let phase = phase & (self.page - 1);
+                    up(*end + self.page - phase, self.page) + phase - self.page
                 }
-                _ => end.next_multiple_of(alignment),
+                _ => up(*end, alignment),
             };
             at(part, start);
             *end = start + length;
@@ -181,11 +186,19 @@ impl Arrangement<'_> {
         let mut apart = 0;
         let units = |place| self.units.iter().filter(move |unit| unit.place() == place);
         for unit in units(Place::Front) {
-            unit.parts.iter().for_each(|part| put(&mut end, *part));
+            for part in &unit.parts {
+                put(&mut end, *part);
+                left -= self.parts[*part].length;
+            }
         }
         for part in &self.code {
             put(&mut end, *part);
-            apart = end.next_multiple_of(self.page);
+            left -= self.parts[*part].length;
+            apart = up(end, self.page);
+            // Most ways are out of the question here: the rest of the parts takes no less than its length.
+            if end + left >= limit {
+                return None;
+            }
         }
         for place in [Place::BehindCode, Place::BeforeImages, Place::End] {
             for unit in units(place) {
@@ -202,8 +215,13 @@ impl Arrangement<'_> {
             }
         }
         // The last page of the code is whole.
-        end.max(apart)
+        Some(end.max(apart)).filter(|length| *length < limit)
     }
+}
+
+/// The first multiple of a power of two that is not below a number.
+fn up(number: usize, power: usize) -> usize {
+    (number + power - 1) & !(power - 1)
 }
 
 #[cfg(test)]
