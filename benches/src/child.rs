@@ -3,12 +3,13 @@
 use std::fs;
 use std::process::Command;
 
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::Result;
 use crate::clock::Clock;
 use crate::engines::{Allocator, Cpu, settings, wasmtime};
-use crate::measure::{instantiate, load};
+use crate::measure::{calls, instantiate, load};
 
 /// What a child says, as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -23,6 +24,11 @@ pub struct Figures {
 
 /// Runs this program again with `child ARGS`.
 pub fn run(args: &[&str]) -> Result<Figures> {
+    ask(args)
+}
+
+/// The same for a child that says something else.
+pub fn ask<T: DeserializeOwned>(args: &[&str]) -> Result<T> {
     let output = Command::new(std::env::current_exe()?).arg("child").args(args).output()?;
     if !output.status.success() {
         return Err(
@@ -41,6 +47,10 @@ pub fn main(args: &[String]) -> Result<()> {
         fs::write(ours, cwasm_compiler::compile(&wasm, &settings(Cpu::Native))?)?;
         let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
         return Ok(fs::write(theirs, engine.precompile_module(&wasm)?)?);
+    }
+    if let ["calls", rounds] = args[..] {
+        println!("{}", serde_json::to_string(&calls::medians(rounds.parse()?)?)?);
+        return Ok(());
     }
     let figures = match args[..] {
         ["compile-ours", file] => {
