@@ -44,6 +44,8 @@ pub enum Shape {
     GlobalsInLoops,
     /// Calls of one function by itself, each in a loop.
     Recursion,
+    /// Steps in a row that each mix three of sixteen words, so that costs grow by a factor.
+    Hashing,
     /// Function types.
     Types,
     /// Imports and exports.
@@ -52,7 +54,7 @@ pub enum Shape {
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::Functions,
         Self::Instructions,
         Self::Accesses,
@@ -69,6 +71,7 @@ impl Shape {
         Self::Globals,
         Self::GlobalsInLoops,
         Self::Recursion,
+        Self::Hashing,
         Self::Types,
         Self::Names,
     ];
@@ -115,6 +118,7 @@ impl Shape {
             Self::Globals => globals(&mut parts, size),
             Self::GlobalsInLoops => globals_in_loops(&mut parts, size),
             Self::Recursion => parts.body(|body| recursion(body, size)),
+            Self::Hashing => parts.function(15, |body| hashing(body, size)),
             Self::Types => types(&mut parts, size),
             Self::Names => names(&mut parts, size),
         }
@@ -363,6 +367,26 @@ fn recursion(body: &mut Function, size: u32) {
     for _ in 0..size {
         body.loop_(BlockType::Empty);
         body.local_get(0).call(0).local_tee(0).br_if(0).end();
+    }
+    body.local_get(0);
+}
+
+fn hashing(body: &mut Function, size: u32) {
+    let mut body = body.instructions();
+    for word in 1..16 {
+        let offset = MemArg {
+            offset: u64::from(word),
+            align: 0,
+            target: MemArgTarget::Memory(0),
+            ordering: None,
+        };
+        body.local_get(0).i32_load(offset).local_set(word);
+    }
+    for step in 0..size {
+        let [word, other, third] = [0, 5, 9].map(|distance| (step + distance) % 16);
+        body.local_get(word).local_get(other).i32_add();
+        body.local_get(third).i32_const(-1).i32_xor().local_get(word).i32_and();
+        body.i32_xor().i32_const(7).i32_rotl().local_set(word);
     }
     body.local_get(0);
 }

@@ -32,9 +32,11 @@ use crate::inline::{Inlinable, Locations};
 use crate::instructions;
 use crate::layout::{self, Blocks, Phases};
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
+use crate::narrow;
 use crate::queue;
 use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
+use crate::saturation;
 use crate::settings::OptLevel;
 use crate::shorten::{self, Aim};
 use crate::trampoline::{self, Direction};
@@ -603,13 +605,14 @@ impl Worker {
             self.context.compute_cfg();
             self.context.compute_domtree();
         } else {
-            self.context.optimize(isa, &mut control)?;
+            saturation::optimise(&mut self.context, isa, &mut control)?;
             if effort.optimise {
                 let Context { func, cfg, domtree, .. } = &mut self.context;
                 fields::leave_out(func, cfg, domtree);
             }
         }
         if effort.optimise {
+            narrow::narrow(&mut self.context.func);
             constants::rematerialise(&mut self.context.func);
             self.context.verify_if(isa)?;
         }
