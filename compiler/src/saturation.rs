@@ -13,7 +13,7 @@
 
 use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
-use cranelift_codegen::entity::SecondaryMap;
+use cranelift_codegen::entity::{EntityRef as _, SecondaryMap};
 use cranelift_codegen::ir::function::FunctionStencil;
 use cranelift_codegen::ir::{
     DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
@@ -36,8 +36,8 @@ pub(crate) fn optimise(
 ) -> CodegenResult<()> {
     let func = &context.func;
     if isa.flags().opt_level() == OptLevel::None
-        || !Costs::default().exceed(func)
         || !has_complements(func)
+        || !Costs::default().exceed(func)
     {
         return context.optimize(isa, control);
     }
@@ -114,16 +114,14 @@ fn has_complements(func: &Function) -> bool {
             _ => false,
         })
     };
-    let (mut all, mut complements) = (0_usize, 0);
-    for inst in func.layout.blocks().flat_map(|block| func.layout.block_insts(block)) {
-        all += 1;
-        complements += usize::from(match &dfg.insts[inst] {
-            InstructionData::Unary { opcode: Opcode::Bnot, .. } => true,
-            InstructionData::Binary { opcode: Opcode::Bxor, args } => args.iter().any(is_ones),
-            _ => false,
-        });
-    }
-    complements * 32 >= all
+    // In the order in which they lie, whatever their blocks are: this is asked for each function.
+    let insts = (0..dfg.num_insts()).map(|number| &dfg.insts[Inst::new(number)]);
+    let complements = insts.filter(|inst| match inst {
+        InstructionData::Unary { opcode: Opcode::Bnot, .. } => true,
+        InstructionData::Binary { opcode: Opcode::Bxor, args } => args.iter().any(is_ones),
+        _ => false,
+    });
+    complements.count() * 32 >= dfg.num_insts()
 }
 
 /// Those that the optimiser has several ways for: without effects. Constants cost too little to count.
@@ -206,7 +204,6 @@ impl Pieces {
 
 #[cfg(test)]
 mod tests {
-    use cranelift_codegen::entity::EntityRef as _;
     use cranelift_codegen::ir::{self, types};
     use cranelift_codegen::settings::{self, Configurable as _, Flags};
     use cranelift_codegen::{isa, verify_function};
