@@ -13,12 +13,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::thread;
 
-/// The stack of a thread. Translation does not recurse with the depth of the
-/// wasm, but parts of the code generator recurse with that of expressions.
+/// The stack of a thread that is started: far more than anything that was tried has needed, for what a future code generator may
+/// do. Only what is used of it takes memory.
 const STACK: usize = 16 << 20;
 
-/// The thread that asks does with its own stack if it has this much left. All shapes that are tested, and expressions of any depth, are compiled with a
-/// quarter of it. To map another and to unmap it takes 100 us while other threads run.
+/// The thread that asks does with its own stack if it has this much left. Neither translation nor the code generator goes down into expressions by
+/// calls (`compiler/tests/stacks.rs`), and all shapes and programs that are tested are compiled with a quarter of this, without optimisation of the
+/// compiler, too. To map another stack and to unmap it takes 100 us while other threads run.
 const ENOUGH: usize = 1 << 20;
 
 /// How many threads can run at once, as far as the system says. To ask it takes a dozen system calls.
