@@ -6,7 +6,7 @@
 
 use cranelift_codegen::FxHashMap;
 use cranelift_codegen::ir::function::FunctionStencil;
-use cranelift_codegen::ir::{Function, Inst, Opcode, Value};
+use cranelift_codegen::ir::{DataFlowGraph, Function, Inst, InstructionData, Opcode, Value};
 
 /// Copies constants to where they are used. The function is optimised: before, the copies would become one again.
 pub(crate) fn rematerialise(func: &mut Function) {
@@ -42,6 +42,15 @@ pub(crate) fn rematerialise(func: &mut Function) {
             }
             dfg.map_inst_values(inst, |value| copies.get(&value).copied().unwrap_or(value));
         }
+    }
+}
+
+/// The integer that a value is, if it is a constant. The upper half of a narrow one is clear.
+pub(crate) fn integer(dfg: &DataFlowGraph, value: Value) -> Option<i64> {
+    let definition = dfg.value_def(dfg.resolve_aliases(value)).inst()?;
+    match dfg.insts[definition] {
+        InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => Some(imm.bits()),
+        _ => None,
     }
 }
 

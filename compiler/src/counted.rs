@@ -15,6 +15,8 @@ use cranelift_codegen::ir::{
     ValueDef,
 };
 
+use crate::constants::integer;
+
 /// Lets counting loops compare the next count by order. What the function computes stays the same.
 pub(crate) fn compare_next(func: &mut Function) {
     let flow = Flow::default();
@@ -171,7 +173,7 @@ impl Question {
             return None;
         }
         let value = passed(dfg, entry, to_header?.0, self.parameter)?;
-        let start = constant(dfg, value)?;
+        let start = integer(dfg, value)?;
         Some(start.cast_unsigned() & self.mask)
     }
 }
@@ -192,17 +194,10 @@ fn defined_by(dfg: &DataFlowGraph, value: Value) -> Option<Inst> {
     }
 }
 
-fn constant(dfg: &DataFlowGraph, value: Value) -> Option<i64> {
-    match dfg.insts[defined_by(dfg, value)?] {
-        InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => Some(imm.bits()),
-        _ => None,
-    }
-}
-
 /// Of two values one that is no constant, and the other, which is this one.
 fn with_constant(dfg: &DataFlowGraph, a: Value, b: Value) -> Option<(Value, Value, i64)> {
     let (a, b) = (dfg.resolve_aliases(a), dfg.resolve_aliases(b));
-    match (constant(dfg, a), constant(dfg, b)) {
+    match (integer(dfg, a), integer(dfg, b)) {
         (None, Some(number)) => Some((a, b, number)),
         (Some(number), None) => Some((b, a, number)),
         _ => None,

@@ -9,6 +9,8 @@ use cranelift_codegen::ir::{
     DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value, types,
 };
 
+use crate::constants::integer;
+
 /// The lower half.
 const LOW: u64 = u32::MAX as u64;
 
@@ -94,12 +96,7 @@ fn operation(dfg: &DataFlowGraph, value: Value) -> Option<(Opcode, Value, Value)
 }
 
 fn constant(dfg: &DataFlowGraph, value: Value) -> Option<u64> {
-    match dfg.insts[dfg.value_def(value).inst()?] {
-        InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => {
-            Some(imm.bits().cast_unsigned())
-        }
-        _ => None,
-    }
+    integer(dfg, value).map(i64::cast_unsigned)
 }
 
 #[cfg(test)]

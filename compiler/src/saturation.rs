@@ -22,6 +22,8 @@ use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::settings::OptLevel;
 use cranelift_codegen::{CodegenResult, Context, FxHashMap};
 
+use crate::constants::integer;
+
 /// Above this, costs are too large. The optimiser's numbers have 32 bits.
 const LIMIT: u32 = 1 << 28;
 
@@ -105,15 +107,7 @@ impl Costs {
 /// Whether at least one in 32 instructions turns all bits around.
 fn has_complements(func: &Function) -> bool {
     let dfg = &func.dfg;
-    let is_ones = |value: &Value| {
-        let definition = dfg.value_def(dfg.resolve_aliases(*value)).inst();
-        definition.is_some_and(|inst| match dfg.insts[inst] {
-            InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => {
-                imm.bits() == -1 || imm.bits() == i64::from(u32::MAX)
-            }
-            _ => false,
-        })
-    };
+    let is_ones = |value: &Value| matches!(integer(dfg, *value), Some(ones) if ones == -1 || ones == i64::from(u32::MAX));
     // In the order in which they lie, whatever their blocks are: this is asked for each function.
     let insts = (0..dfg.num_insts()).map(|number| &dfg.insts[Inst::new(number)]);
     let complements = insts.filter(|inst| match inst {
