@@ -176,18 +176,16 @@ pub(crate) fn generate(
     // Threads that are done give back their memory, while others are not.
     let mut results = in_turn(env, &pieces, compile, || workers.discard())?;
     let codes = || results.iter().flatten().flatten();
-    let called = codes().any(|code| code.func_refs.called);
     let takes_references = codes().any(|code| code.func_refs.taken);
-    let more = [
-        (called, trampolines.by_reference, Direction::Exit),
-        (takes_references, trampolines.of_elements, Direction::Entry),
-    ];
-    let more: Vec<_> = more
-        .into_iter()
-        .filter(|(needed, ..)| *needed)
-        .flat_map(|(_, types, direction)| types.into_iter().map(move |ty| (ty, direction)))
-        .map(|(ty, direction)| Piece::Trampoline(ty, direction))
-        .collect();
+    let mut more: Vec<Piece<'_, '_>> = Vec::new();
+    if codes().any(|code| code.func_refs.called) {
+        let types = trampolines.by_reference.into_iter();
+        more.extend(types.map(|ty| Piece::Trampoline(ty, Direction::Exit)));
+    }
+    if takes_references {
+        let types = trampolines.of_elements.into_iter();
+        more.extend(types.map(|ty| Piece::Trampoline(ty, Direction::Entry)));
+    }
     if !more.is_empty() {
         results.extend(in_turn(env, &more, compile, || ())?);
         pieces.extend(more);
