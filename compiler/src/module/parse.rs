@@ -340,8 +340,8 @@ impl<'wasm> Reader<'wasm> {
     fn finish(self) -> Result<(Module<'wasm>, Vec<Body<'wasm>>), CompileError> {
         let escapes = Referring {
             exports: &self.exports,
-            globals: self.globals.values(),
-            table_inits: self.table_inits.values().flatten(),
+            globals: &self.globals,
+            table_inits: &self.table_inits,
             start: self.start,
         }
         .functions(self.elements.iter());

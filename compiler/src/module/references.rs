@@ -5,28 +5,24 @@
 //! table are known ([`Dispatch`]) and no function takes a reference from anywhere, nobody ever sees those in the table, and the module does
 //! without them: [`Module::leave_out_elements`].
 
-use cranelift_codegen::entity::{EntitySet, PrimaryMap};
+use cranelift_codegen::entity::{EntitySet, PrimaryMap, SecondaryMap};
 use cwasm_artifact::abi::vmctx::{VmctxCounts, VmctxLayout};
 
 use super::{
     ConstExpr, Dispatch, ElementItems, ElementSegment, Export, ExportItem, FuncIndex, Global,
-    Module, SegmentMode,
+    GlobalIndex, Module, SegmentMode, TableIndex,
 };
 
-/// Everything that refers to functions.
-pub(super) struct Referring<'a, Globals, Tables> {
+/// Everything that refers to functions, but for segments.
+pub(super) struct Referring<'a> {
     pub(super) exports: &'a [Export<'a>],
-    pub(super) globals: Globals,
+    pub(super) globals: &'a PrimaryMap<GlobalIndex, Global>,
     /// What the elements of tables are at first that do not begin as null.
-    pub(super) table_inits: Tables,
+    pub(super) table_inits: &'a SecondaryMap<TableIndex, Option<ConstExpr>>,
     pub(super) start: Option<FuncIndex>,
 }
 
-impl<'a, Globals, Tables> Referring<'a, Globals, Tables>
-where
-    Globals: Iterator<Item = &'a Global>,
-    Tables: Iterator<Item = &'a ConstExpr>,
-{
+impl Referring<'_> {
     /// The functions, imported ones as well, with those in these segments.
     pub(super) fn functions<'e>(
         self,
@@ -37,8 +33,9 @@ where
             ExportItem::Func(index) => Some(index),
             _ => None,
         });
-        let in_globals = self.globals.filter_map(|global| global.init.as_ref());
-        let in_constants = in_globals.chain(self.table_inits).flat_map(ConstExpr::funcs);
+        let in_globals = self.globals.values().filter_map(|global| global.init.as_ref());
+        let in_constants =
+            in_globals.chain(self.table_inits.values().flatten()).flat_map(ConstExpr::funcs);
         for index in exported.chain(in_constants).chain(self.start) {
             found.insert(index);
         }
@@ -57,8 +54,8 @@ impl Module<'_> {
     pub(crate) fn referred_to_without_elements(&self, dispatch: &Dispatch) -> EntitySet<FuncIndex> {
         Referring {
             exports: &self.exports,
-            globals: self.globals.values(),
-            table_inits: self.table_inits.values().flatten(),
+            globals: &self.globals,
+            table_inits: &self.table_inits,
             start: self.start,
         }
         .functions(self.elements.iter().filter(|element| !is_constant(element, dispatch)))
