@@ -352,11 +352,13 @@ fn limits_are_those_of_the_length() {
         world.load("load8", 300 * 65536).unwrap_err().trap().unwrap().kind(),
         TrapKind::MemoryOutOfBounds
     );
-    // Up to the end of all addresses.
-    assert_eq!(world.load("growb", 65536 - 9).unwrap(), 9);
+    // Up to the last page of all addresses, which no memory grows to.
+    assert_eq!(world.load("growb", 65536 - 9).unwrap(), -1);
+    assert_eq!(world.load("growb", 65535 - 9).unwrap(), 9);
+    assert_eq!(world.load("growb", 1).unwrap(), -1);
     assert_eq!(world.accessible()[1], 5 * PAGE);
-    assert_eq!(world.load("loadb", u32::MAX - 7).unwrap(), 0);
-    assert!(world.load("loadb", u32::MAX - 6).is_err());
+    assert_eq!(world.load("loadb", u32::MAX - 65536 - 7).unwrap(), 0);
+    assert!(world.load("loadb", u32::MAX - 65536 - 6).is_err());
     assert!(world.nothing_is_late());
 }
 

@@ -28,7 +28,7 @@ static PROGRAM: LazyLock<Vec<u8>> = LazyLock::new(|| {
     let mut text = String::from("(module (memory 1) (type $t (func (param i32) (result i32)))");
     for number in 0..FUNCTIONS {
         text += &format!("(func $f{number} (export \"f{number}\") (type $t) (local $x i32)");
-        for step in 0..500 {
+        for step in 0..900 {
             text += &format!(
                 "(local.set $x (i32.add (i32.mul (local.get $x) (i32.const {})) (i32.load (i32.and (local.get 0) (i32.const {})))))",
                 31 + step * 2 + number,

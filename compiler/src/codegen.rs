@@ -23,20 +23,16 @@ use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
 use crate::branches;
-use crate::constants;
-use crate::counted;
 use crate::effort::Effort;
 use crate::error::CompileError;
-use crate::fields;
 use crate::inline::{Inlinable, Locations};
 use crate::instructions;
 use crate::layout::{self, Blocks, Phases};
 use crate::module::{self, Body, DefinedFuncIndex, FuncIndex, Module, TagIndex, TypeIndex};
-use crate::narrow;
+use crate::optimise;
 use crate::queue;
 use crate::reference::Reference;
 use crate::reuse::{Kept, Reuse};
-use crate::saturation;
 use crate::settings::OptLevel;
 use crate::shorten::{self, Aim};
 use crate::trampoline::{self, Direction};
@@ -594,25 +590,13 @@ impl Worker {
             effort => Some(env.settings.isa(effort).map_err(Box::new)?),
         };
         let isa = other.as_deref().unwrap_or(env.isa);
-        if effort.optimise {
-            counted::compare_next(&mut self.context.func);
-        }
         let mut control = ControlPlane::default();
         if self.is_trampoline {
             // The optimiser would find nothing, in a sixth of the time.
             self.context.compute_cfg();
             self.context.compute_domtree();
         } else {
-            saturation::optimise(&mut self.context, isa, &mut control)?;
-            if effort.optimise {
-                let Context { func, cfg, domtree, .. } = &mut self.context;
-                fields::leave_out(func, cfg, domtree);
-            }
-        }
-        if effort.optimise {
-            narrow::narrow(&mut self.context.func);
-            constants::rematerialise(&mut self.context.func);
-            self.context.verify_if(isa)?;
+            optimise::optimise(&mut self.context, isa, &mut control, &env.short_memories)?;
         }
         if branches::compare(&mut self.context.func) {
             self.context.compute_cfg();

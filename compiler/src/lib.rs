@@ -24,6 +24,7 @@
 //! every machine and for every number of threads.
 #![forbid(unsafe_code)]
 
+mod addresses;
 mod branches;
 pub mod codegen;
 mod constants;
@@ -41,6 +42,8 @@ pub mod locate;
 pub mod module;
 mod narrow;
 mod object;
+mod optimise;
+mod order;
 mod product;
 mod queue;
 mod reference;
@@ -153,6 +156,7 @@ fn compile_module<'wasm>(
         isa,
         settings,
         memory_bounds: settings.memory_bounds,
+        short_memories: addresses::fields(&module, settings.memory_bounds),
         canonicalize_nans: settings.canonicalize_nans,
         relaxed_simd: settings.relaxed_simd,
         fuel: settings.fuel,

@@ -32,6 +32,7 @@ pub(crate) fn narrow(func: &mut Function) {
         return;
     }
     let mut uses: SecondaryMap<Value, u32> = SecondaryMap::new();
+    uses.resize(func.dfg.num_values());
     for inst in func.layout.blocks().flat_map(|block| func.layout.block_insts(block)) {
         func.dfg.inst_values(inst).for_each(|value| uses[value] += 1);
     }

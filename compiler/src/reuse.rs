@@ -37,7 +37,7 @@ use crate::unwind::Unwind;
 
 /// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
 /// done to code once it is generated, and with [`Stored`].
-const FORM: &str = "cwasm function, form 5";
+const FORM: &str = "cwasm function, form 6";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];
@@ -61,7 +61,7 @@ pub trait FunctionCache: Sync {
 /// A cache, and what names in it have in common in one compilation.
 pub(crate) struct Reuse<'a> {
     cache: &'a dyn FunctionCache,
-    /// Covers the compiler, the settings and the target.
+    /// Covers the compiler, the settings, the target, and the memories whose addresses do not wrap.
     exact: Sha256,
     /// Covers these, and the module's declarations.
     quick: Sha256,
@@ -81,11 +81,12 @@ impl<'a> Reuse<'a> {
         // Writing to a hash cannot fail.
         let _ = writeln!(
             Digest(&mut exact),
-            "\n{} {:?}\n{settings:?}\n{}\n{}\n{features:?}",
+            "\n{} {:?}\n{settings:?}\n{}\n{}\n{features:?}\n{:?}",
             env!("CARGO_PKG_VERSION"),
             fingerprint(),
             isa.triple(),
             isa.flags(),
+            env.short_memories,
         );
         cache.begin(&lineage(&exact, env.module));
         let mut quick = exact.clone();

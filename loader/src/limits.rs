@@ -11,6 +11,7 @@ use crate::error::Error;
 pub struct StoreLimits {
     /// The largest size of each memory, in pages of 64 KiB, whatever the pages of the
     /// memory are. 65536 by default, which is 4 GiB, also for memories with 64-bit addresses.
+    /// A memory with 32-bit addresses and pages of 64 KiB does not grow to more than 65535, whatever the limit.
     pub memory_pages: u64,
     /// The largest size of each table, in elements. 10 million by default.
     pub table_elements: u64,

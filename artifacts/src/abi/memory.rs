@@ -1,7 +1,7 @@
 //! How compiled code keeps its accesses inside a linear memory. It decides what
 //! the loader must reserve around the memory, so both sides ask here.
 
-use crate::types::{IndexType, MemoryType};
+use crate::types::{IndexType, Limits, MemoryType};
 
 /// What an access to a memory relies on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,24 @@ impl MemoryStyle {
 #[must_use]
 pub fn base_is_constant(ty: &MemoryType, explicit_checks: bool) -> bool {
     ty.shared || MemoryStyle::of(ty, explicit_checks) == MemoryStyle::Reserved
+}
+
+/// Whether a memory never has the last of its pages: then no address inside of it is followed by one that wraps around within a page.
+/// Programs access what is a constant away from an address without saying that the sum does not wrap; with this, one access says
+/// so for others.
+///
+/// That is so for memories with 32-bit addresses and pages of 64 KiB, unless they begin with all of their pages.
+#[must_use]
+pub const fn stays_short(ty: &MemoryType) -> bool {
+    matches!(ty.index, IndexType::I32)
+        && ty.page_size_log2 == MemoryType::PAGE_SIZE_LOG2
+        && ty.limits.min < MemoryType::MAX_PAGES
+}
+
+/// How many pages a memory has at most, whatever the maximum of its type is.
+#[must_use]
+pub const fn most_pages(ty: &MemoryType) -> u64 {
+    if stays_short(ty) { MemoryType::MAX_PAGES - 1 } else { ty.max_pages() }
 }
 
 /// What waiting in a shared memory results in.
@@ -78,6 +96,15 @@ pub(super) fn describe(text: &mut String) {
                         base_is_constant(&ty, explicit)
                     );
                 }
+            }
+        }
+    }
+    for index in [IndexType::I32, IndexType::I64] {
+        for page_size_log2 in [0, MemoryType::PAGE_SIZE_LOG2] {
+            for min in [0, MemoryType::MAX_PAGES - 1, MemoryType::MAX_PAGES] {
+                let limits = Limits { min, max: None };
+                let ty = MemoryType { index, page_size_log2, limits, ..Default::default() };
+                let _ = writeln!(text, "{ty}: at most {} pages", most_pages(&ty));
             }
         }
     }

@@ -32,7 +32,7 @@ use crate::module::MemoryIndex;
 use crate::settings::MemoryBounds;
 
 /// The most bytes that have an address together: those of a small bulk operation.
-pub(super) const MAX_ACCESS: u32 = 64;
+pub(crate) const MAX_ACCESS: u32 = 64;
 
 /// Where to access: the address is `base + offset`.
 pub(super) struct Address {

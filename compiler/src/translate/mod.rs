@@ -54,6 +54,7 @@ use crate::module::{
 };
 use crate::product;
 use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
+pub(crate) use bounds::MAX_ACCESS;
 use bounds::Places;
 use numeric::Flag;
 use runtime::Regions;
@@ -72,6 +73,8 @@ pub(crate) struct Environment<'a> {
     pub(crate) settings: &'a Settings,
     /// How linear memories are bounded.
     pub(crate) memory_bounds: MemoryBounds,
+    /// The memories without a last page, as [`crate::addresses::fields`] has them.
+    pub(crate) short_memories: Vec<i32>,
     /// Whether computed NaNs are made canonical.
     pub(crate) canonicalize_nans: bool,
     /// What relaxed vector operators compute.

@@ -6,7 +6,7 @@
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use cwasm_artifact::abi::memory::MemoryStyle;
+use cwasm_artifact::abi::memory::{MemoryStyle, most_pages};
 use cwasm_artifact::types::MemoryType;
 
 use super::bytes::MemoryBytes;
@@ -75,10 +75,10 @@ pub(crate) fn too_large(ty: &MemoryType, pages: u64) -> Error {
 }
 
 /// The size in bytes of a memory of `old` pages that grows by `delta`, if its type and
-/// `limit` (in bytes) allow it.
+/// `limit` (in bytes) allow it. Compiled code relies on [`most_pages`].
 pub(super) fn grown(ty: &MemoryType, old: u64, delta: u64, limit: u64) -> Option<usize> {
     let new = old.checked_add(delta)?;
-    if new > ty.limits.max.unwrap_or(u64::MAX).min(ty.max_pages()) {
+    if new > ty.limits.max.unwrap_or(u64::MAX).min(most_pages(ty)) {
         return None;
     }
     let bytes = ty.bytes(new).filter(|bytes| *bytes <= limit)?;
@@ -621,6 +621,23 @@ mod tests {
         let mut memory = memory(1, None, true);
         assert_eq!(memory.grow(u64::MAX, u64::MAX), None);
         assert_eq!(memory.grow(65536, u64::MAX), None);
+    }
+
+    #[test]
+    fn the_last_page_is_not_given_to_who_grows() {
+        const MOST: u64 = MemoryType::MAX_PAGES;
+        let ty = |min, max| MemoryType::new(Limits { min, max });
+        for ty in [ty(0, None), ty(7, Some(MOST)), ty(MOST - 1, None)] {
+            let at = |pages: u64| grown(&ty, ty.limits.min, pages - ty.limits.min, u64::MAX);
+            assert_eq!(at(MOST - 1).map(|bytes| bytes as u64), ty.bytes(MOST - 1));
+            assert_eq!(at(MOST), None);
+        }
+        // One that begins with it has it. Other pages are not the last of all addresses.
+        assert!(grown(&ty(MOST, None), MOST, 0, u64::MAX).is_some());
+        let large = MemoryType { index: IndexType::I64, ..ty(0, None) };
+        assert!(grown(&large, 0, MOST, u64::MAX).is_some());
+        let small = MemoryType { page_size_log2: 0, ..ty(0, None) };
+        assert!(grown(&small, 0, u64::from(u32::MAX), u64::MAX).is_some());
     }
 
     #[test]

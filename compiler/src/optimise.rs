@@ -1,0 +1,46 @@
+//! The optimiser, and what is done before and after it, in order.
+
+use cranelift_codegen::control::ControlPlane;
+use cranelift_codegen::isa::TargetIsa;
+use cranelift_codegen::settings::OptLevel;
+use cranelift_codegen::{CodegenResult, Context};
+
+use crate::addresses;
+use crate::constants;
+use crate::counted;
+use crate::fields;
+use crate::narrow;
+use crate::order;
+use crate::saturation;
+
+/// Optimises the function in the context, whose graphs are known then, as the target says. `memories` are those of
+/// [`addresses::fields`].
+pub(crate) fn optimise(
+    context: &mut Context,
+    isa: &dyn TargetIsa,
+    control: &mut ControlPlane,
+    memories: &[i32],
+) -> CodegenResult<()> {
+    if isa.flags().opt_level() == OptLevel::None {
+        return context.optimize(isa, control);
+    }
+    counted::compare_next(&mut context.func);
+    context.verify_if(isa)?;
+    // As `Context::optimize` does, whose last step is the optimiser.
+    context.compute_cfg();
+    context.compute_domtree();
+    context.eliminate_unreachable_code(isa)?;
+    context.remove_constant_phis(isa)?;
+    context.func.dfg.resolve_all_aliases();
+    addresses::share(&mut context.func, &context.domtree, memories);
+    let is_cut = saturation::cut(context);
+    context.egraph_pass(isa, control)?;
+    if is_cut {
+        saturation::join(context, isa)?;
+    }
+    fields::leave_out(&mut context.func, &context.cfg, &context.domtree);
+    narrow::narrow(&mut context.func);
+    constants::rematerialise(&mut context.func);
+    order::keep_fewer(&mut context.func);
+    context.verify_if(isa)
+}
