@@ -27,8 +27,10 @@ impl Translator<'_, '_> {
     pub(super) fn enter_function(&mut self) {
         self.load_fuel();
         self.check_interrupts();
+        let serial = self.stack.next_serial();
         self.stack.frames.push(Frame {
             kind: FrameKind::Block,
+            serial,
             exit: None,
             warm: false,
             ty: BlockType::Empty,
@@ -108,7 +110,8 @@ impl Translator<'_, '_> {
         };
         let height = self.stack.values.len() - self.params(ty).len();
         let saved = self.stack.saved.len();
-        self.stack.frames.push(Frame { kind, exit: None, warm: false, ty, height, saved });
+        let serial = self.stack.next_serial();
+        self.stack.frames.push(Frame { kind, serial, exit: None, warm: false, ty, height, saved });
     }
 
     fn open_loop(&mut self, ty: BlockType) {
@@ -117,7 +120,11 @@ impl Translator<'_, '_> {
         let header = self.block_with_params(ty, true);
         let arguments = self.arguments(params);
         self.builder.ins().jump(header, &arguments);
-        self.open(FrameKind::Loop { header }, ty);
+        self.open(FrameKind::Loop { header, known_from: 0 }, ty);
+        let before = self.forget_assigned();
+        if let FrameKind::Loop { known_from, .. } = &mut self.stack.frame(0).kind {
+            *known_from = before;
+        }
         // The header is sealed at the loop's end, when all branches are known.
         self.builder.switch_to_block(header);
         self.stack.drop(params);
@@ -153,6 +160,8 @@ impl Translator<'_, '_> {
         };
         frame.kind = FrameKind::Block;
         let (height, saved) = (frame.height, frame.saved);
+        let serial = self.stack.next_serial();
+        self.stack.frame(0).serial = serial;
         self.stack.values.truncate(height);
         let values = self.stack.saved.split_off(saved);
         self.stack.values.extend(values);
@@ -187,7 +196,10 @@ impl Translator<'_, '_> {
                 self.builder.seal_block(otherwise);
                 self.reachable = false;
             }
-            FrameKind::Loop { header } => self.builder.seal_block(header),
+            FrameKind::Loop { header, known_from } => {
+                self.builder.seal_block(header);
+                self.see_from(known_from);
+            }
             FrameKind::Try { handlers } => self.close_handlers(handlers),
             FrameKind::Block => {}
         }
@@ -302,7 +314,7 @@ impl Translator<'_, '_> {
     /// Where a branch of this depth goes, and with how many operands.
     pub(super) fn target(&mut self, depth: u32) -> (Block, usize) {
         let frame = self.stack.frame(depth);
-        if let FrameKind::Loop { header } = frame.kind {
+        if let FrameKind::Loop { header, .. } = frame.kind {
             let ty = frame.ty;
             return (header, self.params(ty).len());
         }

@@ -27,6 +27,7 @@ mod exception;
 mod global;
 mod interrupt;
 mod local;
+mod loops;
 mod memory;
 mod nans;
 mod numeric;
@@ -43,7 +44,7 @@ use cranelift_codegen::ir::{
     self, FuncRef, GlobalValue, InstBuilder as _, SigRef, SourceLoc, Value, types,
 };
 use cranelift_codegen::isa::{CallConv, TargetIsa};
-use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext, Variable};
+use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::types::{FuncType, ValType};
 use serde::{Deserialize, Serialize};
@@ -56,6 +57,7 @@ use crate::product;
 use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
 pub(crate) use bounds::MAX_ACCESS;
 use bounds::Places;
+use local::Locals;
 use numeric::Flag;
 use runtime::Regions;
 pub(crate) use runtime::{accesses_globals, builtin_signature, stack_limit, trap_code};
@@ -148,7 +150,7 @@ pub(crate) fn translate(
     func.signature = wasm_signature(env.module.func_type(env.module.func_index(index)));
     func.stack_limit = Some(stack_limit(func));
     let start = body.range().start;
-    let mut translator = Translator::new(env, index, start, func, context);
+    let mut translator = Translator::new(env, index, body, func, context);
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
@@ -194,7 +196,7 @@ struct Translator<'a, 'f> {
     offset: u32,
     /// Where in the wasm the body begins.
     start: u64,
-    locals: Vec<Variable>,
+    locals: Locals<'a>,
     results: &'a [ValType],
     /// The flag that the operator before has pushed, if it has.
     flag: Option<Flag>,
@@ -223,7 +225,7 @@ impl<'a, 'f> Translator<'a, 'f> {
     fn new(
         env: &'a Environment<'a>,
         index: DefinedFuncIndex,
-        start: u64,
+        body: &'a FunctionBody<'a>,
         func: &'f mut ir::Function,
         context: &'f mut FunctionBuilderContext,
     ) -> Self {
@@ -235,14 +237,7 @@ impl<'a, 'f> Translator<'a, 'f> {
         builder.seal_block(entry);
         let vmctx = builder.block_params(entry)[0];
         let regions = Regions::declare(builder.func);
-        let mut locals = Vec::with_capacity(ty.params.len());
-        for (position, ty) in ty.params.iter().enumerate() {
-            let variable = builder.declare_var(clif_type(*ty));
-            let value = builder.block_params(entry)[position + 1];
-            builder.def_var(variable, value);
-            locals.push(variable);
-        }
-        Self {
+        let mut this = Self {
             env,
             builder,
             stack: Stack::default(),
@@ -250,8 +245,8 @@ impl<'a, 'f> Translator<'a, 'f> {
             cold: false,
             hints: env.module.hints.of(env.module.func_index(index)),
             offset: 0,
-            start,
-            locals,
+            start: body.range().start,
+            locals: Locals::new(body),
             results: &ty.results,
             flag: None,
             pushed_flag: None,
@@ -268,7 +263,19 @@ impl<'a, 'f> Translator<'a, 'f> {
             handler_edges: 0,
             holds_exceptions: ty.values().any(exception::is_exception),
             func_refs: FuncRefUse::default(),
+        };
+        for (position, ty) in ty.params.iter().enumerate() {
+            let value = this.builder.block_params(entry)[position + 1];
+            this.declare_local(clif_type(*ty), value);
         }
+        this
+    }
+
+    /// Declares a local, which has this value at first.
+    fn declare_local(&mut self, ty: ir::Type, value: Value) {
+        let variable = self.builder.declare_var(ty);
+        self.locals.push(variable);
+        self.assign(self.locals.len() - 1, value);
     }
 
     /// Makes the following instructions come from this offset in the wasm.
@@ -290,9 +297,7 @@ impl<'a, 'f> Translator<'a, 'f> {
         };
         self.holds_exceptions |= exception::is_exception(ty);
         for _ in 0..count {
-            let variable = self.builder.declare_var(clif_type(ty));
-            self.builder.def_var(variable, zero);
-            self.locals.push(variable);
+            self.declare_local(clif_type(ty), zero);
         }
     }
 

@@ -12,6 +12,8 @@ pub(super) enum FrameKind {
     Loop {
         /// The block that begins each turn.
         header: Block,
+        /// From which depth on locals were known before.
+        known_from: usize,
     },
     /// `if`, whose `else` has not been seen.
     If {
@@ -41,6 +43,8 @@ pub(super) struct Handler {
 /// A block that is open.
 pub(super) struct Frame {
     pub(super) kind: FrameKind,
+    /// Its number among those of the function; an `else` has one of its own.
+    pub(super) serial: u32,
     /// Where code after the block's `end` begins. Made by the first branch there.
     pub(super) exit: Option<Block>,
     /// Whether code that is not cold goes there.
@@ -58,6 +62,8 @@ pub(super) struct Frame {
 pub(super) struct Stack {
     pub(super) values: Vec<Value>,
     pub(super) frames: Vec<Frame>,
+    /// How many frames have a number.
+    pub(super) serials: u32,
     /// Parameters of the open `if` blocks, for their `else`.
     pub(super) saved: Vec<Value>,
     /// Catch clauses of the open `try_table` blocks; the last is tried first.
@@ -99,6 +105,13 @@ impl Stack {
     /// Drops the top `count` operands.
     pub(super) fn drop(&mut self, count: usize) {
         self.values.truncate(self.values.len() - count);
+    }
+
+    /// The number of the next frame.
+    pub(super) fn next_serial(&mut self) -> u32 {
+        // A body has fewer than 2^32 bytes.
+        self.serials += 1;
+        self.serials - 1
     }
 
     /// The block that a branch of this depth names.

@@ -39,8 +39,8 @@ impl Translator<'_, '_> {
 
     /// Translates the body of a function that was recognised as one that stores the product of its parameters.
     pub(super) fn store_product(&mut self, product: &Product) -> Result<(), BodyError> {
-        let local = |this: &mut Self, number: usize| this.builder.use_var(this.locals[number]);
-        let [address, a, a_high, b, b_high] = [0, 1, 2, 3, 4].map(|number| local(self, number));
+        let [address, a, a_high, b, b_high] =
+            [0, 1, 2, 3, 4].map(|number| self.local_value(number));
         let [x, y] = [a, b].map(|half| self.builder.ins().uextend(types::I128, half));
         let whole = self.builder.ins().imul(x, y);
         let (low, high) = self.builder.ins().isplit(whole);
