@@ -60,11 +60,7 @@ impl Reading {
                 Operator::Block { .. } | Operator::If { .. } | Operator::TryTable { .. } => {
                     open.push(false);
                 }
-                Operator::End => {
-                    if open.pop() == Some(true) {
-                        self.end();
-                    }
-                }
+                Operator::End if open.pop() == Some(true) => self.end(),
                 Operator::LocalSet { local_index } | Operator::LocalTee { local_index } => {
                     self.note(&[local_index]);
                 }
