@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::ops::Range;
 
 use cwasm_compiler::{MemoryBounds, Settings};
 use cwasm_loader::{Artifact, Engine, Extern, Limits, Linker, Memory, MemoryType, Store, Val};
@@ -26,6 +27,8 @@ enum Step {
     /// Reads or writes so many bytes at the operand with a constant added, and an offset. What is read becomes part of the sum, whose lowest bytes are
     /// what is written.
     Access { constant: i32, add: Add, offset: u32, size: u32, write: bool },
+    /// Reads at several constants, with nothing but reads in between. The sum of all is added to the sum, or written at the last.
+    Together { reads: Vec<(i32, u32, u32)>, write: Option<(i32, u32)> },
     /// If this bit of the flags is set, one; else the other.
     If(u32, Vec<Step>, Vec<Step>),
     /// Twice, with the operand moved on by this much after each.
@@ -65,9 +68,14 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
         1 => any::<u32>(),
     ];
     let size = prop_oneof![Just(1_u32), Just(2), Just(4), Just(8)];
+    let read = (near.clone(), offset.clone(), size.clone());
+    let write = prop::option::of((near.clone(), offset.clone()));
+    let together = (prop::collection::vec(read, 1..6), write)
+        .prop_map(|(reads, write)| Step::Together { reads, write });
     let access = (near, add, offset, size, any::<bool>()).prop_map(
         |(constant, add, offset, size, write)| Step::Access { constant, add, offset, size, write },
     );
+    let access = prop_oneof![2 => access, 1 => together];
     let step = access.prop_recursive(3, 24, 6, |step| {
         let steps = prop::collection::vec(step, 0..6);
         prop_oneof![
@@ -106,23 +114,44 @@ struct Model {
 struct Trapped;
 
 impl Model {
+    fn range(&self, constant: i32, offset: u32, size: u32) -> Result<Range<u64>, Trapped> {
+        let index = self.operand.wrapping_add_signed(constant);
+        let start = u64::from(index) + u64::from(offset);
+        let range = start..start + u64::from(size);
+        if range.end > self.length { Err(Trapped) } else { Ok(range) }
+    }
+
+    fn read(&self, constant: i32, offset: u32, size: u32) -> Result<u64, Trapped> {
+        let bytes = self.range(constant, offset, size)?.rev();
+        let bytes = bytes.map(|at| self.bytes.get(&at).copied().unwrap_or(0));
+        Ok(bytes.fold(0, |read, byte| read << 8 | u64::from(byte)))
+    }
+
+    fn write(&mut self, constant: i32, offset: u32, size: u32, value: u64) -> Result<(), Trapped> {
+        let range = self.range(constant, offset, size)?;
+        self.bytes.extend(range.zip(value.to_le_bytes()));
+        Ok(())
+    }
+
     fn run(&mut self, steps: &[Step], flags: u32) -> Result<(), Trapped> {
         for step in steps {
             match step {
                 Step::Access { constant, offset, size, write, .. } => {
-                    let index = self.operand.wrapping_add_signed(*constant);
-                    let start = u64::from(index) + u64::from(*offset);
-                    let range = start..start + u64::from(*size);
-                    if range.end > self.length {
-                        return Err(Trapped);
-                    }
                     if *write {
-                        self.bytes.extend(range.zip(self.sum.to_le_bytes()));
+                        self.write(*constant, *offset, *size, self.sum)?;
                     } else {
-                        let bytes = range.rev().map(|at| self.bytes.get(&at).copied());
-                        let read =
-                            bytes.fold(0, |read, byte| read << 8 | u64::from(byte.unwrap_or(0)));
+                        let read = self.read(*constant, *offset, *size)?;
                         self.sum = self.sum.wrapping_mul(3).wrapping_add(read);
+                    }
+                }
+                Step::Together { reads, write } => {
+                    let mut sum = 0_u64;
+                    for (constant, offset, size) in reads {
+                        sum = sum.wrapping_add(self.read(*constant, *offset, *size)?);
+                    }
+                    match write {
+                        Some((constant, offset)) => self.write(*constant, *offset, 8, sum)?,
+                        None => self.sum = self.sum.wrapping_add(sum),
                     }
                 }
                 Step::If(bit, yes, no) => {
@@ -172,6 +201,27 @@ fn instructions(steps: &[Step], depth: u32, text: &mut String) {
                     let load = format!("(i64.{name} offset={offset} {index})");
                     let tripled = format!("(i64.mul {sum} (i64.const 3))");
                     writeln!(text, "(global.set $sum (i64.add {tripled} {load}))").unwrap();
+                }
+            }
+            Step::Together { reads, write } => {
+                let load = |(constant, offset, size): &(i32, u32, u32)| {
+                    let index = format!("(i32.add (local.get 0) (i32.const {constant}))");
+                    let name = match size {
+                        8 => "load".to_owned(),
+                        size => format!("load{}_u", 8 * size),
+                    };
+                    format!("(i64.{name} offset={offset} {index})")
+                };
+                let mut loads = reads.iter().map(load);
+                let first = loads.next().expect("there is one at least");
+                let sum = loads.fold(first, |sum, load| format!("(i64.add {sum} {load})"));
+                match write {
+                    Some((constant, offset)) => {
+                        let index = format!("(i32.add (local.get 0) (i32.const {constant}))");
+                        writeln!(text, "(i64.store offset={offset} {index} {sum})").unwrap();
+                    }
+                    None => writeln!(text, "(global.set $sum (i64.add (global.get $sum) {sum}))")
+                        .unwrap(),
                 }
             }
             Step::If(bit, yes, no) => {

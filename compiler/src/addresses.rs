@@ -7,16 +7,22 @@
 //! ([`stays_short`]). So `p + 4` does not wrap, and what is accessed is `base + p`, with four more in the constant that
 //! the instruction has anyway.
 //!
+//! Where the program goes from higher constants to lower ones, as in `p[2] + p[1]`, what comes later says as much for loads before it, if nothing but
+//! loads is in between: should its operand not be in the memory, the program ends with the same trap, which a backtrace then
+//! finds at one of those loads, and nothing that can be seen was done in between.
+//!
 //! What keeps the access in the sandbox does not rest on that: `index < 2^32` and `offset + size <= GUARD_SIZE` hold
 //! for the new index and offset as they did for the old, see `translate/bounds.rs`, whose names are used here.
 //!
 //! It is done before the optimiser, which then has fewer instructions to look at, and none of these to move out of loops: there each of
 //! them took a register, or a place on the stack.
 
+use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::{EntityRef as _, EntitySet, SecondaryMap};
 use cranelift_codegen::ir::{
-    ArgumentPurpose, Block, DataFlowGraph, Function, Inst, InstructionData, Opcode, Value,
+    ArgumentPurpose, Block, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData,
+    Opcode, Value, types,
 };
 use cwasm_artifact::abi::memory::{MemoryStyle, stays_short};
 use cwasm_artifact::abi::vmctx::{GUARD_SIZE, memory_slot};
@@ -45,12 +51,17 @@ pub(crate) fn fields(module: &Module<'_>, bounds: MemoryBounds) -> Vec<i32> {
     short.filter_map(|(memory, _)| i32::try_from(field(memory.as_u32())).ok()).collect()
 }
 
+/// So many instructions are looked at for accesses that come later.
+const AHEAD: usize = 48;
+
 /// An access to a memory at an operand, which is `root + constant`, modulo 2^32.
+#[derive(Clone, Copy)]
 struct Access {
     inst: Inst,
     block: Block,
     /// Which of the memories it is.
     memory: u32,
+    base: Value,
     root: Value,
     constant: u32,
     /// `base + operand`, computed without wrapping.
@@ -80,34 +91,98 @@ pub(crate) fn share(func: &mut Function, domtree: &DominatorTree, memories: &[i3
         let [one, other] = [a, b].map(|access| (access.memory, access.root, order[access.block]));
         one.cmp(&other).then_with(|| layout.pp_cmp(a.inst, b.inst))
     });
-    let mut anchors: Vec<&Access> = Vec::new();
+    let mut anchors: Vec<Access> = Vec::new();
     for of_one in accesses.chunk_by(|a, b| (a.memory, a.root) == (b.memory, b.root)) {
         anchors.clear();
-        for access in of_one {
+        for (number, access) in of_one.iter().enumerate() {
             // The first: what comes after it has the same address then, and the optimiser compares addresses.
-            let near = anchors.iter().find_map(|anchor| {
-                let offset = distance(anchor, access)?.checked_add(access.offset)?;
-                let comes_before = domtree.block_dominates(anchor.block, access.block);
-                comes_before.then_some((anchor.address, offset))
-            });
-            let new =
-                near.filter(|(_, offset)| u64::from(*offset) <= GUARD_SIZE - u64::from(MAX_ACCESS));
-            match new {
-                Some((address, offset)) => place(&mut func.dfg, access.inst, address, offset),
-                None if anchors.len() < ANCHORS => anchors.push(access),
-                None => {}
+            let comes_before =
+                |anchor: &&Access| domtree.block_dominates(anchor.block, access.block);
+            let near = anchors
+                .iter()
+                .filter(comes_before)
+                .find_map(|anchor| Some((anchor.address, offset_from(anchor, access)?)));
+            if let Some((address, offset)) = near {
+                place(&mut func.dfg, access.inst, address, offset);
+            } else if anchors.len() < ANCHORS {
+                let lower = lowest_ahead(func, access, &of_one[number + 1..]);
+                let anchor = match lower {
+                    Some((lower, offset)) => {
+                        let address = address(func, access.inst, &lower);
+                        place(&mut func.dfg, access.inst, address, offset);
+                        Access { address, block: access.block, ..lower }
+                    }
+                    None => *access,
+                };
+                anchors.push(anchor);
             }
         }
     }
 }
 
-/// How far the operand of an access is behind that of one before it, if no address of 32 bits is passed in between.
+/// The offset of an access from the operand of another that says that this does not wrap around.
+fn offset_from(other: &Access, access: &Access) -> Option<u32> {
+    let offset = distance(other, access)?.checked_add(access.offset)?;
+    (u64::from(offset) <= GUARD_SIZE - u64::from(MAX_ACCESS)).then_some(offset)
+}
+
+/// Of those that come after a load in its block, with nothing but loads in between, the one with the lowest operand that the load can
+/// be reached from, and the load's offset from there.
+fn lowest_ahead(func: &Function, load: &Access, later: &[Access]) -> Option<(Access, u32)> {
+    let (dfg, layout) = (&func.dfg, &func.layout);
+    if !dfg.insts[load.inst].opcode().can_load() {
+        return None;
+    }
+    let mut lowest: Option<(Access, u32)> = None;
+    let mut later = later.iter().take_while(|access| access.block == load.block).peekable();
+    let mut next = layout.next_inst(load.inst);
+    for _ in 0..AHEAD {
+        let (Some(inst), Some(_)) = (next, later.peek()) else { break };
+        if let Some(access) = later.next_if(|access| access.inst == inst)
+            && access.constant != load.constant
+            && let Some(offset) = offset_from(access, load)
+            && lowest.is_none_or(|(_, lowest)| offset > lowest)
+        {
+            lowest = Some((*access, offset));
+        }
+        let opcode = dfg.insts[inst].opcode();
+        let is_load = opcode.can_load() && !opcode.can_store() && !opcode.other_side_effects();
+        let has_effect = opcode.is_call()
+            || opcode.is_terminator()
+            || opcode.can_trap()
+            || opcode.can_store()
+            || opcode.other_side_effects();
+        if has_effect && !is_load {
+            break;
+        }
+        next = layout.next_inst(inst);
+    }
+    lowest
+}
+
+/// Computes the address of an access before an instruction.
+fn address(func: &mut Function, inst: Inst, access: &Access) -> Value {
+    let place = func.srcloc(inst);
+    let mut cursor = FuncCursor::new(func).at_inst(inst);
+    cursor.set_srcloc(place);
+    let operand = match access.constant {
+        0 => access.root,
+        constant => {
+            let constant = cursor.ins().iconst(types::I32, i64::from(constant));
+            cursor.ins().iadd(access.root, constant)
+        }
+    };
+    let index = cursor.ins().uextend(types::I64, operand);
+    cursor.ins().iadd(access.base, index)
+}
+
+/// How far the operand of an access is behind that of another, if no address of 32 bits is passed in between.
 ///
-/// The one before did not trap. So `index + offset + 1 <= length <= 2^32 - PAGE_SIZE`, and `index + distance < 2^32` for all distances up
+/// The other one does not trap. So `index + offset + 1 <= length <= 2^32 - PAGE_SIZE`, and `index + distance < 2^32` for all distances up
 /// to `PAGE_SIZE + offset`.
-fn distance(before: &Access, access: &Access) -> Option<u32> {
-    let distance = access.constant.wrapping_sub(before.constant);
-    (u64::from(distance) <= MemoryType::PAGE_SIZE + u64::from(before.offset)).then_some(distance)
+fn distance(other: &Access, access: &Access) -> Option<u32> {
+    let distance = access.constant.wrapping_sub(other.constant);
+    (u64::from(distance) <= MemoryType::PAGE_SIZE + u64::from(other.offset)).then_some(distance)
 }
 
 /// The accesses of a function whose operand has a root that constants are added to.
@@ -147,7 +222,7 @@ fn accesses(func: &Function, memories: &[i32]) -> Vec<Access> {
         }
         // What cannot be reached is in no block.
         let Some(block) = layout.inst_block(inst) else { continue };
-        accesses.push(Access { inst, block, memory, root, constant, address, offset });
+        accesses.push(Access { inst, block, memory, base, root, constant, address, offset });
     }
     accesses.retain(|access| added.contains(access.root));
     accesses
@@ -242,9 +317,14 @@ mod tests {
     /// An access, by the block that it is in: at an operand and a constant, with an offset.
     type Planned = (usize, usize, i32, i32);
 
-    /// The offsets of accesses from the address of the one that each refers to now, by its number. Of four blocks, the first branches to the second and
-    /// the third, and those lead to the last. There are two operands.
+    /// The same with a store after each load, at the same place.
     fn shared(accesses: &[Planned], memories: &[i32]) -> Vec<(usize, i32)> {
+        shared_with(accesses, memories, true)
+    }
+
+    /// The offsets of loads from the operand that each refers to now, which is that of the access with a number. Of four blocks, the first branches to the second and
+    /// the third, and those lead to the last. There are two operands.
+    fn shared_with(accesses: &[Planned], memories: &[i32], stores: bool) -> Vec<(usize, i32)> {
         let mut func = Function::new();
         let mut memory = FunctionBuilderContext::new();
         let vmctx = AbiParam::special(types::I64, ArgumentPurpose::VMContext);
@@ -256,7 +336,6 @@ mod tests {
         let [vmctx, first, second] = *builder.block_params(blocks[0]) else { panic!() };
         let operands = [first, second];
         let base = builder.ins().load(types::I64, MemFlagsData::trusted(), vmctx, FIELD);
-        let mut addresses = Vec::new();
         let mut insts = Vec::new();
         for (number, block) in blocks.into_iter().enumerate() {
             if number > 0 {
@@ -274,8 +353,9 @@ mod tests {
                 let address = builder.ins().iadd(base, index);
                 let flags = MemFlagsData::new();
                 let loaded = builder.ins().load(types::I32, flags, address, *offset);
-                builder.ins().store(flags, loaded, address, *offset);
-                addresses.push(address);
+                if stores {
+                    builder.ins().store(flags, loaded, address, *offset);
+                }
                 insts.push(builder.func.dfg.value_def(loaded).unwrap_inst());
             }
             match number {
@@ -289,18 +369,21 @@ mod tests {
         let domtree = DominatorTree::with_function(&func, &flow);
         share(&mut func, &domtree, memories);
         verify_function(&func, &Flags::new(settings::builder())).unwrap();
-        let referred = |inst: Inst| match func.dfg.insts[inst] {
-            InstructionData::Load { arg, offset, .. } => {
-                let store = func.layout.next_inst(inst).unwrap();
-                let InstructionData::Store { args, offset: stored, .. } = func.dfg.insts[store]
-                else {
-                    panic!()
-                };
+        let parts = |address: Value| {
+            let [_, index] = sum(&func.dfg, address).unwrap();
+            parts(&func.dfg, extended(&func.dfg, index).unwrap())
+        };
+        let referred = |inst: Inst| {
+            let InstructionData::Load { arg, offset, .. } = func.dfg.insts[inst] else { panic!() };
+            let next = func.layout.next_inst(inst).unwrap();
+            if let InstructionData::Store { args, offset: stored, .. } = func.dfg.insts[next] {
                 assert_eq!((args[1], i32::from(stored)), (arg, offset.into()));
-                let number = addresses.iter().position(|address| *address == arg).unwrap();
-                (number, offset.into())
             }
-            _ => panic!(),
+            let (root, constant) = parts(arg);
+            let is_there = |access: &Planned| {
+                operands[access.1] == root && access.2.cast_unsigned() == constant
+            };
+            (accesses.iter().position(is_there).unwrap(), offset.into())
         };
         insts.into_iter().map(referred).collect()
     }
@@ -322,8 +405,21 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_later_says_as_much_for_loads() {
+        let accesses = [(0, 0, 12, 4), (0, 0, 8, 0), (0, 0, 4, 1), (0, 0, 16, 0)];
+        let found = shared_with(&accesses, &[FIELD], false);
+        assert_eq!(found, [(2, 12), (2, 4), (2, 1), (2, 12)]);
+        // What is stored before says nothing of what comes after it.
+        assert_eq!(shared(&accesses, &[FIELD]), [(0, 4), (1, 0), (2, 1), (0, 4)]);
+        // Nor does what is farther away than a page and its offset, or in another block.
+        let accesses = [(0, 0, 13 + PAGE, 4), (0, 0, 12, 0), (1, 0, 16, 0), (3, 0, 8, 0)];
+        let found = shared_with(&accesses, &[FIELD], false);
+        assert_eq!(found, [(0, 4), (1, 0), (1, 4), (3, 0)]);
+    }
+
+    #[test]
     fn what_may_not_have_been_accessed_says_nothing() {
-        let found = shared(&[(1, 0, 4, 0), (2, 0, 8, 0), (3, 0, 8, 0)], &[FIELD]);
+        let found = shared(&[(1, 0, 4, 0), (2, 0, 8, 0), (3, 0, 9, 0)], &[FIELD]);
         assert_eq!(found, [(0, 0), (1, 0), (2, 0)]);
         let found = shared(&[(0, 0, 4, 0), (1, 0, 8, 0), (2, 0, 5, 0), (3, 0, 6, 0)], &[FIELD]);
         assert_eq!(found, [(0, 0), (0, 4), (0, 1), (0, 2)]);
