@@ -5,8 +5,6 @@
 //! of the loop, need a register each, and the loop ends with a move and a second branch. For `i + 2 < 2048` it does no such
 //! thing; and where the count begins at a constant below, and 2048 is reached in whole steps, that is the same question.
 
-use std::cell::OnceCell;
-
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::condcodes::{CondCode as _, IntCC};
@@ -17,13 +15,12 @@ use cranelift_codegen::ir::{
 
 use crate::constants::integer;
 
-/// Lets counting loops compare the next count by order. What the function computes stays the same.
-pub(crate) fn compare_next(func: &mut Function) {
-    let flow = Flow::default();
+/// Lets counting loops compare the next count by order. What the function computes stays the same, and so does its graph.
+pub(crate) fn compare_next(func: &mut Function, flow: &ControlFlowGraph) {
     let blocks: Vec<Block> = func.layout.blocks().collect();
     for block in blocks {
         let Some(question) = Question::at_end_of(func, block) else { continue };
-        if let Some(order) = question.by_order(func, &flow) {
+        if let Some(order) = question.by_order(func, flow) {
             let mut cursor = FuncCursor::new(func).at_inst(question.branch);
             // What comes from the same operator has the same place.
             let place = cursor.func.srcloc(question.branch);
@@ -31,17 +28,6 @@ pub(crate) fn compare_next(func: &mut Function) {
             let answer = cursor.ins().icmp(order, question.next, question.last);
             cursor.func.dfg.inst_args_mut(question.branch)[0] = answer;
         }
-    }
-}
-
-/// Who leads to which block, once somebody asks. Most functions have no such loop, and need no graph.
-#[derive(Default)]
-struct Flow(OnceCell<ControlFlowGraph>);
-
-impl Flow {
-    /// Of a function, whose branches stay where they are.
-    fn of(&self, func: &Function) -> &ControlFlowGraph {
-        self.0.get_or_init(|| ControlFlowGraph::with_function(func))
     }
 }
 
@@ -100,7 +86,7 @@ impl Question {
     ///
     /// The count is the first constant, or the next count of a turn that went on. By induction it is the first
     /// constant and a number of steps, and the next count is not beyond the last.
-    fn by_order(&self, func: &Function, flow: &Flow) -> Option<IntCC> {
+    fn by_order(&self, func: &Function, flow: &ControlFlowGraph) -> Option<IntCC> {
         let dfg = &func.dfg;
         let destinations =
             dfg.insts[self.branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
@@ -128,7 +114,13 @@ impl Question {
     }
 
     /// If an edge of the branch leads back to the header with the next count: the branch by which it arrives there.
-    fn goes_on(&self, func: &Function, flow: &Flow, target: Block, edge: usize) -> Option<Inst> {
+    fn goes_on(
+        &self,
+        func: &Function,
+        flow: &ControlFlowGraph,
+        target: Block,
+        edge: usize,
+    ) -> Option<Inst> {
         let dfg = &func.dfg;
         if target == self.header {
             return self.passes_next(dfg, self.branch, edge).then_some(self.branch);
@@ -136,7 +128,7 @@ impl Question {
         // By way of a block of which nothing else is known, and nobody else comes to.
         let jump = func.layout.first_inst(target)?;
         let alone = || {
-            let mut ways = flow.of(func).pred_iter(target);
+            let mut ways = flow.pred_iter(target);
             ways.next().is_some_and(|way| way.inst == self.branch) && ways.next().is_none()
         };
         (dfg.insts[jump].opcode() == Opcode::Jump
@@ -156,9 +148,9 @@ impl Question {
     }
 
     /// The constant that the count begins with, if there is but one way into the loop, and one back.
-    fn start(&self, func: &Function, flow: &Flow, latch: Inst) -> Option<u64> {
+    fn start(&self, func: &Function, flow: &ControlFlowGraph, latch: Inst) -> Option<u64> {
         let dfg = &func.dfg;
-        let ways: Vec<_> = flow.of(func).pred_iter(self.header).map(|way| way.inst).collect();
+        let ways: Vec<_> = flow.pred_iter(self.header).map(|way| way.inst).collect();
         let [a, b] = ways[..] else { return None };
         let entry = match (a == latch, b == latch) {
             (true, false) => b,
@@ -235,7 +227,8 @@ mod tests {
         builder.switch_to_block(exit);
         builder.ins().return_(&[]);
         builder.seal_all_blocks();
-        compare_next(builder.func);
+        let flow = ControlFlowGraph::with_function(builder.func);
+        compare_next(builder.func, &flow);
         let dfg = &builder.func.dfg;
         let mut asked = defined_by(dfg, dfg.inst_args(branch)[0]).unwrap();
         if dfg.insts[asked].opcode() == Opcode::Uextend {

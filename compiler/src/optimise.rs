@@ -24,10 +24,10 @@ pub(crate) fn optimise(
     if isa.flags().opt_level() == OptLevel::None {
         return context.optimize(isa, control);
     }
-    counted::compare_next(&mut context.func);
-    context.verify_if(isa)?;
     // As `Context::optimize` does, whose last step is the optimiser.
     context.compute_cfg();
+    counted::compare_next(&mut context.func, &context.cfg);
+    context.verify_if(isa)?;
     context.compute_domtree();
     context.eliminate_unreachable_code(isa)?;
     context.remove_constant_phis(isa)?;
