@@ -8,7 +8,7 @@
 //! the instruction has anyway.
 //!
 //! Where the program goes from higher constants to lower ones, as in `p[2] + p[1]`, what comes later says as much for loads before it, if nothing but
-//! loads is in between: should its operand not be in the memory, the program ends with the same trap, which a backtrace then
+//! loads that can only trap for the same reason are in between: should its operand not be in the memory, the program ends with the same trap, which a backtrace then
 //! finds at one of those loads, and nothing that can be seen was done in between.
 //!
 //! What keeps the access in the sandbox does not rest on that: `index < 2^32` and `offset + size <= GUARD_SIZE` hold
@@ -21,23 +21,26 @@ use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::{EntityRef as _, EntitySet, SecondaryMap};
 use cranelift_codegen::ir::{
-    ArgumentPurpose, Block, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData,
-    Opcode, Value, types,
+    Block, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value, types,
 };
 use cwasm_artifact::abi::memory::{MemoryStyle, stays_short};
 use cwasm_artifact::abi::vmctx::{GUARD_SIZE, memory_slot};
 use cwasm_artifact::types::MemoryType;
 
-use crate::constants::integer;
+use crate::constants::{integer, with_constant};
+use crate::effects::has_effects;
 use crate::module::Module;
 use crate::settings::MemoryBounds;
-use crate::translate::MAX_ACCESS;
+use crate::translate::{MAX_ACCESS, vmctx_of};
 
 /// So many additions of constants are taken for one.
 const ADDITIONS: usize = 4;
 
 /// So many accesses of one operand, none of which comes after another, are remembered.
 const ANCHORS: usize = 16;
+
+/// So many instructions are looked at for accesses that come later.
+const AHEAD: usize = 48;
 
 /// The memories that this is done for, by the offset in the vmctx of the field with their base: those of the module itself (one that is
 /// imported may begin with all of its pages) which stay short.
@@ -50,9 +53,6 @@ pub(crate) fn fields(module: &Module<'_>, bounds: MemoryBounds) -> Vec<i32> {
     let field = |memory: u32| module.vmctx.memory(memory) + memory_slot::BASE;
     short.filter_map(|(memory, _)| i32::try_from(field(memory.as_u32())).ok()).collect()
 }
-
-/// So many instructions are looked at for accesses that come later.
-const AHEAD: usize = 48;
 
 /// An access to a memory at an operand, which is `root + constant`, modulo 2^32.
 #[derive(Clone, Copy)]
@@ -110,7 +110,7 @@ pub(crate) fn share(func: &mut Function, domtree: &DominatorTree, memories: &[i3
                     Some((lower, offset)) => {
                         let address = address(func, access.inst, &lower);
                         place(&mut func.dfg, access.inst, address, offset);
-                        Access { address, block: access.block, ..lower }
+                        Access { address, ..lower }
                     }
                     None => *access,
                 };
@@ -130,9 +130,15 @@ fn offset_from(other: &Access, access: &Access) -> Option<u32> {
 /// be reached from, and the load's offset from there.
 fn lowest_ahead(func: &Function, load: &Access, later: &[Access]) -> Option<(Access, u32)> {
     let (dfg, layout) = (&func.dfg, &func.layout);
-    if !dfg.insts[load.inst].opcode().can_load() {
+    if !matches!(dfg.insts[load.inst], InstructionData::Load { .. }) {
         return None;
     }
+    let trap = |inst: Inst| dfg.insts[inst].memflags_trap_code(dfg);
+    // One that traps for another reason would be a trap of another kind.
+    let is_like = |inst: Inst| {
+        matches!(dfg.insts[inst], InstructionData::Load { .. })
+            && trap(inst).is_none_or(|code| Some(code) == trap(load.inst))
+    };
     let mut lowest: Option<(Access, u32)> = None;
     let mut later = later.iter().take_while(|access| access.block == load.block).peekable();
     let mut next = layout.next_inst(load.inst);
@@ -145,14 +151,7 @@ fn lowest_ahead(func: &Function, load: &Access, later: &[Access]) -> Option<(Acc
         {
             lowest = Some((*access, offset));
         }
-        let opcode = dfg.insts[inst].opcode();
-        let is_load = opcode.can_load() && !opcode.can_store() && !opcode.other_side_effects();
-        let has_effect = opcode.is_call()
-            || opcode.is_terminator()
-            || opcode.can_trap()
-            || opcode.can_store()
-            || opcode.other_side_effects();
-        if has_effect && !is_load {
+        if has_effects(dfg.insts[inst].opcode()) && !is_like(inst) {
             break;
         }
         next = layout.next_inst(inst);
@@ -188,7 +187,7 @@ fn distance(other: &Access, access: &Access) -> Option<u32> {
 /// The accesses of a function whose operand has a root that constants are added to.
 fn accesses(func: &Function, memories: &[i32]) -> Vec<Access> {
     let (dfg, layout) = (&func.dfg, &func.layout);
-    let Some(vmctx) = vmctx(func) else { return Vec::new() };
+    let Some(vmctx) = vmctx_of(func) else { return Vec::new() };
     let mut accesses = Vec::new();
     // Roots that something is added to. For others, there is nothing to do.
     let mut added = EntitySet::with_capacity(dfg.num_values());
@@ -226,11 +225,6 @@ fn accesses(func: &Function, memories: &[i32]) -> Vec<Access> {
     }
     accesses.retain(|access| added.contains(access.root));
     accesses
-}
-
-fn vmctx(func: &Function) -> Option<Value> {
-    let position = func.signature.special_param_index(ArgumentPurpose::VMContext)?;
-    func.dfg.block_params(func.layout.entry_block()?).get(position).copied()
 }
 
 /// The memory that has this base.
@@ -275,13 +269,14 @@ fn addition(dfg: &DataFlowGraph, value: Value) -> Option<(Value, u32)> {
         clippy::cast_possible_truncation,
         reason = "the upper half of a constant of 32 bits says nothing"
     )]
-    let constant = |value| integer(dfg, value).map(|constant| constant as u32);
+    let low = |constant: i64| constant as u32;
     match dfg.insts[dfg.value_def(value).inst()?] {
-        InstructionData::Binary { opcode: Opcode::Iadd, args: [left, right] } => constant(right)
-            .map(|constant| (left, constant))
-            .or_else(|| constant(left).map(|constant| (right, constant))),
+        InstructionData::Binary { opcode: Opcode::Iadd, args: [left, right] } => {
+            let (value, _, constant) = with_constant(dfg, left, right)?;
+            Some((value, low(constant)))
+        }
         InstructionData::Binary { opcode: Opcode::Isub, args: [left, right] } => {
-            constant(right).map(|constant| (left, constant.wrapping_neg()))
+            Some((left, low(integer(dfg, right)?).wrapping_neg()))
         }
         _ => None,
     }
@@ -304,7 +299,7 @@ fn place(dfg: &mut DataFlowGraph, inst: Inst, address: Value, offset: u32) {
 #[cfg(test)]
 mod tests {
     use cranelift_codegen::flowgraph::ControlFlowGraph;
-    use cranelift_codegen::ir::{AbiParam, InstBuilder as _, MemFlagsData, types};
+    use cranelift_codegen::ir::{AbiParam, ArgumentPurpose, MemFlagsData, TrapCode};
     use cranelift_codegen::settings::{self, Flags};
     use cranelift_codegen::verify_function;
     use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
@@ -317,14 +312,24 @@ mod tests {
     /// An access, by the block that it is in: at an operand and a constant, with an offset.
     type Planned = (usize, usize, i32, i32);
 
-    /// The same with a store after each load, at the same place.
+    /// What comes after each load.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    enum Behind {
+        Nothing,
+        /// A store at the same place.
+        Store,
+        /// A load of something else, with this trap.
+        Load(TrapCode),
+    }
+
+    /// The same with a store after each load.
     fn shared(accesses: &[Planned], memories: &[i32]) -> Vec<(usize, i32)> {
-        shared_with(accesses, memories, true)
+        shared_with(accesses, memories, Behind::Store)
     }
 
     /// The offsets of loads from the operand that each refers to now, which is that of the access with a number. Of four blocks, the first branches to the second and
     /// the third, and those lead to the last. There are two operands.
-    fn shared_with(accesses: &[Planned], memories: &[i32], stores: bool) -> Vec<(usize, i32)> {
+    fn shared_with(accesses: &[Planned], memories: &[i32], behind: Behind) -> Vec<(usize, i32)> {
         let mut func = Function::new();
         let mut memory = FunctionBuilderContext::new();
         let vmctx = AbiParam::special(types::I64, ArgumentPurpose::VMContext);
@@ -353,8 +358,15 @@ mod tests {
                 let address = builder.ins().iadd(base, index);
                 let flags = MemFlagsData::new();
                 let loaded = builder.ins().load(types::I32, flags, address, *offset);
-                if stores {
-                    builder.ins().store(flags, loaded, address, *offset);
+                match behind {
+                    Behind::Nothing => {}
+                    Behind::Store => {
+                        builder.ins().store(flags, loaded, address, *offset);
+                    }
+                    Behind::Load(trap) => {
+                        let flags = flags.with_trap_code(Some(trap));
+                        builder.ins().load(types::I64, flags, vmctx, 0);
+                    }
                 }
                 insts.push(builder.func.dfg.value_def(loaded).unwrap_inst());
             }
@@ -407,13 +419,20 @@ mod tests {
     #[test]
     fn what_comes_later_says_as_much_for_loads() {
         let accesses = [(0, 0, 12, 4), (0, 0, 8, 0), (0, 0, 4, 1), (0, 0, 16, 0)];
-        let found = shared_with(&accesses, &[FIELD], false);
+        let found = shared_with(&accesses, &[FIELD], Behind::Nothing);
         assert_eq!(found, [(2, 12), (2, 4), (2, 1), (2, 12)]);
+        // With loads in between that trap for the same reason, but not for another.
+        let of_memory = MemFlagsData::new().trap_code().unwrap();
+        let found = shared_with(&accesses, &[FIELD], Behind::Load(of_memory));
+        assert_eq!(found, [(2, 12), (2, 4), (2, 1), (2, 12)]);
+        let other = TrapCode::unwrap_user(77);
+        let found = shared_with(&accesses, &[FIELD], Behind::Load(other));
+        assert_eq!(found, [(0, 4), (1, 0), (2, 1), (0, 4)]);
         // What is stored before says nothing of what comes after it.
         assert_eq!(shared(&accesses, &[FIELD]), [(0, 4), (1, 0), (2, 1), (0, 4)]);
         // Nor does what is farther away than a page and its offset, or in another block.
         let accesses = [(0, 0, 13 + PAGE, 4), (0, 0, 12, 0), (1, 0, 16, 0), (3, 0, 8, 0)];
-        let found = shared_with(&accesses, &[FIELD], false);
+        let found = shared_with(&accesses, &[FIELD], Behind::Nothing);
         assert_eq!(found, [(0, 4), (1, 0), (1, 4), (3, 0)]);
     }
 

@@ -54,6 +54,20 @@ pub(crate) fn integer(dfg: &DataFlowGraph, value: Value) -> Option<i64> {
     }
 }
 
+/// Of two values one that is no constant, and the other, which is this one.
+pub(crate) fn with_constant(
+    dfg: &DataFlowGraph,
+    a: Value,
+    b: Value,
+) -> Option<(Value, Value, i64)> {
+    let (a, b) = (dfg.resolve_aliases(a), dfg.resolve_aliases(b));
+    match (integer(dfg, a), integer(dfg, b)) {
+        (None, Some(number)) => Some((a, b, number)),
+        (Some(number), None) => Some((b, a, number)),
+        _ => None,
+    }
+}
+
 /// Those whose operands are in registers even if they are constants. Most others have them in the instruction itself, and keep
 /// nothing in a register until then.
 fn wants_register(opcode: Opcode) -> bool {
@@ -61,7 +75,7 @@ fn wants_register(opcode: Opcode) -> bool {
 }
 
 /// Those that take an instruction at most.
-fn is_constant(opcode: Opcode) -> bool {
+pub(crate) fn is_constant(opcode: Opcode) -> bool {
     matches!(opcode, Opcode::Iconst | Opcode::F32const | Opcode::F64const)
 }
 

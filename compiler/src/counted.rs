@@ -13,7 +13,7 @@ use cranelift_codegen::ir::{
     ValueDef,
 };
 
-use crate::constants::integer;
+use crate::constants::{integer, with_constant};
 
 /// Lets counting loops compare the next count by order. What the function computes stays the same, and so does its graph.
 pub(crate) fn compare_next(func: &mut Function, flow: &ControlFlowGraph) {
@@ -182,16 +182,6 @@ fn passed(dfg: &DataFlowGraph, branch: Inst, edge: usize, parameter: usize) -> O
 fn defined_by(dfg: &DataFlowGraph, value: Value) -> Option<Inst> {
     match dfg.value_def(value) {
         ValueDef::Result(inst, _) => Some(inst),
-        _ => None,
-    }
-}
-
-/// Of two values one that is no constant, and the other, which is this one.
-fn with_constant(dfg: &DataFlowGraph, a: Value, b: Value) -> Option<(Value, Value, i64)> {
-    let (a, b) = (dfg.resolve_aliases(a), dfg.resolve_aliases(b));
-    match (integer(dfg, a), integer(dfg, b)) {
-        (None, Some(number)) => Some((a, b, number)),
-        (Some(number), None) => Some((b, a, number)),
         _ => None,
     }
 }

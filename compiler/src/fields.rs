@@ -13,11 +13,11 @@ use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::{EntityRef as _, SecondaryMap};
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{
-    AliasRegion, ArgumentPurpose, Block, Function, Inst, InstructionData, Opcode, Type, Value,
+    AliasRegion, Block, Function, Inst, InstructionData, Opcode, Type, Value,
 };
 use cranelift_codegen::{FxHashMap, FxHashSet};
 
-use crate::translate::accesses_globals;
+use crate::translate::{accesses_globals, vmctx_of};
 
 /// If it is not known after so many rounds what each block begins with, nothing is left out. As many are needed as loops are nested, and two.
 const ROUNDS: usize = 12;
@@ -51,7 +51,7 @@ pub(crate) fn leave_out(func: &mut Function, cfg: &ControlFlowGraph, domtree: &D
     if !accesses_globals(func) {
         return;
     }
-    let Some(vmctx) = vmctx(func) else { return };
+    let Some(vmctx) = vmctx_of(func) else { return };
     let regions = loaded_twice(func, vmctx);
     if regions.is_empty() {
         return;
@@ -100,11 +100,6 @@ pub(crate) fn leave_out(func: &mut Function, cfg: &ControlFlowGraph, domtree: &D
     if is_changed {
         func.dfg.resolve_all_aliases();
     }
-}
-
-fn vmctx(func: &Function) -> Option<Value> {
-    let position = func.signature.special_param_index(ArgumentPurpose::VMContext)?;
-    func.dfg.block_params(func.layout.entry_block()?).get(position).copied()
 }
 
 /// The regions with a field that is loaded more than once, each with a number.
@@ -251,7 +246,8 @@ fn access(func: &Function, vmctx: Value, inst: Inst) -> Access {
 mod tests {
     use cranelift_codegen::Context;
     use cranelift_codegen::ir::{
-        AbiParam, AliasRegionData, InstBuilder as _, MemFlagsData, Signature, types,
+        AbiParam, AliasRegionData, ArgumentPurpose, InstBuilder as _, MemFlagsData, Signature,
+        types,
     };
     use cranelift_codegen::isa::CallConv;
     use cranelift_codegen::settings::{self, Flags};

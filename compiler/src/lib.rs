@@ -29,6 +29,7 @@ mod branches;
 pub mod codegen;
 mod constants;
 mod counted;
+mod effects;
 pub mod effort;
 mod embed;
 mod error;

@@ -12,7 +12,10 @@ use std::ops::Range;
 
 use cranelift_codegen::FxHashMap;
 use cranelift_codegen::ir::function::FunctionStencil;
-use cranelift_codegen::ir::{Block, DataFlowGraph, Function, Inst, Opcode, Value};
+use cranelift_codegen::ir::{Block, DataFlowGraph, Function, Inst, Value};
+
+use crate::constants::is_constant;
+use crate::effects::has_effects;
 
 /// Blocks with fewer instructions that may be moved keep few values.
 const LARGE: usize = 64;
@@ -28,7 +31,7 @@ pub(crate) fn keep_fewer(func: &mut Function) {
         if func.layout.block_insts(block).nth(LARGE - 1).is_none() {
             continue;
         }
-        let free = |inst: &Inst| is_free(func.dfg.insts[*inst].opcode());
+        let free = |inst: &Inst| !has_effects(func.dfg.insts[*inst].opcode());
         if func.layout.block_insts(block).filter(free).count() < LARGE {
             continue;
         }
@@ -131,7 +134,7 @@ impl Computation {
             }
             steps.push(Step {
                 inst,
-                is_free: is_free(opcode),
+                is_free: !has_effects(opcode),
                 operands: first..operands.len(),
                 results: results..values.len(),
             });
@@ -322,20 +325,6 @@ impl Class {
     }
 }
 
-fn is_constant(opcode: Opcode) -> bool {
-    matches!(opcode, Opcode::Iconst | Opcode::F32const | Opcode::F64const | Opcode::Vconst)
-}
-
-/// Whether something may be computed earlier or later.
-fn is_free(opcode: Opcode) -> bool {
-    !(opcode.is_call()
-        || opcode.is_terminator()
-        || opcode.can_trap()
-        || opcode.can_load()
-        || opcode.can_store()
-        || opcode.other_side_effects())
-}
-
 #[cfg(test)]
 mod tests {
     use cranelift_codegen::ir::{AbiParam, InstBuilder as _, MemFlagsData, types};
@@ -410,7 +399,7 @@ mod tests {
             let after = insts(&func);
             // Nothing is lost, and what has effects is in its order.
             let effects = |insts: &[Inst]| {
-                let is_fixed = |inst: &&Inst| !is_free(func.dfg.insts[**inst].opcode());
+                let is_fixed = |inst: &&Inst| has_effects(func.dfg.insts[**inst].opcode());
                 insts.iter().filter(is_fixed).copied().collect::<Vec<_>>()
             };
             assert_eq!(effects(&before), effects(&after));

@@ -20,7 +20,8 @@ use cranelift_codegen::ir::{
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::{CodegenResult, Context, FxHashMap};
 
-use crate::constants::integer;
+use crate::constants::{integer, is_constant};
+use crate::effects::has_effects;
 
 /// Above this, costs are too large. The optimiser's numbers have 32 bits.
 const LIMIT: u32 = 1 << 28;
@@ -110,13 +111,7 @@ fn has_complements(func: &Function) -> bool {
 
 /// Those that the optimiser has several ways for: without effects. Constants cost too little to count.
 fn is_computed(opcode: Opcode) -> bool {
-    let has_effects = opcode.is_call()
-        || opcode.is_terminator()
-        || opcode.can_trap()
-        || opcode.can_load()
-        || opcode.can_store()
-        || opcode.other_side_effects();
-    !has_effects && !matches!(opcode, Opcode::Iconst | Opcode::F32const | Opcode::F64const)
+    !has_effects(opcode) && !is_constant(opcode)
 }
 
 /// Cuts blocks where costs become too large. No value is an alias.

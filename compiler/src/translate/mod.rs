@@ -60,7 +60,7 @@ use bounds::Places;
 use local::Locals;
 use numeric::Flag;
 use runtime::Regions;
-pub(crate) use runtime::{accesses_globals, builtin_signature, stack_limit, trap_code};
+pub(crate) use runtime::{accesses_globals, builtin_signature, stack_limit, trap_code, vmctx_of};
 use stack::Stack;
 
 /// What all functions of a module are translated against.

@@ -90,6 +90,12 @@ pub(crate) fn accesses_globals(func: &ir::Function) -> bool {
     func.dfg.alias_regions.iter().any(|(_, region)| region.user_id >= FIRST_GLOBAL)
 }
 
+/// The vmctx that a function was called with.
+pub(crate) fn vmctx_of(func: &ir::Function) -> Option<Value> {
+    let position = func.signature.special_param_index(ir::ArgumentPurpose::VMContext)?;
+    func.dfg.block_params(func.layout.entry_block()?).get(position).copied()
+}
+
 impl Regions {
     pub(super) fn declare(func: &mut ir::Function) -> Self {
         let mut next = 0;
