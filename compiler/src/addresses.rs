@@ -44,7 +44,7 @@ const AHEAD: usize = 48;
 
 /// The memories that this is done for, by the offset in the vmctx of the field with their base: those of the module itself (one that is
 /// imported may begin with all of its pages) which stay short.
-pub(crate) fn fields(module: &Module<'_>, bounds: MemoryBounds) -> Vec<i32> {
+pub(crate) fn short_memories(module: &Module<'_>, bounds: MemoryBounds) -> Vec<i32> {
     let explicit = bounds == MemoryBounds::Explicit;
     let own = module.memories.iter().skip(module.imported_memories as usize);
     let short = own.filter(|(_, ty)| {
@@ -69,7 +69,7 @@ struct Access {
     offset: u32,
 }
 
-/// Makes accesses refer to the address of an earlier one where they can. `memories` are the fields of their bases. Of the function,
+/// Makes accesses refer to the address of an earlier one where they can. `memories` are those of [`short_memories`]. Of the function,
 /// no value is an alias.
 pub(crate) fn share(func: &mut Function, domtree: &DominatorTree, memories: &[i32]) {
     if memories.is_empty() {

@@ -22,7 +22,6 @@ use cwasm_artifact::cpu::CpuFeatures;
 use target_lexicon::Architecture;
 use wasmparser::FuncValidatorAllocations;
 
-use crate::branches;
 use crate::effort::Effort;
 use crate::error::CompileError;
 use crate::inline::{Inlinable, Locations};
@@ -597,11 +596,6 @@ impl Worker {
             self.context.compute_domtree();
         } else {
             optimise::optimise(&mut self.context, isa, &mut control, &env.short_memories)?;
-        }
-        if branches::compare(&mut self.context.func) {
-            self.context.compute_cfg();
-            self.context.compute_domtree();
-            self.context.verify_if(isa)?;
         }
         let Context { func, domtree, .. } = &self.context;
         let code = isa

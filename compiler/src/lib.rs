@@ -157,7 +157,7 @@ fn compile_module<'wasm>(
         isa,
         settings,
         memory_bounds: settings.memory_bounds,
-        short_memories: addresses::fields(&module, settings.memory_bounds),
+        short_memories: addresses::short_memories(&module, settings.memory_bounds),
         canonicalize_nans: settings.canonicalize_nans,
         relaxed_simd: settings.relaxed_simd,
         fuel: settings.fuel,

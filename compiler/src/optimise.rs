@@ -6,6 +6,7 @@ use cranelift_codegen::settings::OptLevel;
 use cranelift_codegen::{CodegenResult, Context};
 
 use crate::addresses;
+use crate::branches;
 use crate::constants;
 use crate::counted;
 use crate::fields;
@@ -14,7 +15,7 @@ use crate::order;
 use crate::saturation;
 
 /// Optimises the function in the context, whose graphs are known then, as the target says. `memories` are those of
-/// [`addresses::fields`].
+/// [`addresses::short_memories`].
 pub(crate) fn optimise(
     context: &mut Context,
     isa: &dyn TargetIsa,
@@ -22,8 +23,23 @@ pub(crate) fn optimise(
     memories: &[i32],
 ) -> CodegenResult<()> {
     if isa.flags().opt_level() == OptLevel::None {
-        return context.optimize(isa, control);
+        context.optimize(isa, control)?;
+    } else {
+        optimise_fully(context, isa, control, memories)?;
     }
+    if branches::compare(&mut context.func) {
+        context.compute_cfg();
+        context.compute_domtree();
+    }
+    context.verify_if(isa)
+}
+
+fn optimise_fully(
+    context: &mut Context,
+    isa: &dyn TargetIsa,
+    control: &mut ControlPlane,
+    memories: &[i32],
+) -> CodegenResult<()> {
     // As `Context::optimize` does, whose last step is the optimiser.
     context.compute_cfg();
     counted::compare_next(&mut context.func, &context.cfg);
@@ -42,5 +58,5 @@ pub(crate) fn optimise(
     narrow::narrow(&mut context.func);
     constants::rematerialise(&mut context.func);
     order::keep_fewer(&mut context.func);
-    context.verify_if(isa)
+    Ok(())
 }

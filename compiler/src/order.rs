@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use cranelift_codegen::FxHashMap;
 use cranelift_codegen::ir::function::FunctionStencil;
-use cranelift_codegen::ir::{Block, DataFlowGraph, Function, Inst, Value};
+use cranelift_codegen::ir::{Block, DataFlowGraph, Function, Inst, Opcode, Value};
 
 use crate::constants::is_constant;
 use crate::effects::has_effects;
@@ -127,8 +127,11 @@ impl Computation {
             operands.extend(dfg.inst_values(inst).filter_map(|value| number(value, &numbers)));
             let results = values.len();
             for (number, result) in (values.len()..).zip(dfg.inst_results(inst)) {
-                let class =
-                    if is_constant(opcode) { Class::Constant } else { Class::of(dfg, *result) };
+                let class = match opcode {
+                    opcode if is_constant(opcode) => Class::Constant,
+                    Opcode::Vconst => Class::Constant,
+                    _ => Class::of(dfg, *result),
+                };
                 numbers.insert(*result, number);
                 values.push(Made::new(class, Some(step)));
             }

@@ -657,3 +657,40 @@ fn code_of_the_code_generator_is_what_is_looked_for_in_it() {
     assert_eq!(loads(&global(2)), loads(&global(6)));
     assert!(loads(&global(1)) > 0);
 }
+
+/// Constants that are added to an address are part of the instruction, if something at the address was accessed before.
+#[test]
+fn what_is_near_an_access_needs_no_addition() {
+    let of = |memory: &str, first: &str, second: &str| {
+        let body = format!("(i32.add (i32.load {first}) (i32.load {second}))");
+        let text =
+            format!("(module {memory} (func (export \"f\") (param i32) (result i32) {body}))");
+        let artifact = compile(&wasm(&text), &x86()).unwrap();
+        let object = object::File::parse(&*artifact).unwrap();
+        object.section_by_name(".text").unwrap().data().unwrap().to_vec()
+    };
+    let (here, there) = ("(local.get 0)", "(i32.add (local.get 0) (i32.const 4))");
+    let by_offset = "offset=4 (local.get 0)";
+    assert_eq!(of("(memory 1)", here, there), of("(memory 1)", here, by_offset));
+    assert_eq!(of("(memory 1)", there, here), of("(memory 1)", by_offset, here));
+    // It may wrap around where there is a last page.
+    assert_ne!(of("(memory 65536)", here, there), of("(memory 65536)", here, by_offset));
+}
+
+/// What is loaded is used at once where nothing is in between, however late the result is needed.
+#[test]
+fn long_sums_keep_few_values_on_the_stack() {
+    let mut body = String::new();
+    for step in 0..200 {
+        let load = format!("(i32.load offset={} (local.get 0))", 4 * step);
+        body += &format!("(local.set 1 (i32.add (i32.mul (local.get 1) (i32.const 31)) {load}))");
+    }
+    let text = format!(
+        "(module (memory 1) (func (export \"f\") (param i32) (result i32) (local i32) {body} (local.get 1)))"
+    );
+    let artifact = compile(&wasm(&text), &x86()).unwrap();
+    let object = object::File::parse(&*artifact).unwrap();
+    // A load, a multiplication and an addition for each step; as much again to store a value, and to load it.
+    let bytes = object.section_by_name(".text").unwrap().size();
+    assert!(bytes < 200 * 16, "{bytes}");
+}

@@ -313,3 +313,19 @@ fn functions_that_get_less_effort_are_used_again_too() {
     assert_eq!((reused, made > 0), (0, true));
     assert_eq!(both(&mut cache, &wasm, &Settings::default()), (made, 0));
 }
+
+#[test]
+fn what_addresses_of_a_memory_are_known_to_be_is_part_of_a_name() {
+    let with = |memory: &str| {
+        wat::parse_str(format!(
+            r#"(module {memory} (func (export "f") (param i32) (result i32)
+                (i32.add (i32.load (local.get 0)) (i32.load (i32.add (local.get 0) (i32.const 4))))))"#
+        ))
+        .unwrap()
+    };
+    let mut cache = Memory::default();
+    let imported = r#"(import "host" "memory" (memory 1))"#;
+    for memory in ["(memory 1)", "(memory 65536)", imported, "(memory 7)", "(memory 65536)"] {
+        both(&mut cache, &with(memory), &Settings::default());
+    }
+}

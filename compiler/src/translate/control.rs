@@ -27,16 +27,7 @@ impl Translator<'_, '_> {
     pub(super) fn enter_function(&mut self) {
         self.load_fuel();
         self.check_interrupts();
-        let serial = self.stack.next_serial();
-        self.stack.frames.push(Frame {
-            kind: FrameKind::Block,
-            serial,
-            exit: None,
-            warm: false,
-            ty: BlockType::Empty,
-            height: 0,
-            saved: 0,
-        });
+        self.open(FrameKind::Block, BlockType::Empty);
     }
 
     /// Translates the operator if it belongs to this family.
@@ -120,11 +111,8 @@ impl Translator<'_, '_> {
         let header = self.block_with_params(ty, true);
         let arguments = self.arguments(params);
         self.builder.ins().jump(header, &arguments);
-        self.open(FrameKind::Loop { header, known_from: 0 }, ty);
-        let before = self.forget_assigned();
-        if let FrameKind::Loop { known_from, .. } = &mut self.stack.frame(0).kind {
-            *known_from = before;
-        }
+        let known_from = self.forget_assigned();
+        self.open(FrameKind::Loop { header, known_from }, ty);
         // The header is sealed at the loop's end, when all branches are known.
         self.builder.switch_to_block(header);
         self.stack.drop(params);

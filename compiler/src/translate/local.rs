@@ -127,7 +127,7 @@ impl Translator<'_, '_> {
         self.locals.known[local] = Some(Known { value, depth, serial });
     }
 
-    /// Forgets what the loop assigns that was just opened. Returns from which depth on locals were known before.
+    /// Forgets what the loop assigns that is about to be opened. Returns from which depth on locals were known before.
     pub(super) fn forget_assigned(&mut self) -> usize {
         let Locals { known, visible_from, body, loops, .. } = &mut self.locals;
         let before = *visible_from;
@@ -140,7 +140,7 @@ impl Translator<'_, '_> {
                     }
                 }
             }
-            None => *visible_from = self.stack.frames.len() - 1,
+            None => *visible_from = self.stack.frames.len(),
         }
         before
     }

@@ -75,7 +75,7 @@ pub(crate) struct Environment<'a> {
     pub(crate) settings: &'a Settings,
     /// How linear memories are bounded.
     pub(crate) memory_bounds: MemoryBounds,
-    /// The memories without a last page, as [`crate::addresses::fields`] has them.
+    /// The memories without a last page, as [`crate::addresses::short_memories`] has them.
     pub(crate) short_memories: Vec<i32>,
     /// Whether computed NaNs are made canonical.
     pub(crate) canonicalize_nans: bool,
