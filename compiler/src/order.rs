@@ -224,7 +224,11 @@ impl Computation {
             waits: (0..count).map(|step| self.waits(step)).collect(),
             left: self.values.iter().map(|made| made.uses).collect(),
         };
-        let mut next: Vec<usize> = Vec::new();
+        // What ends parameters can be computed at once.
+        let mut next: Vec<usize> = (0..count)
+            .rev()
+            .filter(|step| !self.is_constant(*step) && self.is_eager(*step, &progress))
+            .collect();
         for step in 0..count {
             // A constant comes before its first user.
             if !self.is_constant(step) {
@@ -261,12 +265,8 @@ impl Computation {
             }
         }
         let mut consider = |made: &Made, progress: &Progress| {
-            next.extend(self.users[made.users.clone()].iter().filter(|user| {
-                !progress.is_done[**user]
-                    && progress.waits[**user] == 0
-                    && self.steps[**user].is_free
-                    && !self.keeps_more(**user, &progress.left)
-            }));
+            let users = self.users[made.users.clone()].iter();
+            next.extend(users.filter(|user| self.is_eager(**user, progress)));
         };
         for operand in self.operands(step) {
             let left = &mut progress.left[*operand];
@@ -279,6 +279,14 @@ impl Computation {
         for made in &self.values[self.steps[step].results.clone()] {
             consider(made, progress);
         }
+    }
+
+    /// Whether a step that was not taken yet can be, and is better taken early.
+    fn is_eager(&self, step: usize, progress: &Progress) -> bool {
+        !progress.is_done[step]
+            && progress.waits[step] == 0
+            && self.steps[step].is_free
+            && !self.keeps_more(step, &progress.left)
     }
 
     /// How many operands have to be made before a step can be taken.
