@@ -98,3 +98,46 @@ impl Reading {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use wasmparser::{Parser, Payload};
+
+    use super::*;
+
+    /// What each loop of a body assigns, in order.
+    fn loops(body: &str) -> Vec<Option<Vec<u32>>> {
+        let locals = "i32 ".repeat(1100);
+        let wasm = wat::parse_str(format!("(module (func (local {locals}) {body}))")).unwrap();
+        let body = Parser::new(0).parse_all(&wasm).find_map(|payload| match payload.unwrap() {
+            Payload::CodeSectionEntry(body) => Some(body),
+            _ => None,
+        });
+        let loops = Loops::of(&body.unwrap());
+        let assigned = |(offset, _): &(u32, _)| loops.assigned(*offset).map(<[u32]>::to_vec);
+        loops.loops.iter().map(assigned).collect()
+    }
+
+    #[test]
+    fn loops_assign_what_loops_in_them_do_and_nothing_else() {
+        let set = |local: u32| format!("(local.set {local} (i32.const 0))");
+        let [a, b, c, d] = [1, 2, 3, 4].map(set);
+        let tee = "(drop (local.tee 5 (local.get 6)))";
+        let found = loops(&format!(
+            "{a} (loop {b} (block {c} (loop {tee} {b})) (if (i32.const 1) (then (loop)))) {d} (loop {d})"
+        ));
+        let wanted = [vec![2, 3, 5], vec![2, 5], vec![], vec![4]];
+        assert_eq!(found, wanted.map(Some));
+    }
+
+    #[test]
+    fn too_many_are_not_noted() {
+        let sets: String =
+            (0..1000).map(|local| format!("(local.set {local} (i32.const 0))")).collect();
+        let depth = MOST / 1000 + 50;
+        let found = loops(&format!("{}{sets}{}", "(loop ".repeat(depth), ")".repeat(depth)));
+        let noted = found.iter().filter(|locals| locals.is_some()).count();
+        assert_eq!((noted, found[0].is_none()), (MOST / 1000, true));
+        assert_eq!(found.last().unwrap().as_ref().unwrap().len(), 1000);
+    }
+}
