@@ -1,10 +1,12 @@
 //! Loops that count from one constant to another take as many turns as a model in Rust says, whatever the constants are. The
-//! compiler asks some of them another question than the program does.
+//! compiler asks some of them another question than the program does. Loops that walk through a memory end where a model says, and what is computed
+//! from there is what the model says: the compiler takes some of it from the loop.
 
 use std::fmt::Write as _;
 
 use cwasm_loader::{Engine, Linker, Store};
 use cwasm_tests::{compile, load};
+use proptest::prelude::*;
 
 /// More turns than this end every loop.
 const MOST: u32 = 40;
@@ -135,5 +137,168 @@ fn check(text: &str, ty: &str, wanted: &[([i64; 3], u32)], from_parameter: bool)
             }
         };
         assert_eq!(found.cast_unsigned(), *turns, "{ty} {counts:?} {from_parameter}");
+    }
+}
+
+/// A loop over a place in memory.
+#[derive(Clone, Debug)]
+struct Walk {
+    start: u32,
+    step: i32,
+    /// What happens in a turn.
+    turn: Vec<Turn>,
+    /// What is added to the place and goes into the result, once the loop is left.
+    behind: Vec<i32>,
+}
+
+/// Something that happens in a turn.
+#[derive(Clone, Copy, Debug)]
+enum Turn {
+    /// The place, with something added to it, goes into the result.
+    Use(i32),
+    /// The byte there does.
+    Read,
+    /// The place becomes the next one.
+    Step,
+    /// Out if the byte there is zero.
+    Byte,
+    /// Out if the place is, or is not, this one; or is below it.
+    Is(u32),
+    IsNot(u32),
+    IsBelow(u32),
+}
+
+/// What lies in the memory, at the first places, and again at all others.
+const BYTES: &[u8; 16] = b"ab\0cdefgh\0ijklmn";
+
+fn walks() -> impl Strategy<Value = Walk> {
+    let near = || -4..5_i32;
+    let place = || prop_oneof![0..40_u32, Just(u32::MAX), Just(u32::MAX - 1)];
+    let turn = prop_oneof![
+        2 => near().prop_map(Turn::Use),
+        1 => Just(Turn::Read),
+        3 => Just(Turn::Step),
+        2 => Just(Turn::Byte),
+        1 => place().prop_map(Turn::Is),
+        1 => place().prop_map(Turn::IsNot),
+        1 => place().prop_map(Turn::IsBelow),
+    ];
+    let turns = prop::collection::vec(turn, 1..7);
+    // Often by the same number as in the loop.
+    let behind = (near(), prop::collection::vec(prop::option::of(near()), 0..4));
+    (place(), behind, turns).prop_map(|(start, (step, behind), turn)| {
+        let behind = behind.into_iter().map(|it| it.unwrap_or(step)).collect();
+        Walk { start, step, turn, behind }
+    })
+}
+
+/// Puts something into the result.
+fn mixed(result: u32, what: u32) -> u32 {
+    result.wrapping_mul(31).wrapping_add(what)
+}
+
+impl Walk {
+    fn model(&self) -> u32 {
+        let (mut place, mut result) = (self.start, 0);
+        let byte = |place: u32| u32::from(BYTES[place as usize % BYTES.len()]);
+        'turns: for _ in 0..MOST {
+            for step in &self.turn {
+                let is_left = match *step {
+                    Turn::Use(by) => {
+                        result = mixed(result, place.wrapping_add_signed(by));
+                        false
+                    }
+                    Turn::Read => {
+                        result = mixed(result, byte(place));
+                        false
+                    }
+                    Turn::Step => {
+                        place = place.wrapping_add_signed(self.step);
+                        false
+                    }
+                    Turn::Byte => byte(place) == 0,
+                    Turn::Is(other) => place == other,
+                    Turn::IsNot(other) => place != other,
+                    Turn::IsBelow(other) => place < other,
+                };
+                if is_left {
+                    break 'turns;
+                }
+            }
+        }
+        self.behind.iter().fold(result, |result, by| mixed(result, place.wrapping_add_signed(*by)))
+    }
+
+    /// The place is local 0, the result local 1, and local 2 counts turns.
+    fn text(&self) -> String {
+        let mix = |what: &str| {
+            format!("(local.set 1 (i32.add (i32.mul (local.get 1) (i32.const 31)) {what}))")
+        };
+        let sum = |by: i32| format!("(i32.add (local.get 0) (i32.const {by}))");
+        let byte = "(i32.load8_u (i32.and (local.get 0) (i32.const 15)))";
+        let mut body = String::new();
+        for step in &self.turn {
+            body += &match *step {
+                Turn::Use(by) => mix(&sum(by)),
+                Turn::Read => mix(byte),
+                Turn::Step => format!("(local.set 0 {})", sum(self.step)),
+                Turn::Byte => format!("(br_if $out (i32.eqz {byte}))"),
+                Turn::Is(other) => {
+                    format!("(br_if $out (i32.eq (local.get 0) (i32.const {other})))")
+                }
+                Turn::IsNot(other) => {
+                    format!("(br_if $out (i32.ne (local.get 0) (i32.const {other})))")
+                }
+                Turn::IsBelow(other) => {
+                    format!("(br_if $out (i32.lt_u (local.get 0) (i32.const {other})))")
+                }
+            };
+        }
+        let behind: String = self.behind.iter().map(|by| mix(&sum(*by))).collect();
+        let bytes: String = BYTES.iter().map(|byte| format!("\\{byte:02x}")).collect();
+        format!(
+            r#"(module (memory 1) (data (i32.const 0) "{bytes}")
+              (func (export "walk") (param i32) (result i32) (local i32 i32)
+                (block $out (loop $l {body}
+                  (br_if $l (i32.ne (i32.const {MOST})
+                    (local.tee 2 (i32.add (local.get 2) (i32.const 1)))))))
+                {behind} (local.get 1)))"#
+        )
+    }
+}
+
+fn check_walk(walk: &Walk) {
+    let code = load(&compile(&walk.text()));
+    let mut store = Store::new(&Engine::default(), ());
+    let instance = Linker::new(&Engine::default()).instantiate(&mut store, &code).unwrap();
+    let func = instance.typed_func::<u32, u32>(&store, "walk").unwrap();
+    assert_eq!(func.call(&mut store, walk.start).unwrap(), walk.model(), "{walk:?}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(600))]
+
+    #[test]
+    fn walks_end_where_the_model_says(walk in walks()) {
+        check_walk(&walk);
+    }
+}
+
+#[test]
+fn what_a_walk_passes_on_is_what_is_wanted_behind_it() {
+    for turn in [
+        &[Turn::Byte, Turn::Step][..],
+        &[Turn::Step, Turn::Byte],
+        &[Turn::Use(3), Turn::Is(9), Turn::Step],
+        &[Turn::Step, Turn::IsNot(3)],
+        &[Turn::IsNot(3), Turn::Step, Turn::Read],
+        &[Turn::Is(0), Turn::Step],
+    ] {
+        for start in [0, 3, 4, u32::MAX] {
+            for (step, behind) in [(1, vec![1]), (1, vec![0, 1]), (-1, vec![-1, -1]), (3, vec![2])]
+            {
+                check_walk(&Walk { start, step, turn: turn.to_vec(), behind });
+            }
+        }
     }
 }

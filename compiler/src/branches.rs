@@ -1,7 +1,10 @@
-//! Branch tables that lead elsewhere than to their default for few indices, as comparisons.
+//! Branch tables that lead elsewhere than to their default for few indices, or to few blocks, as comparisons.
 //!
 //! LLVM makes such tables for wasm, and for no processor. A processor foresees a comparison at least as well as where a jump through a table
-//! goes, and is back sooner when it was wrong.
+//! goes, and is back sooner when it was wrong. And values are moved to where a block expects them once for the block, not once for
+//! each index.
+//!
+//! Indices that lead to one block are a set, of which each index is a bit: one test tells whether an index is in it.
 //!
 //! This is done once the function is optimised. What several targets need is computed before the table then; were there comparisons
 //! from the beginning, each target would compute it for itself, and what comes after them all once more.
@@ -9,10 +12,11 @@
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    Block, BlockArg, BlockCall, Function, Inst, InstBuilder as _, InstructionData, JumpTable, Value,
+    Block, BlockArg, BlockCall, Function, Inst, InstBuilder as _, InstructionData, JumpTable, Type,
+    Value, types,
 };
 
-/// So many indices are few.
+/// So many indices are few. So are as many targets.
 const FEW: usize = 3;
 
 /// Puts comparisons in the place of tables. Returns whether there were any: then blocks were added, and what was known of
@@ -24,9 +28,9 @@ pub(crate) fn compare(func: &mut Function) -> bool {
         next = func.layout.next_block(block);
         let Some(inst) = func.layout.last_inst(block) else { continue };
         if let InstructionData::BranchTable { arg, table, .. } = func.dfg.insts[inst]
-            && let Some((elsewhere, default)) = few(func, table)
+            && let Some(elsewhere) = Elsewhere::of(func, table)
         {
-            chain(func, inst, arg, &elsewhere, default);
+            chain(func, inst, arg, &elsewhere);
             changed = true;
         }
     }
@@ -36,55 +40,144 @@ pub(crate) fn compare(func: &mut Function) -> bool {
 /// Where a branch leads to, and with which arguments.
 type Target = (Block, Vec<BlockArg>);
 
-/// The indices for which a table leads elsewhere than to its default, if they are few, and the default.
-fn few(func: &Function, table: JumpTable) -> Option<(Vec<(i64, Target)>, Target)> {
-    let pool = &func.dfg.value_lists;
-    let table = &func.dfg.jump_tables[table];
-    let default = table.default_block();
-    let is_default = |call: &BlockCall| {
-        call.block(pool) == default.block(pool) && call.args(pool).eq(default.args(pool))
-    };
-    let target = |call: &BlockCall| (call.block(pool), call.args(pool).collect());
-    let mut elsewhere = Vec::new();
-    for (index, call) in (0..).zip(table.as_slice()) {
-        if is_default(call) {
-            continue;
+/// Where a table leads to other than to its default.
+struct Elsewhere {
+    /// The indices, in order, each with the number of its target.
+    indices: Vec<(u64, usize)>,
+    targets: Vec<Target>,
+    default: Target,
+}
+
+impl Elsewhere {
+    /// `None` if a table is better.
+    fn of(func: &Function, table: JumpTable) -> Option<Self> {
+        let pool = &func.dfg.value_lists;
+        let table = &func.dfg.jump_tables[table];
+        let leads_there = |call: &BlockCall, (block, args): &Target| {
+            call.block(pool) == *block && call.args(pool).eq(args.iter().copied())
+        };
+        let target = |call: &BlockCall| (call.block(pool), call.args(pool).collect());
+        let default = target(&table.default_block());
+        let mut found = Self { indices: Vec::new(), targets: Vec::new(), default };
+        for (index, call) in (0..).zip(table.as_slice()) {
+            if leads_there(call, &found.default) {
+                continue;
+            }
+            let known = found.targets.iter().position(|target| leads_there(call, target));
+            if known.is_none() {
+                if found.targets.len() > FEW {
+                    return None;
+                }
+                found.targets.push(target(call));
+            }
+            found.indices.push((index, known.unwrap_or(found.targets.len() - 1)));
+            if found.indices.len() > FEW && index >= u64::from(u64::BITS) {
+                return None;
+            }
         }
-        if elsewhere.len() == FEW {
-            return None;
-        }
-        elsewhere.push((index, target(call)));
+        // With one target more, most indices should need no comparisons but the first.
+        let is_rare = 2 * found.indices.len() < table.as_slice().len();
+        (found.targets.len() <= FEW || is_rare).then_some(found)
     }
-    Some((elsewhere, target(&default)))
+
+    /// The comparisons, and where the branch leads to if they do not tell.
+    fn comparisons(&self) -> (Vec<Comparison<'_>>, &Target) {
+        if self.indices.len() <= FEW {
+            let is = |(index, target): &(u64, usize)| {
+                Comparison::leads_to(Question::Is(*index), &self.targets[*target])
+            };
+            return (self.indices.iter().map(is).collect(), &self.default);
+        }
+        let set = |wanted: usize| {
+            let bits = self.indices.iter().filter(|(_, target)| *target == wanted);
+            bits.fold(0, |set, (index, _)| set | 1 << index)
+        };
+        let sets: Vec<u64> = (0..self.targets.len()).map(set).collect();
+        let all = sets.iter().fold(0, |all, set| all | set);
+        let length = u64::BITS - all.leading_zeros();
+        let ty = if length <= u32::BITS { types::I32 } else { types::I64 };
+        let mut comparisons = vec![Comparison::goes_on(Question::IsBelow(length), &self.default)];
+        if all.count_ones() < length {
+            comparisons.push(Comparison::goes_on(Question::IsIn(all, ty), &self.default));
+        }
+        let last = self.targets.len() - 1;
+        for (set, target) in sets.iter().zip(&self.targets[..last]) {
+            comparisons.push(Comparison::leads_to(Question::IsIn(*set, ty), target));
+        }
+        (comparisons, &self.targets[last])
+    }
+}
+
+/// A question, and where its answers lead to: `None` is the next question.
+struct Comparison<'a> {
+    question: Question,
+    yes: Option<&'a Target>,
+    no: Option<&'a Target>,
+}
+
+impl<'a> Comparison<'a> {
+    fn leads_to(question: Question, target: &'a Target) -> Self {
+        Self { question, yes: Some(target), no: None }
+    }
+
+    fn goes_on(question: Question, otherwise: &'a Target) -> Self {
+        Self { question, yes: None, no: Some(otherwise) }
+    }
+}
+
+/// What is asked of an index.
+#[derive(Clone, Copy)]
+enum Question {
+    Is(u64),
+    IsBelow(u32),
+    /// Whether it is one of these bits. It has a bit of the type.
+    IsIn(u64, Type),
+}
+
+impl Question {
+    /// What is not zero if the answer is yes.
+    fn ask(self, pos: &mut FuncCursor<'_>, index: Value) -> Value {
+        match self {
+            Self::Is(number) => pos.ins().icmp_imm_u(IntCC::Equal, index, number.cast_signed()),
+            Self::IsBelow(length) => {
+                pos.ins().icmp_imm_u(IntCC::UnsignedLessThan, index, i64::from(length))
+            }
+            Self::IsIn(set, _) if set.is_power_of_two() => {
+                Self::Is(set.trailing_zeros().into()).ask(pos, index)
+            }
+            Self::IsIn(set, ty) => {
+                let set = pos.ins().iconst(ty, set.cast_signed());
+                let one = pos.ins().iconst(ty, 1);
+                let bit = pos.ins().ishl(one, index);
+                pos.ins().band(set, bit)
+            }
+        }
+    }
 }
 
 /// Replaces a branch by comparisons of its index.
-fn chain(
-    func: &mut Function,
-    branch: Inst,
-    index: Value,
-    elsewhere: &[(i64, Target)],
-    default: Target,
-) {
+fn chain(func: &mut Function, branch: Inst, index: Value, elsewhere: &Elsewhere) {
     let Some(mut block) = func.layout.inst_block(branch) else { return };
     let mut pos = FuncCursor::new(func).at_inst(branch);
     pos.use_srcloc(branch);
     pos.remove_inst();
-    let Some((last, others)) = elsewhere.split_last() else {
-        pos.ins().jump(default.0, &default.1);
+    let (comparisons, otherwise) = elsewhere.comparisons();
+    let Some((last, others)) = comparisons.split_last() else {
+        pos.ins().jump(otherwise.0, &otherwise.1);
         return;
     };
-    for (number, (target, args)) in others {
-        let here = pos.ins().icmp_imm_u(IntCC::Equal, index, *number);
-        let next = pos.func.dfg.make_block();
-        pos.ins().brif(here, *target, args, next, &[]);
-        pos.func.layout.insert_block_after(next, block);
-        block = next;
+    for Comparison { question, yes, no } in others {
+        let answer = question.ask(&mut pos, index);
+        let next = (pos.func.dfg.make_block(), Vec::new());
+        let (yes, no) = (yes.unwrap_or(&next), no.unwrap_or(&next));
+        pos.ins().brif(answer, yes.0, &yes.1, no.0, &no.1);
+        pos.func.layout.insert_block_after(next.0, block);
+        block = next.0;
         pos.goto_bottom(block);
     }
-    let (number, (target, args)) = last;
-    let here = pos.ins().icmp_imm_u(IntCC::Equal, index, *number);
-    pos.ins().brif(here, *target, args, default.0, &default.1);
+    let answer = last.question.ask(&mut pos, index);
+    let (yes, no) = (last.yes.unwrap_or(otherwise), last.no.unwrap_or(otherwise));
+    pos.ins().brif(answer, yes.0, &yes.1, no.0, &no.1);
 }
 
 #[cfg(test)]
@@ -129,23 +222,40 @@ mod tests {
         (func, changed)
     }
 
+    /// The value of what a function computes from an index.
+    fn computed(func: &Function, index: i64, value: Value) -> i64 {
+        let Some(inst) = func.dfg.value_def(value).inst() else { return index };
+        let of = |value| computed(func, index, value);
+        match func.dfg.insts[inst] {
+            InstructionData::UnaryImm { imm, .. } => imm.bits(),
+            InstructionData::IntCompare { cond: IntCC::Equal, args: [a, b], .. } => {
+                i64::from(of(a) == of(b))
+            }
+            InstructionData::IntCompare { cond: IntCC::UnsignedLessThan, args: [a, b], .. } => {
+                i64::from(of(a).cast_unsigned() < of(b).cast_unsigned())
+            }
+            InstructionData::Binary { opcode: Opcode::Band, args: [a, b] } => of(a) & of(b),
+            InstructionData::Binary { opcode: Opcode::Ishl, args: [a, b] } => {
+                let bits = i64::from(func.dfg.value_type(a).bits());
+                assert!(
+                    of(b).cast_unsigned() < bits.cast_unsigned(),
+                    "only lower bits would count"
+                );
+                of(a) << of(b)
+            }
+            _ => panic!("{}", func.dfg.display_inst(inst)),
+        }
+    }
+
     /// Where a function leads to for an index, and with which argument.
     fn led_to(func: &Function, index: i64) -> (u32, i64) {
-        let number = |arg: Value| {
-            let inst = func.dfg.value_def(arg).inst().unwrap();
-            let InstructionData::UnaryImm { imm, .. } = func.dfg.insts[inst] else { panic!() };
-            imm.bits()
-        };
         let pool = &func.dfg.value_lists;
         let mut block = func.layout.entry_block().unwrap();
         loop {
-            let insts: Vec<Inst> = func.layout.block_insts(block).collect();
-            let last = *insts.last().unwrap();
+            let last = func.layout.last_inst(block).unwrap();
             let call = match func.dfg.insts[last] {
                 InstructionData::Brif { arg, blocks, .. } => {
-                    let comparison = func.dfg.value_def(arg).inst().unwrap();
-                    let [_, constant] = *func.dfg.inst_args(comparison) else { panic!() };
-                    blocks[usize::from(number(constant) != index)]
+                    blocks[usize::from(computed(func, index, arg) == 0)]
                 }
                 InstructionData::Jump { destination, .. } => destination,
                 _ => panic!("{}", func.dfg.display_inst(last)),
@@ -153,9 +263,37 @@ mod tests {
             let mut args = call.args(pool);
             block = call.block(pool);
             if let Some(arg) = args.next() {
-                return (block.as_u32(), number(arg.as_value().unwrap()));
+                return (block.as_u32(), computed(func, index, arg.as_value().unwrap()));
             }
         }
+    }
+
+    /// Whether a function that branches so has comparisons now, which lead to where the table did.
+    fn is_compared(entries: &[(usize, usize)]) -> bool {
+        let (func, changed) = compared(entries);
+        if changed {
+            let indices = (0..100).chain([1 << 31, u32::MAX.into()]);
+            for index in indices {
+                let entry = usize::try_from(index).ok().and_then(|index| entries.get(index));
+                let (block, arg) = *entry.unwrap_or(entries.last().unwrap());
+                let expected = (u32::try_from(block).unwrap() + 1, i64::try_from(arg).unwrap());
+                assert_eq!(led_to(&func, index), expected, "{entries:?} {index}");
+            }
+        } else {
+            let entry = func.layout.entry_block().unwrap();
+            let last = func.layout.last_inst(entry).unwrap();
+            assert_eq!(func.dfg.insts[last].opcode(), Opcode::BrTable);
+        }
+        changed
+    }
+
+    /// A table with these entries, whose others are its default.
+    fn table(length: usize, entries: &[(usize, (usize, usize))]) -> Vec<(usize, usize)> {
+        let mut table = vec![(4, 9); length + 1];
+        for (index, entry) in entries {
+            table[*index] = *entry;
+        }
+        table
     }
 
     #[test]
@@ -168,27 +306,43 @@ mod tests {
             // The same block, with another argument.
             &[(4, 9), (4, 8), (4, 9)],
             &[(0, 1), (1, 1), (2, 1), (3, 1)],
+            // Far away from each other.
+            &table(80, &[(0, (0, 1)), (70, (1, 1)), (79, (0, 2))]),
         ] {
-            let (func, changed) = compared(entries);
-            assert!(changed);
-            for index in 0..10 {
-                let (block, arg) = *entries.get(index).unwrap_or(entries.last().unwrap());
-                let expected = (u32::try_from(block).unwrap() + 1, i64::try_from(arg).unwrap());
-                assert_eq!(
-                    led_to(&func, index.try_into().unwrap()),
-                    expected,
-                    "{entries:?} {index}"
-                );
-            }
+            assert!(is_compared(entries), "{entries:?}");
+        }
+    }
+
+    #[test]
+    fn few_targets_are_compared() {
+        let (a, b, c, d) = ((0, 1), (1, 2), (2, 3), (0, 4));
+        for entries in [
+            // One, without gaps and with some.
+            table(5, &[(0, a), (1, a), (2, a), (3, a), (4, a)]),
+            table(64, &[(3, a), (31, a), (32, a), (63, a)]),
+            // More.
+            table(6, &[(0, a), (1, b), (2, c), (3, b), (4, a)]),
+            table(40, &[(0, b), (1, a), (2, a), (33, b), (34, c)]),
+            table(5, &[(0, a), (1, b), (2, c), (3, a), (4, c)]),
+            // Four, and most indices lead nowhere else.
+            table(9, &[(0, a), (2, b), (5, c), (7, d)]),
+            table(64, &[(0, a), (1, a), (34, b), (35, d), (63, c)]),
+        ] {
+            assert!(is_compared(&entries), "{entries:?}");
         }
     }
 
     #[test]
     fn many_stay_a_table() {
-        let (func, changed) = compared(&[(0, 1), (1, 1), (4, 9), (2, 1), (3, 1), (4, 9)]);
-        assert!(!changed);
-        let entry = func.layout.entry_block().unwrap();
-        let last = func.layout.last_inst(entry).unwrap();
-        assert_eq!(func.dfg.insts[last].opcode(), Opcode::BrTable);
+        let (a, b, c, d) = ((0, 1), (1, 2), (2, 3), (3, 4));
+        for entries in [
+            table(5, &[(0, a), (1, b), (2, c), (4, d)]),
+            table(8, &[(0, a), (1, b), (2, c), (4, d)]),
+            table(20, &[(0, a), (1, b), (2, c), (4, d), (5, (0, 5))]),
+            // A bit tells nothing about these.
+            table(65, &[(0, a), (1, a), (2, a), (64, a)]),
+        ] {
+            assert!(!is_compared(&entries), "{entries:?}");
+        }
     }
 }

@@ -26,6 +26,7 @@
 
 mod addresses;
 mod branches;
+mod carried;
 pub mod codegen;
 mod constants;
 mod counted;

@@ -7,6 +7,7 @@ use cranelift_codegen::{CodegenResult, Context};
 
 use crate::addresses;
 use crate::branches;
+use crate::carried;
 use crate::constants;
 use crate::counted;
 use crate::fields;
@@ -56,6 +57,7 @@ fn optimise_fully(
     }
     fields::leave_out(&mut context.func, &context.cfg, &context.domtree);
     narrow::narrow(&mut context.func);
+    carried::compute_once(&mut context.func, &context.domtree);
     constants::rematerialise(&mut context.func);
     order::keep_fewer(&mut context.func);
     Ok(())

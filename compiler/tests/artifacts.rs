@@ -696,3 +696,38 @@ fn long_sums_keep_few_values_on_the_stack() {
     let bytes = object.section_by_name(".text").unwrap().size();
     assert!(bytes < 200 * 28, "{bytes}");
 }
+
+/// The size of the code of the function that a module exports as `f`.
+fn size_of_code(text: &str) -> u64 {
+    let artifact = compile(&wasm(text), &x86()).unwrap();
+    let object = object::File::parse(&*artifact).unwrap();
+    object.symbols().find(|symbol| symbol.name() == Ok("f")).unwrap().size()
+}
+
+#[test]
+fn what_a_loop_passes_on_is_not_computed_again() {
+    // The optimiser compares what the last turn began with to 7. Then there are two counts at the end of a turn, and two instructions more.
+    let text = r#"(module (memory 1) (func (export "f") (param i32 i32)
+        (loop $l
+          (i32.store8 (local.get 0) (local.get 1))
+          (local.set 0 (i32.add (local.get 0) (i32.const 1)))
+          (br_if $l (i32.ne (local.get 0) (i32.const 8))))))"#;
+    let size = size_of_code(text);
+    assert!(size < 32, "{size}");
+}
+
+#[test]
+fn tables_that_lead_to_few_places_are_none() {
+    let table = |default: usize| {
+        let entries: String =
+            (0..64).map(|index| if index % 3 == 0 { " 1" } else { " 0" }).collect();
+        size_of_code(&format!(
+            r#"(module (func (export "f") (param i32) (result i32)
+                (block (block (block (br_table {entries} {default} (local.get 0))) (return (i32.const 7)))
+                (return (i32.const 8))) (i32.const 9)))"#
+        ))
+    };
+    // A table takes four bytes for each index.
+    let size = table(2);
+    assert!(size < 128, "{size}");
+}
