@@ -635,7 +635,11 @@ impl Worker {
         if env.isa.triple().architecture == Architecture::X86_64 {
             let aim = match env.settings.opt_level {
                 OptLevel::SpeedAndSize => Aim::Size,
-                OptLevel::None | OptLevel::Less | OptLevel::Speed => Aim::Speed,
+                OptLevel::Speed => {
+                    let end = u32::try_from(finished.bytes.len()).unwrap_or(u32::MAX);
+                    Aim::for_speed(starts.len(), &edges, end)
+                }
+                OptLevel::None | OptLevel::Less => Aim::Speed,
             };
             finished.features = shortened(&mut finished, &mut starts, &mut edges, aim)?;
         }

@@ -35,6 +35,27 @@ pub(crate) enum Aim {
     Size,
 }
 
+/// Code of so many bytes is more than processors keep of decoded instructions.
+const LONG: u32 = 16 << 10;
+
+/// Blocks of so many bytes each, on average, are most likely passed one after another.
+const STRAIGHT: u32 = 1 << 10;
+
+impl Aim {
+    /// What is faster for a function: if it is long, has no loops and hardly a branch, the shorter forms of places on the stack. Nothing of it
+    /// is found decoded, so it takes as long as its bytes take to arrive, which counts more. In a loop of that length, it did
+    /// not.
+    ///
+    /// The function has so many blocks, and these edges between them, and ends at `end`.
+    pub(crate) fn for_speed(blocks: usize, edges: &[(u32, u32)], end: u32) -> Self {
+        let is_straight = end >= LONG && blocks <= (end / STRAIGHT) as usize;
+        match is_straight && edges.iter().all(|(from, to)| from < to) {
+            true => Self::Size,
+            false => Self::Speed,
+        }
+    }
+}
+
 /// Shortens the code of a function, and moves everything in it along; also the offsets of its `blocks`, and of the edges between
 /// them. Returns what CPU features it needs, or `None` if it is not understood and nothing was changed.
 pub(crate) fn shorten(

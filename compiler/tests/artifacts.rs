@@ -731,3 +731,35 @@ fn tables_that_lead_to_few_places_are_none() {
     let size = table(2);
     assert!(size < 128, "{size}");
 }
+
+/// Where a long function runs through once, its bytes count; in a loop, or if it is short, how fast the processor passes on
+/// what is on the stack.
+#[test]
+fn what_is_long_and_no_loop_refers_to_the_stack_in_few_bytes() {
+    let size = |steps: usize, around: &str| {
+        let mut body = String::new();
+        for step in 0..steps {
+            let (to, from, other) = (1 + step % 40, 1 + (step * 7 + 3) % 40, (step * 11) % 41);
+            body += &format!(
+                "(local.set {to} (i64.add (i64.rotl (local.get {from}) (i64.const {step})) (local.get {other})))"
+            );
+        }
+        let sum: String = (2..41).map(|local| format!("(local.get {local}) (i64.xor)")).collect();
+        let locals = "i64 ".repeat(40);
+        let text = format!(
+            r#"(module (func (export "f") (param i64) (result i64) (local {locals})
+                ({around} $l {body} (br_if $l (i64.eqz (local.get 1)))) (local.get 1) {sum}))"#
+        );
+        let of = |opt_level| {
+            let artifact = compile(&wasm(&text), &Settings { opt_level, ..x86() }).unwrap();
+            read(&artifact, |_, read| read.late(&artifact).functions()[0].length.get())
+        };
+        (of(OptLevel::Speed), of(OptLevel::SpeedAndSize))
+    };
+    let (fast, small) = size(2000, "block");
+    assert_eq!(fast, small);
+    for (steps, around) in [(2000, "loop"), (200, "block")] {
+        let (fast, small) = size(steps, around);
+        assert!(fast > small, "{steps} {around} {fast} {small}");
+    }
+}
