@@ -16,7 +16,7 @@
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use rustix::io::Errno;
@@ -105,6 +105,8 @@ pub(crate) struct Reservation {
     contents: Contents,
     /// Whether it is certain that nobody wrote to it.
     untouched: bool,
+    /// Whether the system was asked for large pages in a part of it.
+    large_pages: AtomicBool,
 }
 
 // SAFETY: a reservation is plain memory; nothing about it belongs to a thread.
@@ -184,6 +186,7 @@ impl Reservation {
             accessible: AtomicUsize::new(0),
             contents: Contents::Zeros,
             untouched: false,
+            large_pages: AtomicBool::new(false),
         })
     }
 
@@ -278,6 +281,29 @@ impl Reservation {
         Ok(())
     }
 
+    /// Asks the system for large pages in what is not accessible yet: once, also if other memories have this place later. It may
+    /// have none to give. Pages that are not accessible yet never are part of one.
+    ///
+    /// Several threads may do this at once. A signal handler may, too.
+    pub(crate) fn prefer_large_pages(&self) {
+        // Above others, large ones have 32 MiB or 512.
+        if page_size() != 4096 || self.large_pages.load(Ordering::Relaxed) {
+            return;
+        }
+        self.large_pages.store(true, Ordering::Relaxed);
+        let from = self.accessible();
+        // SAFETY: the range lies in this reservation, which is mapped. What it asks for changes neither bytes nor access.
+        let _ = unsafe {
+            let start = self.start.as_ptr().add(from);
+            rustix::mm::madvise(start.cast(), self.length - from, Advice::LinuxHugepage)
+        };
+    }
+
+    #[cfg(test)]
+    pub(crate) fn has_large_pages(&self) -> bool {
+        self.large_pages.load(Ordering::Relaxed)
+    }
+
     /// Makes everything behind the first `to` bytes inaccessible.
     fn close(&mut self, to: usize) -> io::Result<()> {
         let accessible = *self.accessible.get_mut();
@@ -357,6 +383,7 @@ impl Reservation {
             }?;
         }
         *self.accessible.get_mut() = 0;
+        *self.large_pages.get_mut() = false;
         self.contents = Contents::Zeros;
         Ok(())
     }
@@ -425,7 +452,8 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let accessible = AtomicUsize::new(*self.accessible.get_mut());
-        let mut this = Self { accessible, ..*self };
+        let large_pages = AtomicBool::new(*self.large_pages.get_mut());
+        let mut this = Self { accessible, large_pages, ..*self };
         if !this.is_worth_keeping() || this.forget_contents().is_err() {
             return this.unmap();
         }

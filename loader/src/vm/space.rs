@@ -19,6 +19,10 @@ const FIRST_RESERVATION: u64 = GUARDED_SPACE - GUARD_SIZE;
 /// What a shared memory with 64-bit addresses can grow to at most, as it never moves: 64 GiB.
 const LARGEST_SHARED: u64 = 64 << 30;
 
+/// What a memory grows by from this size on is to be had in large pages. It begins without: how much it declares says little about how much
+/// is used, and a small instance is to stay small.
+const LARGE: usize = 4 << 20;
+
 /// Address space for a memory.
 #[derive(Debug)]
 pub(crate) struct Space {
@@ -108,7 +112,12 @@ impl Space {
     pub(super) fn open(&self, length: usize) -> Result<(), Errno> {
         let wanted = length.checked_next_multiple_of(sys::page_size());
         match wanted {
-            Some(wanted) if wanted <= self.capacity => self.reservation.commit(wanted),
+            Some(wanted) if wanted <= self.capacity => {
+                if wanted >= LARGE {
+                    self.reservation.prefer_large_pages();
+                }
+                self.reservation.commit(wanted)
+            }
             _ => Err(Errno::NOMEM),
         }
     }
@@ -167,5 +176,58 @@ impl Space {
     /// See [`Reservation::vouch_untouched`].
     pub(crate) fn vouch_untouched(&mut self) {
         self.reservation.vouch_untouched();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cwasm_artifact::types::Limits;
+
+    use super::*;
+
+    /// Whether the system was asked for large pages at an address.
+    fn prefers_large_pages(address: usize) -> bool {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let mut is_there = false;
+        for line in maps.lines() {
+            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+            if let Some((start, end)) = range
+                && let [Ok(start), Ok(end)] = [start, end].map(|it| usize::from_str_radix(it, 16))
+            {
+                is_there = (start..end).contains(&address);
+            } else if is_there && let Some(flags) = line.strip_prefix("VmFlags:") {
+                return flags.split_whitespace().any(|flag| flag == "hg");
+            }
+        }
+        panic!("nothing is mapped at {address:#x}");
+    }
+
+    #[test]
+    fn what_a_large_memory_grows_by_is_in_large_pages() {
+        let has_some = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+        if !has_some || sys::page_size() != 4096 {
+            return eprintln!("skipped: this system has no large pages");
+        }
+        let ty = MemoryType::new(Limits { min: 1, max: None });
+        // What waits may have been a large memory before.
+        let mut others = Vec::new();
+        let mut new = |length| loop {
+            let space = Space::new(&ty, length, true, None).unwrap();
+            if !space.reservation.has_large_pages() {
+                return space;
+            }
+            others.push(space);
+        };
+        let mut space = new(1 << 20);
+        let at = |space: &Space, offset| prefers_large_pages(space.start().addr().get() + offset);
+        space.commit(LARGE - 4096).unwrap();
+        assert!(!at(&space, 0) && !at(&space, LARGE - 8192) && !at(&space, LARGE));
+        space.commit(LARGE).unwrap();
+        assert!(!at(&space, LARGE - 8192) && at(&space, LARGE - 4096));
+        // And what comes later.
+        space.commit(10 * LARGE).unwrap();
+        assert!(at(&space, 10 * LARGE - 1) && at(&space, 20 * LARGE));
+        // What is as large from the beginning has none.
+        assert!(!at(&new(3 * LARGE), 2 * LARGE));
     }
 }
