@@ -130,7 +130,7 @@ impl<'a> Comparison<'a> {
 enum Question {
     Is(u64),
     IsBelow(u32),
-    /// Whether it is one of these bits. It has a bit of the type.
+    /// Whether it is one of these bits. The type has a bit for every index that this is asked of.
     IsIn(u64, Type),
 }
 

@@ -10,7 +10,6 @@
 //! This is done once the function is optimised. What is taken from elsewhere comes from a block that is always passed before, so
 //! a sum is never computed where it was not.
 
-use cranelift_codegen::FxHashMap;
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::EntityRef as _;
@@ -18,6 +17,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
     Block, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
 };
+use cranelift_codegen::{FxHashMap, FxHashSet};
 
 use crate::constants::with_constant;
 
@@ -37,9 +37,7 @@ pub(crate) fn compute_once(func: &mut Function, domtree: &DominatorTree) {
             compute_late(func, count);
         }
     }
-    for (inst, sum) in again {
-        use_instead(func, inst, sum);
-    }
+    use_instead(func, &again);
 }
 
 /// The sum of a loop's parameter and a constant, which becomes the parameter in the next turn.
@@ -97,8 +95,14 @@ fn addition(dfg: &DataFlowGraph, inst: Inst) -> Option<(Value, i64)> {
     }
 }
 
-/// The instructions that compute the sum of a count again behind it, each with that sum.
-fn again(func: &Function, domtree: &DominatorTree, counts: &mut [Count]) -> Vec<(Inst, Value)> {
+/// A value that is the sum of a count, computed again behind it.
+struct Again {
+    value: Value,
+    block: Block,
+    sum: Value,
+}
+
+fn again(func: &Function, domtree: &DominatorTree, counts: &mut [Count]) -> Vec<Again> {
     let (dfg, layout) = (&func.dfg, &func.layout);
     // Where turns end in several blocks, the sum of one of them is enough.
     let numbers: FxHashMap<Value, usize> =
@@ -114,22 +118,27 @@ fn again(func: &Function, domtree: &DominatorTree, counts: &mut [Count]) -> Vec<
             && domtree.block_dominates(count.latch, block)
         {
             count.is_computed_again = true;
-            found.push((inst, dfg.first_result(count.sum)));
+            let [value, sum] = [inst, count.sum].map(|inst| dfg.first_result(inst));
+            found.push(Again { value, block, sum });
         }
     }
     found
 }
 
-/// Lets what comes behind an instruction in its block use another value than its result. The optimiser has a copy of a sum in each block that
-/// uses it; if another does use this one, it stays.
-fn use_instead(func: &mut Function, inst: Inst, value: Value) {
-    let result = func.dfg.first_result(inst);
-    let mut next = func.layout.next_inst(inst);
-    while let Some(user) = next {
-        next = func.layout.next_inst(user);
-        if func.dfg.inst_values(user).any(|operand| operand == result) {
-            func.dfg
-                .map_inst_values(user, |operand| if operand == result { value } else { operand });
+/// Lets blocks that compute a sum again use the one that there is. The optimiser has a copy of it in each block that uses it; if
+/// another block does use one of these, that one stays.
+fn use_instead(func: &mut Function, again: &[Again]) {
+    let sums: FxHashMap<Value, Value> = again.iter().map(|it| (it.value, it.sum)).collect();
+    let blocks: FxHashSet<Block> = again.iter().map(|it| it.block).collect();
+    for block in blocks {
+        let mut next = func.layout.first_inst(block);
+        while let Some(inst) = next {
+            next = func.layout.next_inst(inst);
+            if func.dfg.inst_values(inst).any(|operand| sums.contains_key(&operand)) {
+                func.dfg.map_inst_values(inst, |operand| {
+                    sums.get(&operand).copied().unwrap_or(operand)
+                });
+            }
         }
     }
 }

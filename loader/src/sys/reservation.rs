@@ -286,7 +286,7 @@ impl Reservation {
     ///
     /// Several threads may do this at once. A signal handler may, too.
     pub(crate) fn prefer_large_pages(&self) {
-        // Above others, large ones have 32 MiB or 512.
+        // Where pages have 16 or 64 KiB, large ones have 32 or 512 MiB.
         if page_size() != 4096 || self.large_pages.load(Ordering::Relaxed) {
             return;
         }
