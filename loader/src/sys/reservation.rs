@@ -16,7 +16,7 @@
 use std::io;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, TryLockError};
 
 use rustix::io::Errno;
@@ -105,8 +105,8 @@ pub(crate) struct Reservation {
     contents: Contents,
     /// Whether it is certain that nobody wrote to it.
     untouched: bool,
-    /// Whether the system was asked for large pages in a part of it.
-    large_pages: AtomicBool,
+    /// From where on the system was asked for large pages; the length if nowhere. What a memory begins with ends before that.
+    large_from: AtomicUsize,
 }
 
 // SAFETY: a reservation is plain memory; nothing about it belongs to a thread.
@@ -133,7 +133,8 @@ impl Reservation {
             Some(idle) => (idle, true),
             None => (Self::map_anew(length)?, false),
         };
-        if reservation.contents != wanted && reservation.contents != Contents::Zeros {
+        let is_other = reservation.contents != wanted && reservation.contents != Contents::Zeros;
+        if is_other || *reservation.large_from.get_mut() < accessible {
             reservation.clear()?;
         }
         if reservation.accessible() > accessible {
@@ -186,7 +187,7 @@ impl Reservation {
             accessible: AtomicUsize::new(0),
             contents: Contents::Zeros,
             untouched: false,
-            large_pages: AtomicBool::new(false),
+            large_from: AtomicUsize::new(length),
         })
     }
 
@@ -202,8 +203,11 @@ impl Reservation {
             let is_full = idle.len() >= MAX_IDLE;
             // The last that came is the most likely to be in the caches.
             for (position, kept) in idle.iter().enumerate().rev() {
+                let is_small = accessible <= kept.large_from.load(Ordering::Relaxed);
                 let good = match kept.contents {
                     _ if kept.length != length => continue,
+                    _ if !is_small && is_full => 0,
+                    _ if !is_small => continue,
                     contents if contents == wanted => 2 + u8::from(kept.accessible() == accessible),
                     Contents::Zeros => 1,
                     _ if is_full => 0,
@@ -281,27 +285,21 @@ impl Reservation {
         Ok(())
     }
 
-    /// Asks the system for large pages in what is not accessible yet: once, also if other memories have this place later. It may
-    /// have none to give. Pages that are not accessible yet never are part of one.
+    /// Asks the system for large pages in what is not accessible yet, if it was not asked before. It may have none to give. Pages that
+    /// are not accessible never are part of one.
     ///
     /// Several threads may do this at once. A signal handler may, too.
     pub(crate) fn prefer_large_pages(&self) {
+        let from = self.accessible();
         // Where pages have 16 or 64 KiB, large ones have 32 or 512 MiB.
-        if page_size() != 4096 || self.large_pages.load(Ordering::Relaxed) {
+        if page_size() != 4096 || self.large_from.fetch_min(from, Ordering::Relaxed) <= from {
             return;
         }
-        self.large_pages.store(true, Ordering::Relaxed);
-        let from = self.accessible();
         // SAFETY: the range lies in this reservation, which is mapped. What it asks for changes neither bytes nor access.
         let _ = unsafe {
             let start = self.start.as_ptr().add(from);
             rustix::mm::madvise(start.cast(), self.length - from, Advice::LinuxHugepage)
         };
-    }
-
-    #[cfg(test)]
-    pub(crate) fn has_large_pages(&self) -> bool {
-        self.large_pages.load(Ordering::Relaxed)
     }
 
     /// Makes everything behind the first `to` bytes inaccessible.
@@ -367,8 +365,13 @@ impl Reservation {
 
     /// Makes all of it inaccessible, and zero, whatever it was.
     fn clear(&mut self) -> io::Result<()> {
-        let accessible = *self.accessible.get_mut();
-        if accessible > 0 {
+        let length = self.length;
+        // What was asked for, too.
+        let changed = match *self.large_from.get_mut() {
+            from if from < length => length,
+            _ => *self.accessible.get_mut(),
+        };
+        if changed > 0 {
             // For good, if the system refuses.
             self.contents = Contents::Other;
             // SAFETY: the range lies in this reservation, which is exclusively borrowed, so replacing what
@@ -376,14 +379,14 @@ impl Reservation {
             unsafe {
                 rustix::mm::mmap_anonymous(
                     self.start.as_ptr().cast(),
-                    accessible,
+                    changed,
                     ProtFlags::empty(),
                     MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED,
                 )
             }?;
         }
         *self.accessible.get_mut() = 0;
-        *self.large_pages.get_mut() = false;
+        *self.large_from.get_mut() = length;
         self.contents = Contents::Zeros;
         Ok(())
     }
@@ -452,8 +455,8 @@ impl Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         let accessible = AtomicUsize::new(*self.accessible.get_mut());
-        let large_pages = AtomicBool::new(*self.large_pages.get_mut());
-        let mut this = Self { accessible, large_pages, ..*self };
+        let large_from = AtomicUsize::new(*self.large_from.get_mut());
+        let mut this = Self { accessible, large_from, ..*self };
         if !this.is_worth_keeping() || this.forget_contents().is_err() {
             return this.unmap();
         }

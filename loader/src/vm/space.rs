@@ -209,17 +209,17 @@ mod tests {
             return eprintln!("skipped: this system has no large pages");
         }
         let ty = MemoryType::new(Limits { min: 1, max: None });
+        let new = |length| Space::new(&ty, length, true, None).unwrap();
+        let at = |space: &Space, offset| prefers_large_pages(space.start().addr().get() + offset);
         // What waits may have been a large memory before.
         let mut others = Vec::new();
-        let mut new = |length| loop {
-            let space = Space::new(&ty, length, true, None).unwrap();
-            if !space.reservation.has_large_pages() {
-                return space;
+        let mut space = loop {
+            let space = new(1 << 20);
+            if !at(&space, LARGE) {
+                break space;
             }
             others.push(space);
         };
-        let mut space = new(1 << 20);
-        let at = |space: &Space, offset| prefers_large_pages(space.start().addr().get() + offset);
         space.commit(LARGE - 4096).unwrap();
         assert!(!at(&space, 0) && !at(&space, LARGE - 8192) && !at(&space, LARGE));
         space.commit(LARGE).unwrap();
@@ -227,7 +227,17 @@ mod tests {
         // And what comes later.
         space.commit(10 * LARGE).unwrap();
         assert!(at(&space, 10 * LARGE - 1) && at(&space, 20 * LARGE));
-        // What is as large from the beginning has none.
-        assert!(!at(&new(3 * LARGE), 2 * LARGE));
+        // What is as large from the beginning has none, wherever it is.
+        drop(space);
+        let mut others: Vec<Space> = (0..200).map(|_| new(3 * LARGE)).collect();
+        assert!(others.iter().all(|space| !at(space, 2 * LARGE)));
+        // All that waits has been such a memory then. One that begins with more has none either, and one with less grows as the first did.
+        others.iter_mut().for_each(|space| space.commit(4 * LARGE).unwrap());
+        drop(others);
+        let large = new(5 * LARGE);
+        assert!(!at(&large, 4 * LARGE));
+        let mut space = new(1 << 20);
+        space.commit(LARGE).unwrap();
+        assert!(at(&space, LARGE - 4096));
     }
 }
