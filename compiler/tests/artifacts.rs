@@ -452,6 +452,12 @@ fn deep_nesting_and_long_signatures_compile() {
     compile(&wasm(&wide), &Settings::default()).unwrap();
 }
 
+/// How many bytes of code the first function of a module has.
+fn length_of_code(text: &str, opt_level: OptLevel) -> u32 {
+    let artifact = compile(&wasm(text), &Settings { opt_level, ..x86() }).unwrap();
+    read(&artifact, |_, read| read.late(&artifact).functions()[0].length.get())
+}
+
 #[test]
 fn code_for_size_is_smaller() {
     let operators = "(local.set 0 (i32.add (i32.load (local.get 0)) (call $f (local.get 0))))";
@@ -459,10 +465,7 @@ fn code_for_size_is_smaller() {
         "(module (memory 1) (func $f (export \"f\") (param i32) (result i32) {} (local.get 0)))",
         operators.repeat(20)
     );
-    let length = |opt_level| {
-        let artifact = compile(&wasm(&text), &Settings { opt_level, ..x86() }).unwrap();
-        read(&artifact, |_, read| read.late(&artifact).functions()[0].length.get())
-    };
+    let length = |opt_level| length_of_code(&text, opt_level);
     assert!(length(OptLevel::SpeedAndSize) < length(OptLevel::Speed));
 }
 
@@ -690,18 +693,9 @@ fn long_sums_keep_few_values_on_the_stack() {
     let text = format!(
         "(module (memory 1) (func (export \"f\") (param i32 i32 i32) (result i32) (local i32) {body} (i32.add (local.get 1) (local.get 2))))"
     );
-    let artifact = compile(&wasm(&text), &x86()).unwrap();
-    let object = object::File::parse(&*artifact).unwrap();
     // Five instructions for each step. To store what was loaded, and to load it twice, would be as much again.
-    let bytes = object.section_by_name(".text").unwrap().size();
+    let bytes = length_of_code(&text, OptLevel::Speed);
     assert!(bytes < 200 * 28, "{bytes}");
-}
-
-/// The size of the code of the function that a module exports as `f`.
-fn size_of_code(text: &str) -> u64 {
-    let artifact = compile(&wasm(text), &x86()).unwrap();
-    let object = object::File::parse(&*artifact).unwrap();
-    object.symbols().find(|symbol| symbol.name() == Ok("f")).unwrap().size()
 }
 
 #[test]
@@ -712,24 +706,21 @@ fn what_a_loop_passes_on_is_not_computed_again() {
           (i32.store8 (local.get 0) (local.get 1))
           (local.set 0 (i32.add (local.get 0) (i32.const 1)))
           (br_if $l (i32.ne (local.get 0) (i32.const 8))))))"#;
-    let size = size_of_code(text);
-    assert!(size < 32, "{size}");
+    let length = length_of_code(text, OptLevel::Speed);
+    assert!(length < 32, "{length}");
 }
 
 #[test]
 fn tables_that_lead_to_few_places_are_none() {
-    let table = |default: usize| {
-        let entries: String =
-            (0..64).map(|index| if index % 3 == 0 { " 1" } else { " 0" }).collect();
-        size_of_code(&format!(
-            r#"(module (func (export "f") (param i32) (result i32)
-                (block (block (block (br_table {entries} {default} (local.get 0))) (return (i32.const 7)))
-                (return (i32.const 8))) (i32.const 9)))"#
-        ))
-    };
+    let entries: String = (0..64).map(|index| if index % 3 == 0 { " 1" } else { " 0" }).collect();
+    let text = format!(
+        r#"(module (func (export "f") (param i32) (result i32)
+            (block (block (block (br_table {entries} 2 (local.get 0))) (return (i32.const 7)))
+            (return (i32.const 8))) (i32.const 9)))"#
+    );
     // A table takes four bytes for each index.
-    let size = table(2);
-    assert!(size < 128, "{size}");
+    let length = length_of_code(&text, OptLevel::Speed);
+    assert!(length < 128, "{length}");
 }
 
 /// Where a long function runs through once, its bytes count; in a loop, or if it is short, how fast the processor passes on
@@ -750,10 +741,7 @@ fn what_is_long_and_no_loop_refers_to_the_stack_in_few_bytes() {
             r#"(module (func (export "f") (param i64) (result i64) (local {locals})
                 ({around} $l {body} (br_if $l (i64.eqz (local.get 1)))) (local.get 1) {sum}))"#
         );
-        let of = |opt_level| {
-            let artifact = compile(&wasm(&text), &Settings { opt_level, ..x86() }).unwrap();
-            read(&artifact, |_, read| read.late(&artifact).functions()[0].length.get())
-        };
+        let of = |opt_level| length_of_code(&text, opt_level);
         (of(OptLevel::Speed), of(OptLevel::SpeedAndSize))
     };
     let (fast, small) = size(2000, "block");
