@@ -420,7 +420,7 @@ impl<'code> StoreCore<'code> {
         &mut self,
         ty: &MemoryType,
         guarded: bool,
-        image: Option<Image<'_>>,
+        image: Option<&Arc<Image>>,
     ) -> Result<u32, Error> {
         self.limits.check_count("memories", self.memories.len(), self.limits.memories)?;
         if ty.bytes(ty.limits.min).is_none_or(|bytes| bytes > self.limits.memory_bytes()) {

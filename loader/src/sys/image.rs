@@ -2,10 +2,11 @@
 //!
 //! They are in an anonymous file that nobody can change any more, of which memories map
 //! private copies. A reservation that waits to be used again may still map an image. It is known by the
-//! number of the file, which no other file ever gets; and it is released when the file is closed.
+//! number of the file, which no other file ever gets; and it is released when nobody can ask for the images any more.
 
 use std::io;
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use rustix::fd::OwnedFd;
@@ -38,15 +39,9 @@ pub(crate) struct ImageRun {
 /// The images of the memories of a module.
 #[derive(Debug)]
 pub(crate) struct ImageFile {
-    /// No other file of this process has it, also none that is closed.
     id: u64,
-    pub(super) file: OwnedFd,
-    /// In bytes; whole pages.
-    pub(super) length: usize,
-    /// By memory, and then in the order in which they are written.
-    runs: Box<[ImageRun]>,
-    /// What makes it one of few, if it is small.
-    _small: Option<SmallFile>,
+    /// By memory.
+    images: Box<[Arc<Image>]>,
 }
 
 impl ImageFile {
@@ -86,16 +81,31 @@ impl ImageFile {
         rustix::fs::fcntl_add_seals(&file, seals)?;
         static NEXT: AtomicU64 = AtomicU64::new(1);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { id, file, length, runs: placed.into(), _small: small })
+        let pages = Arc::new(ImagePages { id, file, length, _small: small });
+        let images = placed.chunk_by(|run, next| run.memory == next.memory).map(|runs| {
+            let pages = Arc::clone(&pages);
+            Arc::new(Image { pages, memory: runs[0].memory, runs: runs.into() })
+        });
+        Ok(Self { id, images: images.collect() })
     }
 
     /// The image of a memory, if it has one.
-    pub(crate) fn image(&self, memory: u32) -> Option<Image<'_>> {
-        let start = self.runs.partition_point(|run| run.memory < memory);
-        let end = self.runs.partition_point(|run| run.memory <= memory);
-        let runs = &self.runs[start..end];
-        (!runs.is_empty()).then_some(Image { file: self, memory, runs })
+    pub(crate) fn image(&self, memory: u32) -> Option<&Arc<Image>> {
+        let found = self.images.binary_search_by_key(&memory, |image| image.memory);
+        Some(&self.images[found.ok()?])
     }
+}
+
+/// The file that images are in.
+#[derive(Debug)]
+struct ImagePages {
+    /// No other file of this process has it, also none that is closed.
+    id: u64,
+    file: OwnedFd,
+    /// In bytes; whole pages.
+    length: usize,
+    /// What makes it one of few, if it is small.
+    _small: Option<SmallFile>,
 }
 
 /// The pages of memories that runs are on, one run after the other in a file, and the length of that. A run ends where its bytes do.
@@ -134,31 +144,77 @@ fn write(file: &OwnedFd, mut bytes: &[u8], mut at: usize) -> io::Result<()> {
     Ok(())
 }
 
+/// Reads bytes of a file, which must be that long.
+fn read(file: &OwnedFd, mut bytes: &mut [u8], mut at: usize) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match rustix::io::pread(file, &mut *bytes, at as u64) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(count) => {
+                bytes = bytes.get_mut(count..).unwrap_or_default();
+                at += count;
+            }
+            Err(rustix::io::Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}
+
 impl Drop for ImageFile {
     fn drop(&mut self) {
-        // No memory that is in use maps it: stores go before the artifacts that they use.
+        // What is in use is unmapped with its memory: none of this image will be wanted any more.
         Reservation::release_image(self.id);
     }
 }
 
-/// What tells images apart.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct ImageKey {
-    pub(super) file: u64,
+/// The image of one memory. Whoever has it can read it.
+#[derive(Debug)]
+pub(crate) struct Image {
+    pages: Arc<ImagePages>,
     memory: u32,
+    /// In the order in which they are in the memory, each on pages of its own.
+    runs: Box<[ImageRun]>,
 }
 
-/// The image of one memory.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Image<'a> {
-    pub(super) file: &'a ImageFile,
-    memory: u32,
-    pub(super) runs: &'a [ImageRun],
+impl PartialEq for Image {
+    fn eq(&self, other: &Self) -> bool {
+        (self.pages.id, self.memory) == (other.pages.id, other.memory)
+    }
 }
 
-impl Image<'_> {
-    pub(super) fn key(&self) -> ImageKey {
-        ImageKey { file: self.file.id, memory: self.memory }
+impl Eq for Image {}
+
+impl Image {
+    /// Whether it is one of this file's.
+    pub(super) fn is_of(&self, file: u64) -> bool {
+        self.pages.id == file
+    }
+
+    pub(super) fn runs(&self) -> &[ImageRun] {
+        &self.runs
+    }
+
+    /// The file, and its length in bytes.
+    pub(super) fn file(&self) -> (&OwnedFd, usize) {
+        (&self.pages.file, self.pages.length)
+    }
+
+    /// What a memory with this image has at an address: zeros where no run is.
+    pub(super) fn read(&self, at: usize, bytes: &mut [u8]) -> io::Result<()> {
+        let end = at.checked_add(bytes.len()).ok_or(io::ErrorKind::InvalidInput)?;
+        let mut rest = at;
+        for run in &self.runs {
+            let both = run.at.max(rest)..(run.at + run.bytes.len()).min(end);
+            if both.is_empty() {
+                continue;
+            }
+            bytes[rest - at..both.start - at].fill(0);
+            let place = run.bytes.start + (both.start - run.at);
+            read(&self.pages.file, &mut bytes[both.start - at..both.end - at], place)?;
+            rest = both.end;
+        }
+        bytes[rest - at..].fill(0);
+        Ok(())
     }
 
     /// Whether address space that maps it may wait to be used again.
@@ -168,7 +224,7 @@ impl Image<'_> {
 
     /// Whether to map it is worth it even if that must be done each time.
     pub(super) fn is_large(&self) -> bool {
-        ImageFile::is_large(self.file.length)
+        ImageFile::is_large(self.pages.length)
     }
 }
 

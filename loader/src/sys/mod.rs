@@ -15,6 +15,8 @@ mod linux;
 #[cfg(target_os = "linux")]
 mod reservation;
 #[cfg(target_os = "linux")]
+mod written;
+#[cfg(target_os = "linux")]
 pub(crate) use dir::{Dir, Facts, Kind, effective_user};
 #[cfg(target_os = "linux")]
 pub(crate) use image::{Image, ImageFile, ImageRun};

@@ -2,10 +2,13 @@
 //!
 //! To map and unmap gigabytes of address space costs several microseconds, most of what it takes
 //! to make a small instance. So reservations of the one size that almost every memory has are kept
-//! when they are dropped. What was accessible stays accessible, and what was written is given back to the system. So what
-//! waits is as it was when it was made: zeros, or the image of a memory over zeros, since pages of a private
-//! mapping of a file become those of the file again. The next memory of the same size and with the same image needs no
+//! when they are dropped. What was accessible stays accessible, and what was written is made what it was: zeros, or the image of a memory
+//! over zeros. The next memory of the same size and with the same image needs no
 //! system call. They are kept per process, not per engine, since that is whose address space it is.
+//!
+//! The first pages that were written to stay, and are overwritten ([`KEPT`]). A page that is touched for the first time costs a microsecond
+//! or more, and some programs touch few others. The rest is given back to the system, since pages of a private
+//! mapping are zeros then, or those of the file again. If the system does not tell which pages those are, all is given back.
 //!
 //! Therefore it is always known exactly how much is accessible. [`Reservation::commit`] alone makes it more, also through a shared
 //! reference: a memory's pages may become accessible only when somebody needs them (`vm/growth`). All that takes access away has an exclusive one.
@@ -14,16 +17,18 @@
 //! another's. When the artifact of an image is dropped, what waits for it is unmapped.
 
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, TryLockError};
+use std::sync::{Arc, Mutex, MutexGuard, TryLockError};
 
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, MprotectFlags, ProtFlags};
 
-use super::image::{Image, ImageKey, ImageRun};
+use super::image::{Image, ImageRun};
 use super::page_size;
+use super::written::written_pages;
 
 /// How many reservations wait at most.
 const MAX_IDLE: usize = 128;
@@ -33,6 +38,9 @@ const MIN_IDLE_LENGTH: usize = 1 << 32;
 
 /// A memory that was larger is not kept, as few others will be.
 const MAX_IDLE_ACCESSIBLE: usize = 64 << 20;
+
+/// How many bytes of pages that were written to stay with a reservation that waits: 32 MiB of all at most.
+const KEPT: usize = 256 << 10;
 
 /// The reservations that wait, the one that came last at the end. What is accessible of each is
 /// exactly what its `contents` say.
@@ -76,21 +84,36 @@ fn release_closed(
 
 /// Takes out what waits for images of a file, or of all.
 fn extract(idle: &mut Vec<Reservation>, file: u64) -> Vec<Reservation> {
-    let is_of = |contents| match contents {
-        Contents::Image(key) => file == ALL_IMAGES || key.file == file,
+    let is_of = |contents: &Contents| match contents {
+        Contents::Image(image) => file == ALL_IMAGES || image.is_of(file),
         _ => false,
     };
-    idle.extract_if(.., |waiting| is_of(waiting.contents)).collect()
+    idle.extract_if(.., |waiting| is_of(&waiting.contents)).collect()
 }
 
 /// What the accessible bytes of a reservation are before anybody writes to them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Debug)]
 enum Contents {
     Zeros,
     /// An image where that has bytes, zeros elsewhere.
-    Image(ImageKey),
+    Image(Arc<Image>),
     /// Something else: not to be used again.
     Other,
+}
+
+impl Contents {
+    /// Whether they are this image, or zeros for none.
+    fn are(&self, image: Option<&Arc<Image>>) -> bool {
+        match (self, image) {
+            (Self::Zeros, None) => true,
+            (Self::Image(own), Some(image)) => own == image,
+            _ => false,
+        }
+    }
+
+    fn are_zeros(&self) -> bool {
+        matches!(self, Self::Zeros)
+    }
 }
 
 /// Address space that is reserved, inaccessible until it is committed, and
@@ -123,17 +146,16 @@ impl Reservation {
     pub(crate) fn new(
         length: usize,
         accessible: usize,
-        image: Option<Image<'_>>,
+        image: Option<&Arc<Image>>,
     ) -> io::Result<Self> {
         let pages = |bytes: usize| bytes.checked_next_multiple_of(page_size());
         let (length, accessible) =
             pages(length.max(1)).zip(pages(accessible)).ok_or(io::ErrorKind::OutOfMemory)?;
-        let wanted = image.map_or(Contents::Zeros, |image| Contents::Image(image.key()));
-        let (mut reservation, has_waited) = match Self::take_idle(length, accessible, wanted) {
+        let (mut reservation, has_waited) = match Self::take_idle(length, accessible, image) {
             Some(idle) => (idle, true),
             None => (Self::map_anew(length)?, false),
         };
-        let is_other = reservation.contents != wanted && reservation.contents != Contents::Zeros;
+        let is_other = !reservation.contents.are(image) && !reservation.contents.are_zeros();
         if is_other || *reservation.large_from.get_mut() < accessible {
             reservation.clear()?;
         }
@@ -142,7 +164,7 @@ impl Reservation {
         }
         reservation.commit(accessible)?;
         if let Some(image) = image
-            && reservation.contents != wanted
+            && reservation.contents.are_zeros()
             // To map a small image is slower than to copy it, the first time.
             && (has_waited || image.is_large())
             && reservation.map_image(image).is_err()
@@ -193,7 +215,7 @@ impl Reservation {
 
     /// One that waits and has the right length: rather one that is as it is wanted, or one that has the right
     /// contents, or zeros. Any other, only if no more could wait.
-    fn take_idle(length: usize, accessible: usize, wanted: Contents) -> Option<Self> {
+    fn take_idle(length: usize, accessible: usize, image: Option<&Arc<Image>>) -> Option<Self> {
         if length < MIN_IDLE_LENGTH {
             return None;
         }
@@ -204,11 +226,13 @@ impl Reservation {
             // The last that came is the most likely to be in the caches.
             for (position, kept) in idle.iter().enumerate().rev() {
                 let is_small = accessible <= kept.large_from.load(Ordering::Relaxed);
-                let good = match kept.contents {
+                let good = match &kept.contents {
                     _ if kept.length != length => continue,
                     _ if !is_small && is_full => 0,
                     _ if !is_small => continue,
-                    contents if contents == wanted => 2 + u8::from(kept.accessible() == accessible),
+                    contents if contents.are(image) => {
+                        2 + u8::from(kept.accessible() == accessible)
+                    }
                     Contents::Zeros => 1,
                     _ if is_full => 0,
                     _ => continue,
@@ -224,13 +248,14 @@ impl Reservation {
             best.map(|(_, position)| idle.remove(position))
         });
         let mut taken = taken.flatten()?;
+        debug_assert!(taken.is_as_it_was_made(), "what waits was written to");
         taken.untouched = false;
         Some(taken)
     }
 
     /// Unmaps what waits. Returns whether there was anything.
     fn release_idle() -> bool {
-        let waiting = with_idle(std::mem::take).unwrap_or_default();
+        let waiting = with_idle(mem::take).unwrap_or_default();
         // Not dropped, which would keep them.
         waiting.into_iter().map(Self::unmap).count() > 0
     }
@@ -322,27 +347,27 @@ impl Reservation {
     }
 
     /// Makes an image appear, readable and writable. Nothing was written before.
-    fn map_image(&mut self, image: Image<'_>) -> io::Result<()> {
+    fn map_image(&mut self, image: &Arc<Image>) -> io::Result<()> {
         // Until all of it is there, and for good if it has too many parts to wait.
         self.contents = Contents::Other;
-        for run in image.runs {
+        for run in image.runs() {
             self.map_run(image, run)?;
         }
         if image.may_wait() {
-            self.contents = Contents::Image(image.key());
+            self.contents = Contents::Image(Arc::clone(image));
         }
         Ok(())
     }
 
-    fn map_run(&mut self, image: Image<'_>, run: &ImageRun) -> io::Result<()> {
-        let file = image.file;
+    fn map_run(&mut self, image: &Image, run: &ImageRun) -> io::Result<()> {
+        let (file, file_length) = image.file();
         let pages = |bytes: usize| bytes.checked_next_multiple_of(page_size());
         let length = pages(run.bytes.len()).unwrap_or(usize::MAX);
         let is_within =
             |start: usize, size| start.checked_add(length).is_some_and(|end| end <= size);
         if length == 0
             || !(run.at | run.bytes.start).is_multiple_of(page_size())
-            || !is_within(run.bytes.start, file.length)
+            || !is_within(run.bytes.start, file_length)
             || !is_within(run.at, self.accessible())
         {
             return Err(io::ErrorKind::InvalidInput.into());
@@ -356,7 +381,7 @@ impl Reservation {
                 length,
                 ProtFlags::READ | ProtFlags::WRITE,
                 MapFlags::PRIVATE | MapFlags::FIXED,
-                &file.file,
+                file,
                 run.bytes.start as u64,
             )
         }?;
@@ -413,38 +438,80 @@ impl Reservation {
 
     /// Whether it is, or was until somebody wrote to it, an image.
     pub(crate) fn has_image(&self) -> bool {
-        self.contents != Contents::Zeros
+        !self.contents.are_zeros()
     }
 
-    /// Says that nobody wrote to it, by whatever way, since it was made: only then it is not given back to the
-    /// system before it waits, and the next memory finds it as it is.
+    /// Says that nobody wrote to it, by whatever way, since it was made: then nothing is to be done
+    /// before it waits, and the next memory finds it as it is.
     pub(crate) fn vouch_untouched(&mut self) {
         self.untouched = true;
     }
 
-    /// Gives what was written back to the system, such that all bytes are again what `contents` says.
-    fn forget_contents(&mut self) -> io::Result<()> {
+    /// Makes all bytes again what `contents` says.
+    fn restore(&mut self) -> io::Result<()> {
         let accessible = *self.accessible.get_mut();
         if accessible == 0 || self.untouched {
             return Ok(());
         }
-        // SAFETY: the range lies in this reservation, which is exclusively borrowed
-        // and private: its pages are dropped, and read as zero, or as the file that is mapped, from then on.
-        unsafe {
-            let start = self.start.as_ptr().cast();
-            rustix::mm::madvise(start, accessible, Advice::LinuxDontNeed)
-        }?;
+        let restored = self.restore_in_place();
+        if restored < accessible {
+            // SAFETY: the range lies in this reservation, which is exclusively borrowed
+            // and private: its pages are dropped, and read as zero, or as the file that is mapped, from then on.
+            unsafe {
+                let start = self.start.as_ptr().add(restored).cast();
+                rustix::mm::madvise(start, accessible - restored, Advice::LinuxDontNeed)
+            }?;
+        }
         Ok(())
+    }
+
+    /// Makes the bytes of few pages again what `contents` says, by writing to them. Returns up to where all bytes are that then; whole pages.
+    fn restore_in_place(&mut self) -> usize {
+        // Large pages are given back.
+        let end = (*self.accessible.get_mut()).min(*self.large_from.get_mut());
+        let Some(written) = written_pages(self.start, end, KEPT) else { return 0 };
+        for pages in written.pages {
+            let at = pages.start;
+            // SAFETY: the pages are accessible, and lie in this reservation, which is exclusively borrowed.
+            let bytes =
+                unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr().add(at), pages.len()) };
+            match &self.contents {
+                Contents::Image(image) if image.read(at, bytes).is_err() => return at,
+                Contents::Image(_) => {}
+                Contents::Zeros | Contents::Other => bytes.fill(0),
+            }
+        }
+        written.until
+    }
+
+    /// Whether the pages that stayed are what `contents` says.
+    fn is_as_it_was_made(&mut self) -> bool {
+        let written = written_pages(self.start, self.accessible(), KEPT);
+        written.is_none_or(|written| written.pages.into_iter().all(|pages| self.are_as_made(pages)))
+    }
+
+    /// Whether accessible pages are what `contents` says.
+    fn are_as_made(&mut self, pages: Range<usize>) -> bool {
+        let mut wanted = vec![0; pages.len()];
+        if let Contents::Image(image) = &self.contents {
+            image.read(pages.start, &mut wanted).expect("an image can be read");
+        }
+        // SAFETY: the pages are accessible, and lie in this reservation, which is exclusively borrowed.
+        let found = unsafe {
+            std::slice::from_raw_parts(self.start.as_ptr().add(pages.start), pages.len())
+        };
+        found == wanted
     }
 
     fn is_worth_keeping(&self) -> bool {
         self.length >= MIN_IDLE_LENGTH
             && self.accessible() <= MAX_IDLE_ACCESSIBLE
-            && self.contents != Contents::Other
+            && !matches!(self.contents, Contents::Other)
     }
 
-    fn unmap(self) {
-        let this = std::mem::ManuallyDrop::new(self);
+    fn unmap(mut self) {
+        self.contents = Contents::Other;
+        let this = mem::ManuallyDrop::new(self);
         // SAFETY: the range was mapped by `map` and is unmapped once, here;
         // whoever holds addresses into it keeps the reservation alive.
         let result = unsafe { rustix::mm::munmap(this.start.as_ptr().cast(), this.length) };
@@ -454,10 +521,13 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        let accessible = AtomicUsize::new(*self.accessible.get_mut());
-        let large_from = AtomicUsize::new(*self.large_from.get_mut());
-        let mut this = Self { accessible, large_from, ..*self };
-        if !this.is_worth_keeping() || this.forget_contents().is_err() {
+        let mut this = Self {
+            accessible: AtomicUsize::new(*self.accessible.get_mut()),
+            contents: mem::replace(&mut self.contents, Contents::Other),
+            large_from: AtomicUsize::new(*self.large_from.get_mut()),
+            ..*self
+        };
+        if !this.is_worth_keeping() || this.restore().is_err() {
             return this.unmap();
         }
         let mut this = Some(this);
@@ -507,10 +577,9 @@ mod tests {
     }
 
     fn waiting_for(file: &ImageFile) -> usize {
-        let key = file.image(0).unwrap().key();
         loop {
             let count = |idle: &mut Vec<Reservation>| {
-                idle.iter().filter(|waiting| waiting.contents == Contents::Image(key)).count()
+                idle.iter().filter(|waiting| waiting.contents.are(file.image(0))).count()
             };
             if let Some(count) = with_idle(count) {
                 return count;
@@ -553,6 +622,46 @@ mod tests {
                 }
             }
         }
+    }
+
+    /// Which pages are there that are not as they were mapped.
+    fn written(reservation: &mut Reservation) -> Option<usize> {
+        let start = reservation.start();
+        let written = written_pages(start, reservation.accessible(), usize::MAX)?;
+        Some(written.pages.iter().map(|pages| pages.len() / page_size()).sum())
+    }
+
+    #[test]
+    fn pages_that_were_written_to_stay_with_what_waits_up_to_a_limit() {
+        let page = page_size();
+        let most = KEPT / page;
+        let source: Vec<u8> = (1..=200).cycle().take(9 * page).collect();
+        let run = |at, bytes| ImageRun { memory: 0, at, bytes };
+        let runs = vec![run(2 * page + 100, 0..3 * page), run(8 * page, 3 * page..9 * page - 7)];
+        let file = ImageFile::new(&source, runs).unwrap();
+        let mut stayed = 0;
+        for round in 0..60 {
+            let accessible = 250 * page;
+            let image = (round % 3 > 0).then(|| file.image(0)).flatten();
+            let mut reservation = Reservation::new(LENGTH, accessible, image).unwrap();
+            if let Some(written) = written(&mut reservation) {
+                assert!(written <= most, "{written} of {most} pages");
+                stayed += written;
+            }
+            assert!(reservation.are_as_made(0..accessible));
+            // Some pages, some only read, in a different order each time; sometimes more than stay.
+            let count = if round % 4 == 3 { 3 * most } else { 20 };
+            let found = bytes(&mut reservation);
+            for index in 0..count {
+                let at = (index * index * 7 + index * (round + 1)) % (accessible / page) * page;
+                match index % 3 {
+                    0 => drop(std::hint::black_box(found[at + 9])),
+                    _ => found[at + round..at + page].fill(7),
+                }
+            }
+        }
+        let is_told = written_pages(NonNull::from(&stayed).cast(), 0, 1).is_some();
+        assert!(stayed > 0 || !is_told, "no page ever stayed");
     }
 
     #[test]
@@ -604,8 +713,7 @@ mod tests {
     /// Closes these many images while the lock is held, so that the closing threads cannot have it.
     fn close_under_the_lock(count: u8) {
         let files: Vec<_> = (0..count).map(image_file).collect();
-        let keys: Vec<_> =
-            files.iter().map(|file| Contents::Image(file.image(0).unwrap().key())).collect();
+        let images: Vec<_> = files.iter().map(|file| Arc::clone(file.image(0).unwrap())).collect();
         // Until one waits for each: others test here, too.
         while files.iter().any(|file| waiting_for(file) == 0) {
             for file in &files {
@@ -619,7 +727,8 @@ mod tests {
         };
         drop(files);
         drop(held);
-        let is_gone = |waiting: &Reservation| !keys.contains(&waiting.contents);
+        let is_gone =
+            |waiting: &Reservation| images.iter().all(|image| !waiting.contents.are(Some(image)));
         while with_idle(|idle| assert!(idle.iter().all(is_gone))).is_none() {}
     }
 

@@ -4,6 +4,7 @@
 //! is special about sharing.
 
 use std::ops::Range;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_artifact::abi::memory::{MemoryStyle, most_pages};
@@ -90,7 +91,7 @@ impl VmMemory {
     pub(crate) fn new(
         ty: &MemoryType,
         guarded: bool,
-        image: Option<Image<'_>>,
+        image: Option<&Arc<Image>>,
     ) -> Result<Self, Error> {
         let length = minimum(ty)?;
         let space = Space::new(ty, length, guarded, image)?;
@@ -235,7 +236,7 @@ impl StoreMemory {
     pub(crate) fn new(
         ty: &MemoryType,
         guarded: bool,
-        image: Option<Image<'_>>,
+        image: Option<&Arc<Image>>,
     ) -> Result<Self, Error> {
         Ok(if ty.shared {
             Self::Shared(SharedMemory::from_vm(VmSharedMemory::new(ty, guarded)?))

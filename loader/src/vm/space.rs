@@ -4,6 +4,7 @@
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
+use std::sync::Arc;
 
 use cwasm_artifact::abi::memory::{MemoryStyle, base_is_constant};
 use cwasm_artifact::abi::vmctx::{GUARD_SIZE, GUARDED_SPACE};
@@ -42,7 +43,7 @@ impl Space {
         ty: &MemoryType,
         length: usize,
         guarded: bool,
-        image: Option<Image<'_>>,
+        image: Option<&Arc<Image>>,
     ) -> Result<Self, Error> {
         let style = MemoryStyle::of(ty, !guarded);
         let length = length as u64;
@@ -66,7 +67,7 @@ impl Space {
         guard: u64,
         fixed: bool,
         accessible: u64,
-        image: Option<Image<'_>>,
+        image: Option<&Arc<Image>>,
     ) -> io::Result<Self> {
         let pages = |bytes: u64| {
             usize::try_from(bytes)
