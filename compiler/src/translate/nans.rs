@@ -7,14 +7,14 @@
 //! Arithmetic cannot tell: whatever NaN goes in, one comes out, and that is made
 //! canonical if it matters. Comparisons and conversions to integers cannot tell
 //! either. So a value needs the correction only if its bits are *observed*: stored,
-//! returned, passed to a function, or seen as an integer. Observation goes back
-//! through what only moves bits: block parameters, selections, casts, lanes.
+//! returned, passed to a function, or seen as an integer, or as floats of the other width, which a NaN is a
+//! number among. Observation goes back through what only moves bits: block parameters, selections, casts, lanes.
 //!
 //! `abs`, `neg` and `copysign` change the sign bit and nothing else, of NaNs too,
 //! so that their results are determined by their operands.
 
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
-use cranelift_codegen::entity::{EntitySet, SecondaryMap};
+use cranelift_codegen::entity::SecondaryMap;
 use cranelift_codegen::ir::condcodes::FloatCC;
 use cranelift_codegen::ir::immediates::{Ieee32, Ieee64};
 use cranelift_codegen::ir::{
@@ -72,6 +72,37 @@ fn effect(opcode: Opcode) -> Effect {
     }
 }
 
+/// As what somebody sees a value.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Seen(u8);
+
+impl Seen {
+    /// As floats of 32 bits, in which nobody can tell one NaN from another.
+    const NARROW: Self = Self(1);
+    /// As floats of 64 bits.
+    const WIDE: Self = Self(2);
+    /// As bits.
+    const BITS: Self = Self(4);
+
+    /// As what arithmetic sees an operand of a type.
+    fn by_arithmetic(ty: Type) -> Self {
+        match ty.lane_type() {
+            types::F32 => Self::NARROW,
+            types::F64 => Self::WIDE,
+            _ => Self::BITS,
+        }
+    }
+
+    /// Whether this is, or goes with, anything but the other.
+    fn is_more_than(self, other: Self) -> bool {
+        self.0 & !other.0 != 0
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+}
+
 /// Makes NaNs canonical wherever that can be told.
 pub(super) fn canonicalize(func: &mut Function) {
     let sources = observed_sources(func);
@@ -94,15 +125,20 @@ fn observed_sources(func: &Function) -> Vec<Inst> {
         for inst in func.layout.block_insts(block) {
             let opcode = dfg.insts[inst].opcode();
             let args = dfg.inst_args(inst).iter().map(|arg| dfg.resolve_aliases(*arg));
+            let by_arithmetic = |arg: Value| (arg, Seen::by_arithmetic(dfg.value_type(arg)));
+            let as_bits = |arg| (arg, Seen::BITS);
             match effect(opcode) {
-                Effect::Arithmetic => arithmetic.push(inst),
-                Effect::Indifferent => {}
+                Effect::Arithmetic => {
+                    arithmetic.push(inst);
+                    pending.extend(args.map(by_arithmetic));
+                }
+                Effect::Indifferent => pending.extend(args.map(by_arithmetic)),
                 Effect::Moves(moved) => pending.extend(
                     args.enumerate()
                         .filter(|(position, _)| !moved.contains(position))
-                        .map(|(_, arg)| arg),
+                        .map(|(_, arg)| as_bits(arg)),
                 ),
-                Effect::Observes => pending.extend(args),
+                Effect::Observes => pending.extend(args.map(as_bits)),
             }
             if !opcode.is_branch() {
                 continue;
@@ -119,36 +155,41 @@ fn observed_sources(func: &Function) -> Vec<Inst> {
             }
         }
     }
-    let observed = follow(func, pending, &given);
-    arithmetic.retain(|inst| observed.contains(dfg.first_result(*inst)));
+    let seen = follow(func, pending, &given);
+    arithmetic.retain(|inst| {
+        let result = dfg.first_result(*inst);
+        seen[result].is_more_than(Seen::by_arithmetic(dfg.value_type(result)))
+    });
     arithmetic
 }
 
-/// All values whose bits are observed, from those that are observed directly.
+/// As what all values are seen, from those that are seen directly.
 fn follow(
     func: &Function,
-    mut pending: Vec<Value>,
+    mut pending: Vec<(Value, Seen)>,
     given: &SecondaryMap<Value, Vec<Value>>,
-) -> EntitySet<Value> {
+) -> SecondaryMap<Value, Seen> {
     let dfg = &func.dfg;
-    let mut observed = EntitySet::with_capacity(dfg.num_values());
-    while let Some(value) = pending.pop() {
-        if !observed.insert(value) {
+    let mut seen = SecondaryMap::with_capacity(dfg.num_values());
+    while let Some((value, more)) = pending.pop() {
+        let known: Seen = seen[value];
+        if !more.is_more_than(known) {
             continue;
         }
+        seen[value] = known.and(more);
         match dfg.value_def(value) {
             ValueDef::Result(inst, _) => {
                 if let Effect::Moves(moved) = effect(dfg.insts[inst].opcode()) {
                     let args = dfg.inst_args(inst);
                     let args = moved.iter().filter_map(|position| args.get(*position));
-                    pending.extend(args.map(|arg| dfg.resolve_aliases(*arg)));
+                    pending.extend(args.map(|arg| (dfg.resolve_aliases(*arg), more)));
                 }
             }
-            ValueDef::Param(..) => pending.extend_from_slice(&given[value]),
+            ValueDef::Param(..) => pending.extend(given[value].iter().map(|arg| (*arg, more))),
             ValueDef::Union(..) => {}
         }
     }
-    observed
+    seen
 }
 
 /// Puts the correction after an operation, in place of its result.
@@ -181,7 +222,7 @@ fn canonical_nan(cursor: &mut FuncCursor<'_>, ty: Type) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cranelift_codegen::ir::{AbiParam, InstructionData, UserFuncName};
+    use cranelift_codegen::ir::{AbiParam, Endianness, InstructionData, UserFuncName};
     use cranelift_codegen::isa::CallConv;
     use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
@@ -255,6 +296,26 @@ mod tests {
             builder.ins().bitcast(types::I64, MemFlagsData::new(), negated)
         };
         assert_eq!(corrections(moved, types::I64), 1);
+    }
+
+    #[test]
+    fn floats_of_the_other_width_see_bits() {
+        // The sum of two vectors of doubles, as `ty`, which is operated on and compared.
+        let seen_as = |ty: Type| {
+            move |builder: &mut FunctionBuilder<'_>, a, b| {
+                let (a, b) =
+                    (builder.ins().splat(types::F64X2, a), builder.ins().splat(types::F64X2, b));
+                let sum = builder.ins().fadd(a, b);
+                let flags = MemFlagsData::new().with_endianness(Endianness::Little);
+                let bytes = builder.ins().bitcast(types::I8X16, flags, sum);
+                let floats = builder.ins().bitcast(ty, flags, bytes);
+                let root = builder.ins().sqrt(floats);
+                let equal = builder.ins().fcmp(FloatCC::Equal, root, floats);
+                builder.ins().vany_true(equal)
+            }
+        };
+        assert_eq!(corrections(seen_as(types::F64X2), types::I8), 0);
+        assert_eq!(corrections(seen_as(types::F32X4), types::I8), 1);
     }
 
     #[test]

@@ -51,6 +51,39 @@ fn a_local_compared_with_zero_selects_by_its_value() {
     assert_eq!(results(&theirs::run(&case).unwrap()), wanted);
 }
 
+/// Seeds 30127545156400683 and 30127545156447691: cwasm left NaNs alone that it took for operands of arithmetic only, though that was on floats
+/// of the other width, for which they are numbers.
+#[test]
+fn canonical_nans_are_canonical_as_floats_of_the_other_width() {
+    let nan = "0x7fa00001 0xffffffff 0xff800001 0x7fc12345";
+    let case = case(&format!(
+        r#"(module
+            (func (export "as f64") (result i64)
+                (i64x2.extract_lane 0
+                    (f64x2.add
+                        (f32x4.add (v128.const i32x4 {nan}) (v128.const i32x4 0 0 0 0))
+                        (v128.const i64x2 0 0))))
+            (func (export "compared") (result i32)
+                (i64x2.all_true
+                    (f64x2.eq
+                        (f32x4.add (v128.const i32x4 {nan}) (v128.const i32x4 0 0 0 0))
+                        (v128.const i32x4 0x7fc00000 0x7fc00000 0x7fc00000 0x7fc00000))))
+            (func (export "as f32") (result i64)
+                (i64x2.extract_lane 0
+                    (f32x4.add
+                        (f64x2.add
+                            (v128.const i64x2 0x7ff0123412341234 -1)
+                            (v128.const i64x2 0 0))
+                        (v128.const i32x4 0 0 0 0)))))"#
+    ));
+    let wanted =
+        [Value::I64(0x7fc0_0000_0000_0000), Value::I64(0x7fc0_0000_7fc0_0000), Value::I32(1)];
+    for settings in all_settings() {
+        let settings = Settings { canonicalize_nans: true, ..settings };
+        assert_eq!(results(&ours::run(&case, &settings).unwrap()), wanted);
+    }
+}
+
 /// Seeds 58, 720 and 1849, when cwasm made NaNs canonical too. The generator leaves conversions
 /// between floats alone, and a NaN that is not canonical may become any arithmetic one by them.
 #[test]
