@@ -15,6 +15,7 @@ mod forms;
 mod frame;
 mod limit;
 mod listing;
+mod operand;
 
 use cwasm_artifact::cpu::CpuFeatures;
 
@@ -103,7 +104,7 @@ fn targets(spots: &[Spot]) -> Vec<usize> {
         Change::Branch(Branch { target, .. }) | Change::Address { target, .. } => {
             before(spots, target)
         }
-        Change::Smaller(_) => 0,
+        Change::Form(_) => 0,
     };
     spots.iter().map(target).collect()
 }
@@ -154,7 +155,7 @@ fn savings(spots: &[Spot]) -> Option<Vec<u32>> {
     let mut saved = Vec::with_capacity(spots.len() + 1);
     saved.push(sum);
     for spot in spots {
-        sum = sum.checked_add(spot.saves()?)?;
+        sum = sum.checked_add_signed(spot.saves()?)?;
         saved.push(sum);
     }
     Some(saved)
@@ -229,7 +230,7 @@ fn rewrite(code: &[u8], listing: &Listing, moves: &Moves<'_>) -> Option<Vec<u8>>
                 bytes.extend_from_slice(old);
                 put(&mut bytes, start + usize::from(*field), distance(*target)?)?;
             }
-            Change::Smaller(form) => bytes.extend_from_slice(form.bytes()),
+            Change::Form(form) => bytes.extend_from_slice(form.bytes()),
         }
         if i64::try_from(bytes.len()).ok()? != end {
             return None;
@@ -699,6 +700,96 @@ mod tests {
         for (what, mistake) in mistakes {
             assert!(opinion(&constant, &[0], mistake).is_err(), "{what}");
         }
+    }
+
+    #[test]
+    fn loads_from_the_stack_become_operands() {
+        // mov rcx, [rsp + 8]; mov rdx, [rsp + 0x10]; or eax, ecx; xor eax, edx; mov ecx, eax; mov edx, eax
+        let loads: &[u8] = &[0x48, 0x8b, 0x4c, 0x24, 8, 0x48, 0x8b, 0x54, 0x24, 0x10];
+        let uses: &[u8] = &[0x09, 0xc8, 0x31, 0xd0];
+        let over: &[u8] = &[0x89, 0xc1, 0x89, 0xc2];
+        let before = code(&[&je(19), loads, uses, over, &[RET], &nops(5), &[RET]]);
+        let fused: &[u8] = &[0x0b, 0x44, 0x24, 8, 0x33, 0x44, 0x24, 0x10];
+        let wanted = [&[0x74, 13][..], fused, over, &[RET], &nops(5), &[RET]].concat();
+        assert_eq!(bytes(&before, &[0, 6, 25]), wanted);
+        // By the frame pointer, where that is known: mov rcx, [rsp + 0x18]
+        let far: &[u8] = &[0x48, 0x8b, 0x4c, 0x24, 0x18];
+        let framed = code(&[OPEN, far, &uses[..2], &[0xb9, 1, 0, 0, 0], CLOSE]);
+        let after = bytes(&framed, &[0]);
+        let wanted = [OPEN, &[0x0b, 0x45, 0xf8], &[0xb9, 1, 0, 0, 0]].concat();
+        assert_eq!(after.get(..wanted.len()), Some(&wanted[..]));
+        // Not where code comes from elsewhere, or something is said of what is in between.
+        for entry in [11, 16, 18] {
+            let after = bytes(&before, &[0, 6, entry, 25]);
+            assert!(after.len() > 2 + fused.len() + 11, "{entry}");
+        }
+        // Nor where that is found out later.
+        for back in [5 + 2 + 2 + 5 + 6, 2 + 5 + 6] {
+            let load: &[u8] = &loads[..5];
+            let other: &[u8] = &[0x89, 0xf2];
+            let over: &[u8] = &[0xb9, 1, 0, 0, 0];
+            let parts = [load, other, &uses[..2], over, &je(-signed(back)), &[RET]];
+            let after = shortened(&code(&parts), &[0]);
+            assert_eq!(after.is_some(), back == 20, "{back}");
+        }
+        let mut trapping = before.clone();
+        trapping.sites.push(site(16, Some(Trap::HostError)));
+        assert!(bytes(&trapping, &[0, 6, 25]).len() > 2 + fused.len() + 11);
+    }
+
+    #[test]
+    fn the_other_opinion_knows_which_loads_may_go() {
+        let opinion = |before: &[&[u8]], after: &[&[u8]], blocks: &[u32]| {
+            let (before, after) = (code(before), code(after));
+            let moved: Vec<u32> = blocks.iter().map(|block| block.saturating_sub(5)).collect();
+            let function = |code, blocks| check::Function { code, blocks };
+            check::same(function(&before, blocks), function(&after, &moved))
+        };
+        // mov rcx, [rsp + 8]; or eax, ecx or or eax, [rsp + 8]; mov ecx, 1
+        let load: &[u8] = &[0x48, 0x8b, 0x4c, 0x24, 8];
+        let (user, fused): (&[u8], &[u8]) = (&[0x09, 0xc8], &[0x0b, 0x44, 0x24, 8]);
+        let over: &[u8] = &[0xb9, 1, 0, 0, 0];
+        let other: &[u8] = &[0x89, 0xf2];
+        let ret = &[RET];
+        let good = [load, other, user, over, ret];
+        opinion(&good, &[other, fused, over, ret], &[0]).unwrap();
+        opinion(&[load, user, over, ret], &[fused, over, ret], &[0]).unwrap();
+        for (what, after) in [
+            ("another place", [other, &[0x0b, 0x44, 0x24, 16], over, ret]),
+            ("another register", [other, &[0x0b, 0x4c, 0x24, 8], over, ret]),
+            ("another instruction", [other, &[0x23, 0x44, 0x24, 8], over, ret]),
+            ("more bytes", [other, &[0x48, 0x0b, 0x44, 0x24, 8], over, ret]),
+            ("another base", [other, &[0x0b, 0x45, 8, 0x90], over, ret]),
+            ("an index", [other, &[0x0b, 0x44, 0x04, 8], over, ret]),
+            ("the register", [other, user, over, ret]),
+        ] {
+            assert!(opinion(&good, &after, &[0]).is_err(), "{what}");
+        }
+        let read: &[u8] = &[0x89, 0xce];
+        for (what, between, behind) in [
+            ("read behind", other, [read, over].concat()),
+            ("written in part behind", other, [&[0xb1, 1][..], over].concat()),
+            ("never written", other, vec![]),
+            ("written behind a branch", other, [&[0x72, 0][..], over].concat()),
+            ("a store in between", &[0x89, 0x17], over.to_vec()),
+            ("read in between", read, over.to_vec()),
+            ("written in between", over, over.to_vec()),
+            ("another stack", &[0x5a], over.to_vec()),
+        ] {
+            let (before, after) =
+                ([load, between, user, &behind, ret], [between, fused, &behind, ret]);
+            assert!(opinion(&before, &after, &[0]).is_err(), "{what}");
+        }
+        // Another way leads to what had the load before it: as a block, or by a branch.
+        for block in [5, 7] {
+            assert!(opinion(&good, &[other, fused, over, ret], &[0, block]).is_err(), "{block}");
+        }
+        let [mut before, mut after] = [good.to_vec(), vec![other, fused, over, ret]];
+        (before.pop(), after.pop());
+        let (back, back_after) = (jmp(-12), jmp(-14));
+        before.push(&back);
+        after.push(&back_after);
+        assert!(opinion(&before, &after, &[0]).is_err());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Two codes do the same if there is a map between their instructions such that each does what its image does, control goes from
 //! one to the next as it does between their images, and what each refers to is the image of what
-//! the other does. What may be gone, or be another, is what adds to a stack pointer that nobody looks at, and
+//! the other does. A load from the stack may be part of what uses it. What may be gone, or be another, is what adds to a stack pointer that nobody looks at, and
 //! what compares with the stack limit. Control decides what is compared: from the start of the function, of each block, and of each handler, along
 //! every edge. Then the map decides about everything that is said of offsets in the code.
 
@@ -33,6 +33,7 @@ pub(crate) fn same(before: Function<'_>, after: Function<'_>) -> Result<(), Stri
     comparison.order()?;
     comparison.records()?;
     comparison.references()?;
+    comparison.loads()?;
     comparison.frames()
 }
 
@@ -74,6 +75,8 @@ struct Comparison<'a> {
     edges: BTreeMap<u32, Vec<u32>>,
     /// What each instruction does to the stack pointer and the frame pointer, before.
     effects: BTreeMap<u32, Effect>,
+    /// The loads that are part of another instruction, by where that is, before.
+    loads: BTreeMap<u32, Instruction>,
     /// The instructions that refer to the stack by the other pointer, each with the distance between the two that this takes.
     reframed: Vec<(u32, i64)>,
 }
@@ -112,6 +115,7 @@ impl<'a> Comparison<'a> {
             relocations: 0,
             edges: BTreeMap::new(),
             effects: BTreeMap::new(),
+            loads: BTreeMap::new(),
             reframed: Vec::new(),
         }
     }
@@ -145,6 +149,14 @@ impl<'a> Comparison<'a> {
                 self.ends.insert(old_end, new_end);
                 self.effects.insert(old, Effect::Add(0));
                 self.go(old, old_end, new_end);
+                continue;
+            }
+            if let Some((load, user)) = self.load_of_another(old, new) {
+                let other = self.gone.insert(old, new);
+                equal("a load", other.unwrap_or(new), new)?;
+                self.effects.insert(old, Effect::Add(0));
+                self.loads.insert(user, load);
+                self.go(old, end(&load), new);
                 continue;
             }
             match self.starts.insert(old, new) {
@@ -195,8 +207,14 @@ impl<'a> Comparison<'a> {
         {
             return Err(difference("another instruction"));
         }
+        let load = self.loads.get(&old).copied();
+        if let Some(load) = load {
+            self.is_loaded_for(&load, &before, &after)
+                .ok_or_else(|| difference("another place"))?;
+        }
         for operand in 0..before.op_count() {
             match (before.op_kind(operand), after.op_kind(operand)) {
+                (OpKind::Register, OpKind::Memory) if load.is_some() => {}
                 (OpKind::NearBranch64, OpKind::NearBranch64) => {
                     if relocations.is_empty() {
                         self.go(old, target(&before)?, target(&after)?);
@@ -273,6 +291,95 @@ impl<'a> Comparison<'a> {
                 self.go(old, old_end, new_end);
             }
             _ => self.go(old, old_end, new_end),
+        }
+        Ok(())
+    }
+
+    /// The load that begins here, if it is gone, and where the instruction is that it is part of: one of the next two.
+    fn load_of_another(&self, old: u32, new: u32) -> Option<(Instruction, u32)> {
+        let load = decode(self.before.code, old).ok()?;
+        let is_load = load.mnemonic() == Mnemonic::Mov
+            && load.op0_kind() == OpKind::Register
+            && load.op1_kind() == OpKind::Memory
+            && matches!(load.memory_base(), Register::RSP | Register::RBP);
+        let after = decode(self.after.code, new).ok()?;
+        let is_there = (load.code(), load.op0_register()) == (after.code(), after.op0_register());
+        if !is_load || is_there {
+            return None;
+        }
+        let uses = |it: &Instruction| uses(it, load.op0_register(), |_| true);
+        let next = decode(self.before.code, end(&load)).ok()?;
+        if uses(&next) {
+            return Some((load, end(&load)));
+        }
+        let writes = |access| !matches!(access, OpAccess::Read | OpAccess::NoMemAccess);
+        let mut factory = InstructionInfoFactory::new();
+        let is_between = next.flow_control() == FlowControl::Next
+            && !factory.info(&next).used_memory().iter().any(|used| writes(used.access()))
+            && ![Register::RSP, Register::RBP].iter().any(|it| self::uses(&next, *it, writes));
+        let second = decode(self.before.code, end(&next)).ok().filter(|_| is_between)?;
+        uses(&second).then(|| (load, end(&next)))
+    }
+
+    /// Compares an instruction that has the place on the stack that was loaded with what had the register, which nobody reads any more.
+    fn is_loaded_for(
+        &mut self,
+        load: &Instruction,
+        before: &Instruction,
+        after: &Instruction,
+    ) -> Option<()> {
+        let register = load.op0_register().full_register();
+        let operands = 0..before.op_count().min(after.op_count());
+        let mut places = operands.filter(|operand| {
+            after.op_kind(*operand) == OpKind::Memory
+                && before.op_kind(*operand) == OpKind::Register
+                && before.op_register(*operand).full_register() == register
+        });
+        let (operand, None) = (places.next()?, places.next()) else { return None };
+        let size = before.op_register(operand).size();
+        let distance = |it: &Instruction| it.memory_displacement64().cast_signed();
+        let is_place = after.memory_index() == Register::None
+            && load.memory_index() == Register::None
+            && after.segment_prefix() == load.segment_prefix()
+            && after.memory_size().size() == size
+            && load.memory_size().size() >= size;
+        match (load.memory_base(), after.memory_base()) {
+            _ if !is_place => return None,
+            (a, b) if a == b => (distance(load) == distance(after)).then_some(())?,
+            (Register::RSP, Register::RBP) => {
+                let place = u32::try_from(before.ip()).ok()?;
+                self.reframed.push((place, distance(load) - distance(after)));
+            }
+            _ => return None,
+        }
+        // From here on, in what is left.
+        let is_read = |it: &Instruction| uses(it, register, |access| access != OpAccess::Write);
+        let is_written = |it: &Instruction| uses(it, register, |access| access == OpAccess::Write);
+        let mut instruction = *after;
+        while !is_read(&instruction) && instruction.flow_control() == FlowControl::Next {
+            if is_written(&instruction) {
+                return Some(());
+            }
+            instruction = decode(self.after.code, end(&instruction)).ok()?;
+        }
+        None
+    }
+
+    /// Whether control comes to what loads are part of from there only.
+    fn loads(&self) -> Result<(), String> {
+        let blocks = self.before.blocks.iter().copied();
+        let handlers = self.before.code.handlers.iter().map(|handler| handler.handler);
+        let entries: BTreeSet<u32> = blocks.chain(handlers).collect();
+        let edges = self.edges.iter().flat_map(|(from, to)| to.iter().map(move |to| (*to, *from)));
+        let edges: BTreeSet<(u32, u32)> = edges.collect();
+        for (user, load) in &self.loads {
+            let start = u32::try_from(load.ip()).unwrap_or(u32::MAX);
+            let mut edges = edges.range((start + 1, 0)..=(*user, u32::MAX));
+            if entries.range(start + 1..=*user).next().is_some()
+                || edges.any(|(_, from)| !(start..*user).contains(from))
+            {
+                return Err(format!("control comes between {start:#x} and {user:#x}"));
+            }
         }
         Ok(())
     }
@@ -572,6 +679,18 @@ impl<'a> Comparison<'a> {
         }
         Ok(())
     }
+}
+
+/// Whether an instruction accesses a register, or a part of it, in a certain way. To write to less than half of it is no way to write to it.
+fn uses(instruction: &Instruction, register: Register, way: impl Fn(OpAccess) -> bool) -> bool {
+    let mut factory = InstructionInfoFactory::new();
+    let used = factory.info(instruction).used_registers();
+    let mut used =
+        used.iter().filter(|it| it.register().full_register() == register.full_register());
+    used.any(|used| match used.access() {
+        OpAccess::Write if used.register().size() < 4 => way(OpAccess::ReadWrite),
+        access => way(access),
+    })
 }
 
 fn effect(instruction: &Instruction) -> Effect {

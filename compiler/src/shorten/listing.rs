@@ -7,6 +7,7 @@ use super::Aim;
 use super::forms::{self, Branch, Form};
 use super::frame::{self, Frame};
 use super::limit::{self, Comparison};
+use super::operand::{Operands, User};
 use crate::codegen::Code;
 use crate::instructions;
 
@@ -25,7 +26,7 @@ pub(super) struct Listing {
     pub(super) features: CpuFeatures,
 }
 
-/// An instruction whose bytes change when code moves, or that gets shorter.
+/// An instruction whose bytes change when code moves, or that gets others.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Spot {
     /// Where it begins.
@@ -47,8 +48,8 @@ pub(super) enum Change {
         /// What that leads to.
         target: u32,
     },
-    /// It gets these bytes, and refers to nothing.
-    Smaller(Form),
+    /// It gets these bytes, and refers to nothing. They are no more than it had, or it is what a load became a part of that is gone.
+    Form(Form),
 }
 
 impl Spot {
@@ -58,13 +59,13 @@ impl Spot {
     }
 
     /// How many bytes it has less than before.
-    pub(super) fn saves(&self) -> Option<u32> {
+    pub(super) fn saves(&self) -> Option<i32> {
         let now = match &self.change {
             Change::Branch(branch) => branch.length(),
             Change::Address { .. } => return Some(0),
-            Change::Smaller(form) => form.length(),
+            Change::Form(form) => form.length(),
         };
-        u32::from(self.length).checked_sub(now)
+        i32::from(self.length).checked_sub_unsigned(now)
     }
 }
 
@@ -108,6 +109,10 @@ struct Reading<'a> {
     aim: Aim,
     /// What becomes of the comparison with the stack limit.
     comparison: Option<Comparison>,
+    /// What finds loads that can go.
+    operands: Operands,
+    /// The loads that are gone, each with what has its operand now.
+    users: Vec<(u32, User)>,
     /// Where instructions are known to begin: control gets there, or something is said of what is there.
     entries: Bits,
     /// Where instructions were found to begin.
@@ -143,6 +148,8 @@ impl<'a> Reading<'a> {
             frame,
             aim,
             comparison: limit::comparison(&code.bytes, calls),
+            operands: Operands::new(),
+            users: Vec::new(),
             entries,
             starts: Bits::new(length),
             ends: Bits::new(length.checked_add(1)?),
@@ -175,7 +182,7 @@ impl<'a> Reading<'a> {
                 self.starts.insert(offset)?;
                 self.ends.insert(end)?;
                 let length = u8::try_from(end - offset).ok()?;
-                self.found.spots.push(Spot { offset, length, change: Change::Smaller(form) });
+                self.found.spots.push(Spot { offset, length, change: Change::Form(form) });
                 decoder.set_position(end as usize).ok()?;
                 decoder.set_ip(end.into());
                 continue;
@@ -251,15 +258,18 @@ impl<'a> Reading<'a> {
                 }
             } else if relocated.is_none() && change.is_none() {
                 let size = self.frame.size().filter(|_| self.aim == Aim::Size);
-                change = forms::smaller(&instruction, bytes, size, |instruction| {
-                    decoder.get_constant_offsets(instruction)
-                })
-                .map(Change::Smaller);
+                change = match self.fused(&instruction, size) {
+                    Some(form) => Some(form),
+                    None => forms::smaller(&instruction, bytes, size, |instruction| {
+                        decoder.get_constant_offsets(instruction)
+                    }),
+                }
+                .map(Change::Form);
             }
             let frame = self.frame.after(&instruction, end);
             let following = code.bytes.get(end as usize..).unwrap_or(&[]);
             if relocated.is_none() && frame::closes_anyway(self.frame, frame, following) {
-                change = Some(Change::Smaller(Form::NOTHING));
+                change = Some(Change::Form(Form::NOTHING));
             }
             self.frame = frame;
             if let Some(change) = change {
@@ -287,6 +297,30 @@ impl<'a> Reading<'a> {
                 }
             }
         }
+    }
+
+    /// What an instruction becomes if it is a load that goes, or what gets the operand of one. `size` is how many bytes the stack pointer is
+    /// below the frame pointer, if that is known.
+    fn fused(&mut self, instruction: &Instruction, size: Option<i32>) -> Option<Form> {
+        if self.aim != Aim::Size {
+            return None;
+        }
+        let offset = u32::try_from(instruction.ip()).ok()?;
+        // Of two loads, one after the other, the first has its user first.
+        let mut last = self.users.iter().rev().take(2);
+        if let Some((_, User { form, .. })) = last.find(|(_, user)| user.offset == offset) {
+            let mut decoder = Decoder::new(64, form.bytes(), DecoderOptions::NONE);
+            let instruction = decoder.decode();
+            let offsets = |instruction: &Instruction| decoder.get_constant_offsets(instruction);
+            return Some(
+                forms::smaller(&instruction, form.bytes(), size, offsets).unwrap_or(*form),
+            );
+        }
+        let entries = &self.entries;
+        let is_entry = |offset| entries.contains(offset);
+        let user = self.operands.user_of(instruction, &self.code.bytes, is_entry)?;
+        self.users.push((offset, user));
+        Some(Form::NOTHING)
     }
 
     /// `None` if the function was taken for one that calls none.
@@ -339,7 +373,12 @@ impl<'a> Reading<'a> {
                     entry(&code.bytes, table, offset).is_some_and(|it| starts.contains(it))
                 })
         });
-        self.entries.are_in(starts)
+        // What was found to lead somewhere later.
+        let alone = self.users.iter().all(|(load, user)| {
+            self.entries.first_from(load + 1).is_none_or(|entry| entry > user.offset)
+        });
+        alone
+            && self.entries.are_in(starts)
             && returns.chain(calls).chain(rules).all(|offset| ends.contains(offset))
             && self.addresses.iter().all(|it| starts.contains(*it) || table(*it) || constant(*it))
             && entries
