@@ -785,7 +785,8 @@ mod tests {
             assert!(opinion(&good, &[other, fused, over, ret], &[0, block]).is_err(), "{block}");
         }
         let [mut before, mut after] = [good.to_vec(), vec![other, fused, over, ret]];
-        (before.pop(), after.pop());
+        before.pop();
+        after.pop();
         let (back, back_after) = (jmp(-12), jmp(-14));
         before.push(&back);
         after.push(&back_after);
