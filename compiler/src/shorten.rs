@@ -16,6 +16,7 @@ mod frame;
 mod limit;
 mod listing;
 mod operand;
+mod places;
 
 use cwasm_artifact::cpu::CpuFeatures;
 
@@ -113,7 +114,7 @@ fn targets(spots: &[Spot]) -> Vec<usize> {
 /// that is behind them.
 ///
 /// Distances only get smaller, so what was short stays so, and what comes out is right after any number of rounds.
-fn settle(spots: &mut [Spot], targets: &[usize]) -> Option<Vec<u32>> {
+fn settle(spots: &mut [Spot], targets: &[usize]) -> Option<Vec<i32>> {
     let mut saved = savings(spots)?;
     for _ in 0..ROUNDS {
         let mut changed = false;
@@ -128,7 +129,7 @@ fn settle(spots: &mut [Spot], targets: &[usize]) -> Option<Vec<u32>> {
             // What a branch saves itself is between it and its target only if that is before it.
             let here = match *target > number {
                 true => *saved.get(number + 1)?,
-                false => here + u32::from(spot.length).checked_sub(short.length())?,
+                false => here + i32::from(spot.length).checked_sub_unsigned(short.length())?,
             };
             let distance =
                 i64::from(branch.target) - i64::from(there) - (i64::from(end) - i64::from(here));
@@ -150,12 +151,12 @@ fn before(spots: &[Spot], offset: u32) -> usize {
     spots.partition_point(|spot| spot.offset < offset)
 }
 
-fn savings(spots: &[Spot]) -> Option<Vec<u32>> {
-    let mut sum = 0_u32;
+fn savings(spots: &[Spot]) -> Option<Vec<i32>> {
+    let mut sum = 0_i32;
     let mut saved = Vec::with_capacity(spots.len() + 1);
     saved.push(sum);
     for spot in spots {
-        sum = sum.checked_add_signed(spot.saves()?)?;
+        sum = sum.checked_add(spot.saves()?)?;
         saved.push(sum);
     }
     Some(saved)
@@ -165,7 +166,7 @@ fn savings(spots: &[Spot]) -> Option<Vec<u32>> {
 struct Moves<'a> {
     spots: &'a [Spot],
     /// As [`settle`] returns it.
-    saved: &'a [u32],
+    saved: &'a [i32],
     /// As [`targets`] returns it.
     targets: &'a [usize],
     /// Where constants begin and where they begin now, if there are any.
@@ -175,7 +176,7 @@ struct Moves<'a> {
 impl<'a> Moves<'a> {
     fn new(
         listing: &'a Listing,
-        saved: &'a [u32],
+        saved: &'a [i32],
         targets: &'a [usize],
         alignment: u32,
     ) -> Option<Self> {
@@ -199,7 +200,7 @@ impl<'a> Moves<'a> {
 
     /// The same, if it is known how many spots begin before.
     fn behind(&self, spots: usize, offset: u32) -> u32 {
-        offset.saturating_sub(self.saved.get(spots).copied().unwrap_or_default())
+        offset.saturating_sub_signed(self.saved.get(spots).copied().unwrap_or_default())
     }
 
     /// Where something is now that a spot leads to: an instruction, a table, or a constant.

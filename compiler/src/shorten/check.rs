@@ -2,7 +2,7 @@
 //!
 //! Two codes do the same if there is a map between their instructions such that each does what its image does, control goes from
 //! one to the next as it does between their images, and what each refers to is the image of what
-//! the other does. A load from the stack may be part of what uses it. What may be gone, or be another, is what adds to a stack pointer that nobody looks at, and
+//! the other does. A load from the stack may be part of what uses it, and places on the stack may be others where nobody else knows of them. What may be gone, or be another, is what adds to a stack pointer that nobody looks at, and
 //! what compares with the stack limit. Control decides what is compared: from the start of the function, of each block, and of each handler, along
 //! every edge. Then the map decides about everything that is said of offsets in the code.
 
@@ -15,6 +15,7 @@ use iced_x86::{
 };
 
 use crate::codegen::Code;
+use crate::unwind::Rule;
 
 /// A function, and where its blocks begin.
 #[derive(Clone, Copy, Debug)]
@@ -77,8 +78,47 @@ struct Comparison<'a> {
     effects: BTreeMap<u32, Effect>,
     /// The loads that are part of another instruction, by where that is, before.
     loads: BTreeMap<u32, Instruction>,
+    /// What refers to places on the stack.
+    places: Vec<Place>,
+    /// Whether anything else could find one, before.
+    finds_places: bool,
     /// The instructions that refer to the stack by the other pointer, each with the distance between the two that this takes.
     reframed: Vec<(u32, i64)>,
+}
+
+/// An instruction that refers to a place on the stack, by the stack pointer before.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    /// Where the instruction is, before.
+    at: u32,
+    before: i64,
+    /// By the frame pointer, if it is.
+    after: i64,
+    by_frame_pointer: bool,
+    /// How many bytes.
+    size: i64,
+    loads: bool,
+    stores: bool,
+}
+
+impl Place {
+    /// What an instruction refers to by its operand in memory, and what that was before.
+    fn new(at: u32, before: &Instruction, after: &Instruction) -> Self {
+        let distance = |it: &Instruction| it.memory_displacement64().cast_signed();
+        let mut factory = InstructionInfoFactory::new();
+        let used = factory.info(after).used_memory().iter().map(|used| used.access());
+        let used: Vec<OpAccess> = used.collect();
+        let does = |ways: &[OpAccess]| used.iter().any(|access| ways.contains(access));
+        Self {
+            at,
+            before: distance(before),
+            after: distance(after),
+            by_frame_pointer: after.memory_base() == Register::RBP,
+            size: i64::try_from(after.memory_size().size()).unwrap_or(i64::MAX),
+            loads: does(&[OpAccess::Read, OpAccess::ReadWrite]),
+            stores: does(&[OpAccess::Write, OpAccess::ReadWrite]),
+        }
+    }
 }
 
 /// What an instruction does to the distance from the stack pointer up to the frame pointer.
@@ -116,6 +156,8 @@ impl<'a> Comparison<'a> {
             edges: BTreeMap::new(),
             effects: BTreeMap::new(),
             loads: BTreeMap::new(),
+            places: Vec::new(),
+            finds_places: false,
             reframed: Vec::new(),
         }
     }
@@ -173,6 +215,7 @@ impl<'a> Comparison<'a> {
         let after = decode(self.after.code, new)?;
         let (old_end, new_end) = (end(&before), end(&after));
         self.ends.insert(old_end, new_end);
+        self.finds_places |= finds_places(&before);
         let mut effect = effect(&before);
         if before.mnemonic() == Mnemonic::Call
             && let Ok(next) = decode(self.before.code, old_end)
@@ -237,6 +280,12 @@ impl<'a> Comparison<'a> {
                     };
                     if parts(&before) != like_before(&after) {
                         return Err(difference("another operand"));
+                    }
+                    let is_place = before.memory_base() == Register::RSP
+                        && before.memory_index() == Register::None;
+                    if is_place && before.mnemonic() != Mnemonic::Lea {
+                        self.places.push(Place::new(old, &before, &after));
+                        continue;
                     }
                     if reframed {
                         self.reframed.push((old, distance(&before) - distance(&after)));
@@ -337,20 +386,16 @@ impl<'a> Comparison<'a> {
         });
         let (operand, None) = (places.next()?, places.next()) else { return None };
         let size = before.op_register(operand).size();
-        let distance = |it: &Instruction| it.memory_displacement64().cast_signed();
         let is_place = after.memory_index() == Register::None
             && load.memory_index() == Register::None
             && after.segment_prefix() == load.segment_prefix()
             && after.memory_size().size() == size
             && load.memory_size().size() >= size;
+        let place = Place::new(u32::try_from(before.ip()).ok()?, load, after);
         match (load.memory_base(), after.memory_base()) {
             _ if !is_place => return None,
-            (a, b) if a == b => (distance(load) == distance(after)).then_some(())?,
-            (Register::RSP, Register::RBP) => {
-                let place = u32::try_from(before.ip()).ok()?;
-                self.reframed.push((place, distance(load) - distance(after)));
-            }
-            _ => return None,
+            (Register::RSP, Register::RSP | Register::RBP) => self.places.push(place),
+            (a, b) => (a == b && place.before == place.after).then_some(())?,
         }
         // From here on, in what is left.
         let is_read = |it: &Instruction| uses(it, register, |access| access != OpAccess::Write);
@@ -677,6 +722,53 @@ impl<'a> Comparison<'a> {
             let known = known.get(place).copied().flatten();
             equal("the stack pointer below the frame pointer", known, Some(*distance))?;
         }
+        self.exchanges(|place| known.get(&place).copied().flatten())
+    }
+
+    /// Whether each byte on the stack has become another, or none, for all that refer to it; and if another, whether nobody else
+    /// knows of it. `distance` tells how far the stack pointer is below the frame pointer.
+    fn exchanges(&self, distance: impl Fn(u32) -> Option<i64>) -> Result<(), String> {
+        let mut to: BTreeMap<i64, i64> = BTreeMap::new();
+        let mut from: BTreeMap<i64, i64> = BTreeMap::new();
+        let (mut loaded, mut stored) = (BTreeSet::new(), BTreeSet::new());
+        let mut frame = None;
+        for place in &self.places {
+            let Place { at, before, after, size, .. } = *place;
+            let known = distance(at);
+            let after = match place.by_frame_pointer {
+                true => after + known.ok_or("a place by the frame pointer that nobody knows")?,
+                false => after,
+            };
+            if before != after {
+                let known = known.ok_or("another place in a frame that nobody knows")?;
+                equal("the size of a frame", *frame.get_or_insert(known), known)?;
+            }
+            for byte in 0..size {
+                let (before, after) = (before + byte, after + byte);
+                equal("a place", *to.entry(before).or_insert(after), after)?;
+                equal("what had a place", *from.entry(after).or_insert(before), before)?;
+                loaded.extend(place.loads.then_some(before));
+                stored.extend(place.stores.then_some(before));
+            }
+        }
+        let Some(frame) = frame else { return Ok(()) };
+        if self.finds_places || !self.before.code.handlers.is_empty() {
+            return Err("places are others that somebody else may know of".to_owned());
+        }
+        let unwind = self.before.code.unwind.as_ref().ok_or("nobody knows what is saved")?;
+        let saved = unwind.rules.iter().filter_map(|(_, rule)| match rule {
+            Rule::Saved(_, offset) => Some(frame + 16 + i64::from(*offset)),
+            _ => None,
+        });
+        let saved: BTreeSet<i64> = saved.flat_map(|place| place..place + 8).collect();
+        for (before, after) in to.iter().filter(|(before, after)| before != after) {
+            let is_own =
+                !saved.contains(before) && loaded.contains(before) && stored.contains(before);
+            let is_exchanged = to.get(after).is_some_and(|other| other != after);
+            if !is_own || !is_exchanged || !(0..frame).contains(after) {
+                return Err(format!("the place {before:#x} became {after:#x}"));
+            }
+        }
         Ok(())
     }
 }
@@ -691,6 +783,37 @@ fn uses(instruction: &Instruction, register: Register, way: impl Fn(OpAccess) ->
         OpAccess::Write if used.register().size() < 4 => way(OpAccess::ReadWrite),
         access => way(access),
     })
+}
+
+/// Whether an instruction copies the stack pointer or the frame pointer, or refers to memory below the frame pointer by it, or
+/// to any by a sum with one of them.
+fn finds_places(instruction: &Instruction) -> bool {
+    let is_pointer =
+        |register: Register| matches!(register.full_register(), Register::RSP | Register::RBP);
+    let memory = [instruction.memory_base(), instruction.memory_index()];
+    if memory.into_iter().any(is_pointer) {
+        let is_simple = match memory {
+            [Register::RSP, Register::None] => true,
+            [Register::RBP, Register::None] => {
+                instruction.memory_displacement64().cast_signed() >= 0
+            }
+            _ => false,
+        };
+        if !is_simple || instruction.mnemonic() == Mnemonic::Lea {
+            return true;
+        }
+    }
+    let is_named = |operand| {
+        instruction.op_kind(operand) == OpKind::Register
+            && is_pointer(instruction.op_register(operand))
+    };
+    match instruction.mnemonic() {
+        // They change one, and what they do is known otherwise.
+        Mnemonic::Cmp | Mnemonic::Pop => false,
+        Mnemonic::Push => !is_named(0),
+        _ if instruction.op_count() > 0 && is_named(0) => false,
+        _ => (1..instruction.op_count()).any(is_named),
+    }
 }
 
 fn effect(instruction: &Instruction) -> Effect {

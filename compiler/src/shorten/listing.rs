@@ -8,6 +8,7 @@ use super::forms::{self, Branch, Form};
 use super::frame::{self, Frame};
 use super::limit::{self, Comparison};
 use super::operand::{Operands, User};
+use super::places::Places;
 use crate::codegen::Code;
 use crate::instructions;
 
@@ -48,7 +49,7 @@ pub(super) enum Change {
         /// What that leads to.
         target: u32,
     },
-    /// It gets these bytes, and refers to nothing. They are no more than it had, or it is what a load became a part of that is gone.
+    /// It gets these bytes, and refers to nothing in the code. They may be more than it had.
     Form(Form),
 }
 
@@ -58,7 +59,7 @@ impl Spot {
         self.offset.checked_add(self.length.into())
     }
 
-    /// How many bytes it has less than before.
+    /// How many bytes it has less than before, or more, if that is below zero.
     pub(super) fn saves(&self) -> Option<i32> {
         let now = match &self.change {
             Change::Branch(branch) => branch.length(),
@@ -109,6 +110,8 @@ struct Reading<'a> {
     aim: Aim,
     /// What becomes of the comparison with the stack limit.
     comparison: Option<Comparison>,
+    /// What it does with its frame.
+    places: Places,
     /// What finds loads that can go.
     operands: Operands,
     /// The loads that are gone, each with what has its operand now.
@@ -148,6 +151,7 @@ impl<'a> Reading<'a> {
             frame,
             aim,
             comparison: limit::comparison(&code.bytes, calls),
+            places: Places::default(),
             operands: Operands::new(),
             users: Vec::new(),
             entries,
@@ -228,7 +232,9 @@ impl<'a> Reading<'a> {
                     }
                     let target = u32::try_from(instruction.near_branch_target()).ok()?;
                     self.entries.insert(target)?;
-                    change = Some(Change::Branch(Branch::of(bytes, target)?));
+                    // It gets short again if that is possible in the end.
+                    change =
+                        Some(Change::Branch(Branch { short: false, ..Branch::of(bytes, target)? }));
                     ends = flow == FlowControl::UnconditionalBranch;
                 }
                 FlowControl::IndirectBranch => {
@@ -257,14 +263,12 @@ impl<'a> Reading<'a> {
                     change = Some(Change::Address { field, target });
                 }
             } else if relocated.is_none() && change.is_none() {
-                let size = self.frame.size().filter(|_| self.aim == Aim::Size);
-                change = match self.fused(&instruction, size) {
-                    Some(form) => Some(form),
-                    None => forms::smaller(&instruction, bytes, size, |instruction| {
-                        decoder.get_constant_offsets(instruction)
-                    }),
-                }
-                .map(Change::Form);
+                change = self.form(&instruction, bytes, &decoder).map(Change::Form);
+            }
+            if relocated.is_some()
+                || matches!(change, Some(Change::Branch(_) | Change::Address { .. }))
+            {
+                self.places.note_fixed(&instruction);
             }
             let frame = self.frame.after(&instruction, end);
             let following = code.bytes.get(end as usize..).unwrap_or(&[]);
@@ -299,22 +303,55 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// What an instruction becomes if it is a load that goes, or what gets the operand of one. `size` is how many bytes the stack pointer is
-    /// below the frame pointer, if that is known.
-    fn fused(&mut self, instruction: &Instruction, size: Option<i32>) -> Option<Form> {
+    /// What an instruction becomes that refers to nothing in the code, if it does not stay as it is.
+    fn form(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+        decoder: &Decoder<'_>,
+    ) -> Option<Form> {
+        match self.fused(instruction) {
+            Some(Form::NOTHING) => Some(Form::NOTHING),
+            Some(form) => {
+                let mut decoder = Decoder::new(64, form.bytes(), DecoderOptions::NONE);
+                let instruction = decoder.decode();
+                self.smaller(&instruction, form.bytes(), &decoder).or(Some(form))
+            }
+            None => self.smaller(instruction, bytes, decoder),
+        }
+    }
+
+    /// The shorter form of an instruction, or any, if it refers to a place on the stack of which is not known yet how to refer to it best.
+    fn smaller(
+        &mut self,
+        instruction: &Instruction,
+        bytes: &[u8],
+        decoder: &Decoder<'_>,
+    ) -> Option<Form> {
+        let size = self.frame.size();
+        let is_place = self.places.note(instruction, size);
+        let size = size.filter(|_| self.aim == Aim::Size && !is_place);
+        let smaller = forms::smaller(instruction, bytes, size, |instruction| {
+            decoder.get_constant_offsets(instruction)
+        });
+        if !is_place {
+            return smaller;
+        }
+        let form = smaller.or_else(|| Form::new(&[bytes]))?;
+        self.places.add(instruction, self.found.spots.len());
+        Some(form)
+    }
+
+    /// What an instruction becomes if it is a load that goes, or what gets the operand of one.
+    fn fused(&mut self, instruction: &Instruction) -> Option<Form> {
         if self.aim != Aim::Size {
             return None;
         }
         let offset = u32::try_from(instruction.ip()).ok()?;
         // Of two loads, one after the other, the first has its user first.
         let mut last = self.users.iter().rev().take(2);
-        if let Some((_, User { form, .. })) = last.find(|(_, user)| user.offset == offset) {
-            let mut decoder = Decoder::new(64, form.bytes(), DecoderOptions::NONE);
-            let instruction = decoder.decode();
-            let offsets = |instruction: &Instruction| decoder.get_constant_offsets(instruction);
-            return Some(
-                forms::smaller(&instruction, form.bytes(), size, offsets).unwrap_or(*form),
-            );
+        if let Some((_, user)) = last.find(|(_, user)| user.offset == offset) {
+            return Some(user.form);
         }
         let entries = &self.entries;
         let is_entry = |offset| entries.contains(offset);
@@ -354,7 +391,13 @@ impl<'a> Reading<'a> {
         if !(padding.is_empty() || aligned && padding.iter().all(|byte| *byte == 0)) {
             return None;
         }
-        self.is_consistent().then_some(self.found)
+        if !self.is_consistent() {
+            return None;
+        }
+        let places = std::mem::take(&mut self.places);
+        // If they stay, so does everything.
+        let _ = places.arrange(self.code, self.frame.size(), self.aim, &mut self.found.spots);
+        Some(self.found)
     }
 
     /// Whether everything that refers to an offset in the code refers to the start of something.
