@@ -794,6 +794,175 @@ mod tests {
         assert!(opinion(&before, &after, &[0]).is_err());
     }
 
+    /// `mov [rsp + place], rcx`, or `mov rcx, [rsp + place]`.
+    fn access(loads: bool, place: u32) -> Vec<u8> {
+        let opcode = if loads { 0x8b } else { 0x89 };
+        match place {
+            0 => vec![0x48, opcode, 0x0c, 0x24],
+            1..128 => vec![0x48, opcode, 0x4c, 0x24, u8::try_from(place).unwrap()],
+            _ => [&[0x48, opcode, 0x8c, 0x24][..], &place.to_le_bytes()].concat(),
+        }
+    }
+
+    /// A function with a frame of 0x110 bytes.
+    fn large_frame(body: &[Vec<u8>]) -> Code {
+        let open: &[u8] = &[0x55, 0x48, 0x89, 0xe5, 0x48, 0x81, 0xec, 0x10, 1, 0, 0];
+        let close: &[u8] = &[0x48, 0x81, 0xc4, 0x10, 1, 0, 0, 0x48, 0x89, 0xec, 0x5d, RET];
+        let mut code = code(&[open, &body.concat(), close]);
+        code.unwind = Some(Unwind { rules: vec![(1, Rule::FrameOffset(16))] });
+        code
+    }
+
+    /// Uses one place once, and one far away four times.
+    fn uses(near: u32, far: u32) -> Vec<Vec<u8>> {
+        let mut uses = vec![access(false, near), access(true, near)];
+        uses.extend([access(false, far), access(true, far), access(true, far), access(true, far)]);
+        uses
+    }
+
+    fn faster(before: &Code) -> Vec<u8> {
+        let mut after = before.clone();
+        shorten(&mut after, &mut [0], &mut [], Aim::Speed).unwrap();
+        let function = |code| check::Function { code, blocks: &[0] };
+        check::same(function(before), function(&after)).unwrap();
+        after.bytes
+    }
+
+    #[test]
+    fn places_that_are_used_most_are_near() {
+        for (near, far) in [(8, 0x100), (0, 0x88), (0x78, 0x80)] {
+            let before = large_frame(&uses(near, far));
+            let wanted = uses(far, near).concat();
+            let after = faster(&before);
+            assert_eq!(after.get(11..11 + wanted.len()), Some(&wanted[..]), "{near:#x} {far:#x}");
+            // The other way around, all is well.
+            assert_eq!(
+                faster(&large_frame(&uses(far, near))).get(11..11 + wanted.len()),
+                Some(&wanted[..])
+            );
+        }
+        // A branch across something that grows: the one back gets longer, and the one ahead shorter.
+        let mut body = uses(8, 0x100);
+        body.insert(0, je(10));
+        body.insert(3, je(-16));
+        body.extend((0..20).map(|_| access(true, 0x100)));
+        body.insert(0, vec![0xeb, 0]);
+        faster(&large_frame(&body));
+        // With an operand in the instruction itself, and as an operand: mov dword [rsp + 0x100], 1; add rcx, [rsp + 0x100]
+        let mut body = uses(8, 0x100);
+        body.push(vec![0xc7, 0x84, 0x24, 0, 1, 0, 0, 1, 0, 0, 0]);
+        body.push(vec![0x48, 0x03, 0x8c, 0x24, 0, 1, 0, 0]);
+        let after = faster(&large_frame(&body));
+        let wanted: &[u8] = &[0xc7, 0x44, 0x24, 8, 1, 0, 0, 0, 0x48, 0x03, 0x4c, 0x24, 8];
+        assert!(after.windows(wanted.len()).any(|bytes| bytes == wanted));
+    }
+
+    #[test]
+    fn places_stay_that_somebody_else_may_know_of() {
+        let stays = |what: &str, code: &Code| {
+            let found = faster(code);
+            let places = uses(8, 0x100).concat();
+            assert!(found.windows(places.len()).any(|bytes| bytes == places), "{what}");
+        };
+        for (what, instruction) in [
+            ("its address: lea rax, [rsp + 0x100]", &[0x48, 0x8d, 0x84, 0x24, 0, 1, 0, 0][..]),
+            ("lea rax, [rbp - 16]", &[0x48, 0x8d, 0x45, 0xf0]),
+            ("mov rax, rsp", &[0x48, 0x89, 0xe0]),
+            ("mov rax, rbp", &[0x48, 0x89, 0xe8]),
+            ("mov [rdi], rbp", &[0x48, 0x89, 0x2f]),
+            ("mov rax, [rbp - 16]", &[0x48, 0x8b, 0x45, 0xf0]),
+            ("mov rax, [rsp + rcx]", &[0x48, 0x8b, 0x04, 0x0c]),
+            ("mov rax, [rcx + rbp]", &[0x48, 0x8b, 0x04, 0x29]),
+            ("more of it: movups xmm0, [rsp + 0x100]", &[0x0f, 0x10, 0x84, 0x24, 0, 1, 0, 0]),
+            ("what ends in it: mov rax, [rsp + 0xfc]", &[0x48, 0x8b, 0x84, 0x24, 0xfc, 0, 0, 0]),
+            ("its end: mov eax, [rsp + 0x104]", &[0x8b, 0x84, 0x24, 4, 1, 0, 0]),
+            ("both: add [rsp + 0x100], rcx", &[0x48, 0x01, 0x8c, 0x24, 0, 1, 0, 0]),
+        ] {
+            let mut body = uses(8, 0x100);
+            body.push(instruction.to_vec());
+            stays(what, &large_frame(&body));
+        }
+        // Above the frame, or with the limit: mov rax, [rbp + 16]; cmp rsp, rax
+        for instruction in [&[0x48, 0x8b, 0x45, 16][..], &[0x48, 0x39, 0xc4]] {
+            let mut body = uses(8, 0x100);
+            body.push(instruction.to_vec());
+            assert!(faster(&large_frame(&body)).len() < large_frame(&body).bytes.len());
+        }
+        let good = large_frame(&uses(8, 0x100));
+        let mut unknown = good.clone();
+        unknown.unwind = None;
+        stays("nobody knows what is saved", &unknown);
+        let mut handling = good.clone();
+        handling.sites = vec![site(11, None)];
+        handling.handlers =
+            vec![Handler { call: 11, handler: 11, tag: None, frame: 0x110, vmctx: 0 }];
+        let mut opened = handling.clone();
+        shorten(&mut opened, &mut [0], &mut [], Aim::Speed).unwrap();
+        let places = uses(8, 0x100).concat();
+        assert!(opened.bytes.windows(places.len()).any(|bytes| bytes == places), "handlers");
+        // 0x110 below the frame pointer, which is 16 below the frame's address.
+        for (offset, is_saved) in [(-0x20, true), (-0x118, true), (-0x28, false), (-0x120, false)] {
+            let mut saving = good.clone();
+            saving.unwind.as_mut().unwrap().rules.push((11, Rule::Saved(3, offset)));
+            match is_saved {
+                true => stays("a register of the caller", &saving),
+                false => assert!(faster(&saving).len() < good.bytes.len(), "{offset}"),
+            }
+        }
+        // What is stored only, or loaded only.
+        for loads in [false, true] {
+            let body = vec![access(loads, 8), access(loads, 8)];
+            let far = uses(8, 0x100).split_off(2);
+            let after = faster(&large_frame(&[body, far.clone()].concat()));
+            assert!(after.windows(far.concat().len()).any(|bytes| bytes == far.concat()));
+        }
+    }
+
+    #[test]
+    fn the_other_opinion_knows_which_places_may_be_others() {
+        let opinion = |before: &[Vec<u8>], after: &[Vec<u8>], change: &dyn Fn(&mut Code)| {
+            let [mut before, mut after] = [large_frame(before), large_frame(after)];
+            change(&mut before);
+            change(&mut after);
+            let function = |code| check::Function { code, blocks: &[0] };
+            check::same(function(&before), function(&after))
+        };
+        let (before, after) = (uses(8, 0x100), uses(0x100, 8));
+        opinion(&before, &after, &|_| {}).unwrap();
+        for place in 0..after.len() {
+            let mut wrong = after.clone();
+            wrong[place] = before[place].clone();
+            assert!(opinion(&before, &wrong, &|_| {}).is_err(), "{place}");
+        }
+        // A place that nobody had, or that is outside, or two in one, or half of one.
+        for (near, far) in [(0x100, 16), (8, 0x110), (8, 8), (0x100, 12), (0x104, 8)] {
+            assert!(opinion(&before, &uses(near, far), &|_| {}).is_err(), "{near:#x} {far:#x}");
+        }
+        let saves = |offset| {
+            move |code: &mut Code| {
+                code.unwind.as_mut().unwrap().rules.push((11, Rule::Saved(3, offset)));
+            }
+        };
+        assert!(opinion(&before, &after, &saves(-0x20)).is_err());
+        assert!(opinion(&before, &after, &saves(-0x118)).is_err());
+        opinion(&before, &after, &saves(-0x28)).unwrap();
+        assert!(opinion(&before, &after, &|code| code.unwind = None).is_err());
+        for instruction in [
+            &[0x48, 0x8d, 0x84, 0x24, 0, 1, 0, 0][..],
+            &[0x48, 0x89, 0xe0],
+            &[0x48, 0x89, 0x2f],
+            &[0x48, 0x8b, 0x45, 0xf0],
+            &[0x48, 0x8b, 0x04, 0x0c],
+        ] {
+            let with = |uses: &[Vec<u8>]| [uses, &[instruction.to_vec()]].concat();
+            let found = opinion(&with(&before), &with(&after), &|_| {});
+            assert!(found.is_err(), "{instruction:02x?}");
+        }
+        // What is stored only.
+        let stores = |near, far| vec![access(false, near), access(false, far), access(true, far)];
+        assert!(opinion(&stores(8, 0x100), &stores(0x100, 8), &|_| {}).is_err());
+    }
+
     #[test]
     fn what_is_not_understood_stays() {
         let constant = [1; 16];
