@@ -1,13 +1,14 @@
 //! Shorter forms of x86-64 instructions, in functions that are generated already.
 //!
 //! The code generator does not know how far away the target of a forward branch will be, and so gives every branch a
-//! displacement of 32 bits. Most would do with 8. Here, functions are read again (`listing`), instructions that
-//! have a shorter form get it (`forms`, `frame`, `limit`), and everything behind them moves up: what
+//! displacement of 32 bits. Most would do with 8. Nor does it know which places on the stack most instructions will refer to, and gives
+//! those away that are near as it comes. Here, functions are read again (`listing`), instructions that
+//! have a shorter form get it (`forms`, `frame`, `limit`, `operand`), or can have one in return for a longer one elsewhere (`places`), and everything behind them moves: what
 //! branches and addresses in the code say, and what is said about offsets in it elsewhere.
 //!
 //! A function in which there is anything that is not understood stays as it was.
 //!
-//! What comes out does what the other did, instruction by instruction. Builds with debug assertions compare the two, by other
+//! What comes out does what the other did, instruction by instruction, but for loads that are part of the next one. Builds with debug assertions compare the two, by other
 //! means (`check`).
 
 pub(crate) mod check;
@@ -938,6 +939,10 @@ mod tests {
         for (near, far) in [(0x100, 16), (8, 0x110), (8, 8), (0x100, 12), (0x104, 8)] {
             assert!(opinion(&before, &uses(near, far), &|_| {}).is_err(), "{near:#x} {far:#x}");
         }
+        // Two of three in one.
+        let with = |places: &[Vec<u8>], near, far| [places, &uses(near, far)].concat();
+        let [three, two] = [with(&before, 0x80, 0x80), with(&after, 0x100, 0x100)];
+        assert!(opinion(&three, &two, &|_| {}).is_err());
         let saves = |offset| {
             move |code: &mut Code| {
                 code.unwind.as_mut().unwrap().rules.push((11, Rule::Saved(3, offset)));

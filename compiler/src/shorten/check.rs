@@ -674,12 +674,12 @@ impl<'a> Comparison<'a> {
             |start: u32, entry: &[u8; 4]| start.checked_add_signed(i32::from_le_bytes(*entry));
         let mut targets = Vec::new();
         for entry in before {
-            let Some(before) = leads_to(old, entry).filter(|it| self.starts.contains_key(it))
-            else {
+            let now = |it: &u32| self.starts.get(it).or_else(|| self.gone.get(it)).copied();
+            let Some(before) = leads_to(old, entry).filter(|it| now(it).is_some()) else {
                 break;
             };
             let after = after.get(targets.len()).and_then(|entry| leads_to(new, entry));
-            equal("a branch of a table", self.starts.get(&before).copied(), after)?;
+            equal("a branch of a table", now(&before), after)?;
             targets.push(before);
         }
         // Behind the last table may be what aligns constants.
@@ -747,8 +747,9 @@ impl<'a> Comparison<'a> {
                 let (before, after) = (before + byte, after + byte);
                 equal("a place", *to.entry(before).or_insert(after), after)?;
                 equal("what had a place", *from.entry(after).or_insert(before), before)?;
-                loaded.extend(place.loads.then_some(before));
-                stored.extend(place.stores.then_some(before));
+                // Of eight bytes that are stored, less may be loaded.
+                loaded.extend(place.loads.then_some(before.div_euclid(8)));
+                stored.extend(place.stores.then_some(before.div_euclid(8)));
             }
         }
         let Some(frame) = frame else { return Ok(()) };
@@ -761,10 +762,13 @@ impl<'a> Comparison<'a> {
             _ => None,
         });
         let saved: BTreeSet<i64> = saved.flat_map(|place| place..place + 8).collect();
-        for (before, after) in to.iter().filter(|(before, after)| before != after) {
+        let moved = || to.iter().filter(|(before, after)| before != after);
+        let left: BTreeSet<i64> = moved().map(|(before, _)| before.div_euclid(8)).collect();
+        for (before, after) in moved() {
+            let place = before.div_euclid(8);
             let is_own =
-                !saved.contains(before) && loaded.contains(before) && stored.contains(before);
-            let is_exchanged = to.get(after).is_some_and(|other| other != after);
+                !saved.contains(before) && loaded.contains(&place) && stored.contains(&place);
+            let is_exchanged = left.contains(&after.div_euclid(8));
             if !is_own || !is_exchanged || !(0..frame).contains(after) {
                 return Err(format!("the place {before:#x} became {after:#x}"));
             }

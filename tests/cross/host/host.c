@@ -555,13 +555,13 @@ static int instantiate(struct artifact *artifact) {
 
     /* The order and alignment of the parts are the ABI's. */
     uint64_t memories = VMCTX_HEAD_SIZE;
-    uint64_t functions = align(memories + (imported[KIND_MEMORY] + defined[KIND_MEMORY]) * 16, 8);
-    uint64_t tables = functions + imported[KIND_FUNC] * FUNC_IMPORT_SIZE;
+    uint64_t own_globals = align(memories + (imported[KIND_MEMORY] + defined[KIND_MEMORY]) * 16, 16);
+    uint64_t tables = own_globals + defined[KIND_GLOBAL] * VALUE_SIZE;
     uint64_t globals = tables + (imported[KIND_TABLE] + defined[KIND_TABLE]) * 8;
     uint64_t tags = globals + imported[KIND_GLOBAL] * 8;
-    uint64_t type_ids = tags + (imported[KIND_TAG] + defined[KIND_TAG]) * 8;
-    uint64_t own_globals = align(type_ids + types * 4, 16);
-    uint64_t refs = align(own_globals + defined[KIND_GLOBAL] * VALUE_SIZE, 16);
+    uint64_t functions = tags + (imported[KIND_TAG] + defined[KIND_TAG]) * 8;
+    uint64_t type_ids = functions + imported[KIND_FUNC] * FUNC_IMPORT_SIZE;
+    uint64_t refs = align(type_ids + types * 4, 16);
     uint64_t size = align(refs + func_refs * FUNC_REF_SIZE, 16);
 
     struct instance *instance = allocate(sizeof *instance);
