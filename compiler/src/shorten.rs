@@ -720,6 +720,12 @@ mod tests {
         let after = bytes(&framed, &[0]);
         let wanted = [OPEN, &[0x0b, 0x45, 0xf8], &[0xb9, 1, 0, 0, 0]].concat();
         assert_eq!(after.get(..wanted.len()), Some(&wanted[..]));
+        // Where a table leads to the load.
+        let over: &[u8] = &[0xb9, 1, 0, 0, 0];
+        let led = [&table_branch(10)[..], &entries(&[8, 8])].concat();
+        let before_led = code(&[&led, &loads[..5], &uses[..2], over, &[RET]]);
+        let wanted = [&led[..], &fused[..4], over, &[RET]].concat();
+        assert_eq!(bytes(&before_led, &[0, 25]), wanted);
         // Not where code comes from elsewhere, or something is said of what is in between.
         for entry in [11, 16, 18] {
             let after = bytes(&before, &[0, 6, entry, 25]);

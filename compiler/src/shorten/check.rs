@@ -667,7 +667,8 @@ impl<'a> Comparison<'a> {
             let (entries, rest) = bytes.as_chunks::<4>();
             (entries, rest.len())
         };
-        let next = self.starts.range(old..).next();
+        let next = self.starts.range(old..).next().into_iter().chain(self.gone.range(old..).next());
+        let next = next.min();
         let (before, _) = entries(self.before.code, old, next.map(|(it, _)| *it), old_data);
         let (after, _) = entries(self.after.code, new, next.map(|(_, it)| *it), new_data);
         let leads_to =
