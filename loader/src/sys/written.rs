@@ -5,8 +5,9 @@
 
 use std::fs::File;
 use std::ops::Range;
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, IntoRawFd as _, RawFd};
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, Ordering};
 
 use linux_raw_sys::general::{
     PAGE_IS_FILE, PAGE_IS_PFNZERO, PAGE_IS_PRESENT, PAGE_IS_SWAPPED, page_region, pm_scan_arg,
@@ -38,7 +39,7 @@ pub(super) fn written_pages(start: NonNull<u8>, length: usize, most: usize) -> O
     scan(file_of_this_process()?, start, length, (most / page_size()).clamp(1, MAX_PAGES))
 }
 
-fn scan(file: &File, start: NonNull<u8>, length: usize, most: usize) -> Option<Written> {
+fn scan(file: BorrowedFd<'_>, start: NonNull<u8>, length: usize, most: usize) -> Option<Written> {
     const NONE: page_region = page_region { start: 0, end: 0, categories: 0 };
     let mut regions = [NONE; MAX_PAGES];
     let start = start.addr().get();
@@ -73,7 +74,7 @@ fn scan(file: &File, start: NonNull<u8>, length: usize, most: usize) -> Option<W
 
 /// The file that tells about the pages of this process, if it can be had. Nobody waits for it: a process that was forked meanwhile would wait
 /// for a thread that it does not have.
-fn file_of_this_process() -> Option<&'static File> {
+fn file_of_this_process() -> Option<BorrowedFd<'static>> {
     static OPEN: AtomicPtr<Open> = AtomicPtr::new(ptr::null_mut());
     static IS_IMPOSSIBLE: AtomicBool = AtomicBool::new(false);
     // SAFETY: what is stored there is never unmapped.
@@ -90,22 +91,26 @@ fn file_of_this_process() -> Option<&'static File> {
             new
         }
     };
-    let known = open.file.load(Ordering::Acquire);
-    let known = if known.is_null() { open.open() } else { known };
-    // SAFETY: what is stored there stays as it is for as long as the process.
-    unsafe { known.as_ref() }?.as_ref()
+    let known = match open.file.load(Ordering::Acquire) {
+        0 => open.open(),
+        known => known,
+    };
+    // SAFETY: the file whose number is stored there stays open for as long as the process.
+    (known != Open::NONE).then(|| unsafe { BorrowedFd::borrow_raw(known - 1) })
 }
 
 /// What is open in this process. Always on a page of its own, which is zeros again in a process that was forked.
 #[derive(Debug)]
 #[repr(C)]
 struct Open {
-    /// Null as long as it is not known whether there is one.
-    file: AtomicPtr<Option<File>>,
+    /// The number of the file and one, or [`Open::NONE`], or 0 as long as it is not known whether there is one.
+    file: AtomicI32,
     is_asked: AtomicBool,
 }
 
 impl Open {
+    const NONE: RawFd = -1;
+
     fn new() -> Option<&'static Self> {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice touches no existing memory.
@@ -120,26 +125,27 @@ impl Open {
             let _ = unsafe { rustix::mm::munmap(page, page_size()) };
             return None;
         }
-        // SAFETY: the page is aligned, large enough and never unmapped, and zeros are a null pointer and `false`.
+        // SAFETY: the page is aligned, large enough and never unmapped, and all of it may be zero.
         Some(unsafe { &*page.cast() })
     }
 
-    /// Opens the file, and asks it about this page.
+    /// Opens the file, and asks it about this page. Returns what is stored then.
     #[cold]
-    fn open(&self) -> *mut Option<File> {
+    fn open(&self) -> RawFd {
         let file = File::open("/proc/self/pagemap").ok().filter(|file| {
             self.is_asked.store(true, Ordering::Relaxed);
-            scan(file, NonNull::from(self).cast(), page_size(), MAX_PAGES)
+            scan(file.as_fd(), NonNull::from(self).cast(), page_size(), MAX_PAGES)
                 .is_some_and(|written| written.pages.iter().eq([&(0..page_size())]))
         });
-        let new = Box::into_raw(Box::new(file));
-        let set =
-            self.file.compare_exchange(ptr::null_mut(), new, Ordering::AcqRel, Ordering::Acquire);
-        set.map(|_| new).unwrap_or_else(|other| {
-            // SAFETY: it was made just now, and nobody else has seen it.
-            drop(unsafe { Box::from_raw(new) });
-            other
-        })
+        let new = file.as_ref().map_or(Self::NONE, |file| file.as_raw_fd() + 1);
+        match self.file.compare_exchange(0, new, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => {
+                // It stays open.
+                let _ = file.map(File::into_raw_fd);
+                new
+            }
+            Err(other) => other,
+        }
     }
 }
 
