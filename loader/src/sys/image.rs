@@ -4,12 +4,13 @@
 //! private copies. A reservation that waits to be used again may still map an image. It is known by the
 //! number of the file, which no other file ever gets; and it is released when nobody can ask for the images any more.
 
+use std::fs::File;
 use std::io;
 use std::ops::Range;
+use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
-use rustix::fd::OwnedFd;
 use rustix::fs::{MemfdFlags, SealFlags};
 
 use super::{Reservation, file_size_limit, page_size};
@@ -64,7 +65,7 @@ impl ImageFile {
             false => Some(SmallFile::new().ok_or(io::ErrorKind::QuotaExceeded)?),
         };
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        let file = rustix::fs::memfd_create(c"cwasm-images", flags)?;
+        let file = File::from(rustix::fs::memfd_create(c"cwasm-images", flags)?);
         runs.retain(|run| !run.bytes.is_empty());
         runs.sort_by_key(|run| run.memory);
         let (placed, length) = place(&runs).ok_or(io::ErrorKind::InvalidInput)?;
@@ -75,7 +76,7 @@ impl ImageFile {
         rustix::fs::ftruncate(&file, length as u64)?;
         for (run, place) in runs.iter().zip(&placed) {
             let bytes = bytes.get(run.bytes.clone()).ok_or(io::ErrorKind::InvalidInput)?;
-            write(&file, bytes, place.bytes.end - bytes.len())?;
+            file.write_all_at(bytes, (place.bytes.end - bytes.len()) as u64)?;
         }
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::WRITE | SealFlags::SEAL;
         rustix::fs::fcntl_add_seals(&file, seals)?;
@@ -101,7 +102,7 @@ impl ImageFile {
 struct ImagePages {
     /// No other file of this process has it, also none that is closed.
     id: u64,
-    file: OwnedFd,
+    file: File,
     /// In bytes; whole pages.
     length: usize,
     /// What makes it one of few, if it is small.
@@ -126,38 +127,6 @@ fn place(runs: &[ImageRun]) -> Option<(Vec<ImageRun>, usize)> {
         start = end.checked_next_multiple_of(page)?;
     }
     Some((placed, start))
-}
-
-/// Writes bytes into a file.
-fn write(file: &OwnedFd, mut bytes: &[u8], mut at: usize) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::pwrite(file, bytes, at as u64) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(count) => {
-                bytes = bytes.get(count..).unwrap_or_default();
-                at += count;
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
-}
-
-/// Reads bytes of a file, which must be that long.
-fn read(file: &OwnedFd, mut bytes: &mut [u8], mut at: usize) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match rustix::io::pread(file, &mut *bytes, at as u64) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(count) => {
-                bytes = bytes.get_mut(count..).unwrap_or_default();
-                at += count;
-            }
-            Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
-    Ok(())
 }
 
 impl Drop for ImageFile {
@@ -195,7 +164,7 @@ impl Image {
     }
 
     /// The file, and its length in bytes.
-    pub(super) fn file(&self) -> (&OwnedFd, usize) {
+    pub(super) fn file(&self) -> (&File, usize) {
         (&self.pages.file, self.pages.length)
     }
 
@@ -210,7 +179,8 @@ impl Image {
             }
             bytes[rest - at..both.start - at].fill(0);
             let place = run.bytes.start + (both.start - run.at);
-            read(&self.pages.file, &mut bytes[both.start - at..both.end - at], place)?;
+            let bytes = &mut bytes[both.start - at..both.end - at];
+            self.pages.file.read_exact_at(bytes, place as u64)?;
             rest = both.end;
         }
         bytes[rest - at..].fill(0);
