@@ -663,8 +663,8 @@ impl Worker {
 /// Shortens x86-64 code, whose blocks and edges between them these are, and returns the CPU features that it needs.
 fn shortened(
     code: &mut Code,
-    blocks: &mut [u32],
-    edges: &mut [(u32, u32)],
+    blocks: &mut Vec<u32>,
+    edges: &mut Vec<(u32, u32)>,
     aim: Aim,
 ) -> Result<CpuFeatures, Problem> {
     // A second opinion takes longer than the first, but then nearly everything that tests compile has one.
@@ -676,7 +676,9 @@ fn shortened(
         }
         return Ok(instructions::needed(&code.bytes, blocks));
     };
-    if let Some((before, old)) = before {
+    if let Some((before, mut old)) = before {
+        // Without a last one that has no code.
+        old.truncate(blocks.len());
         shorten::check::same(
             shorten::check::Function { code: &before, blocks: &old },
             shorten::check::Function { code, blocks },

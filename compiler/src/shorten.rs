@@ -60,23 +60,25 @@ impl Aim {
 }
 
 /// Shortens the code of a function, and moves everything in it along; also the offsets of its `blocks`, and of the edges between
-/// them. Returns what CPU features it needs, or `None` if it is not understood and nothing was changed.
+/// them. A last block without code is taken away. Returns what CPU features it needs, or `None` if it is not understood and nothing was changed.
 pub(crate) fn shorten(
     code: &mut Code,
-    blocks: &mut [u32],
-    edges: &mut [(u32, u32)],
+    blocks: &mut Vec<u32>,
+    edges: &mut Vec<(u32, u32)>,
     aim: Aim,
 ) -> Option<CpuFeatures> {
     let mut listing = Listing::of(code, blocks, aim)?;
     let targets = targets(&listing.spots);
     let saved = settle(&mut listing.spots, &targets)?;
     if saved.last().is_none_or(|all| *all == 0) {
+        leave_out_last(&listing, blocks, edges);
         return Some(listing.features);
     }
     let moves = Moves::new(&listing, &saved, &targets, code.alignment)?;
     let bytes = rewrite(&code.bytes, &listing, &moves)?;
 
     // Nothing fails from here on.
+    leave_out_last(&listing, blocks, edges);
     code.bytes = bytes;
     for relocation in &mut code.relocations {
         relocation.offset = moves.of(relocation.offset);
@@ -98,6 +100,15 @@ pub(crate) fn shorten(
         (*from, *to) = (moves.of(*from), moves.of(*to));
     }
     Some(listing.features)
+}
+
+/// Takes the last block away, if it is empty.
+fn leave_out_last(listing: &Listing, blocks: &mut Vec<u32>, edges: &mut Vec<(u32, u32)>) {
+    if listing.last_is_empty
+        && let Some(empty) = blocks.pop()
+    {
+        edges.retain(|(from, to)| *from != empty && *to != empty);
+    }
 }
 
 /// How many spots begin before what each leads to.

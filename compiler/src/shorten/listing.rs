@@ -23,6 +23,8 @@ pub(super) struct Listing {
     pub(super) end: u32,
     /// Where the constants begin, up to the end of the function. Between `end` and here is only padding.
     pub(super) data: Option<u32>,
+    /// Whether there is no code where the last block is said to begin.
+    pub(super) last_is_empty: bool,
     /// The CPU features that the instructions need.
     pub(super) features: CpuFeatures,
 }
@@ -118,6 +120,11 @@ struct Reading<'a> {
     users: Vec<(u32, User)>,
     /// Where instructions are known to begin: control gets there, or something is said of what is there.
     entries: Bits,
+    /// Where the last block is said to begin, unless a trap or a handler is there.
+    ///
+    /// The code generator leaves out a jump at the end that nobody comes by any more, and still tells of its block. What is there then, if
+    /// anything, are constants.
+    last_block: Option<u32>,
     /// Where instructions were found to begin.
     starts: Bits,
     /// Where they were found to end.
@@ -141,8 +148,20 @@ impl<'a> Reading<'a> {
         entries.insert(0)?;
         let traps = code.sites.iter().filter(|site| site.trap.is_some()).map(|site| site.text);
         let handlers = code.handlers.iter().map(|handler| handler.handler);
-        for entry in blocks.iter().copied().chain(traps).chain(handlers) {
+        let (last, others) = match blocks.split_last() {
+            Some((last, others)) if others.iter().all(|block| block < last) => {
+                (Some(*last), others)
+            }
+            _ => (None, blocks),
+        };
+        for entry in others.iter().copied().chain(traps).chain(handlers) {
             entries.insert(entry)?;
+        }
+        let last_block = last.filter(|last| !entries.contains(*last));
+        let last_is_empty = last_block.is_some_and(|last| last >= length);
+        let last_block = last_block.filter(|_| !last_is_empty);
+        if let Some(last) = last_block {
+            entries.insert(last)?;
         }
         let calls = code.sites.iter().any(|site| site.trap.is_none());
         Some(Self {
@@ -155,6 +174,7 @@ impl<'a> Reading<'a> {
             operands: Operands::new(),
             users: Vec::new(),
             entries,
+            last_block,
             starts: Bits::new(length),
             ends: Bits::new(length.checked_add(1)?),
             addresses: Vec::new(),
@@ -164,6 +184,7 @@ impl<'a> Reading<'a> {
                 tables: Vec::new(),
                 end: 0,
                 data: None,
+                last_is_empty,
                 features: CpuFeatures::NONE,
             },
         })
@@ -280,11 +301,12 @@ impl<'a> Reading<'a> {
                 let length = u8::try_from(bytes.len()).ok()?;
                 self.found.spots.push(Spot { offset, length, change });
             }
-            if end == self.length || (ends && !self.entries.contains(end)) {
+            let over = ends && !table && self.is_over(end);
+            if end == self.length || over || (ends && !self.entries.contains(end)) {
                 if !ends {
                     return None;
                 }
-                match self.entries.first_from(end) {
+                match self.entries.first_from(end).filter(|next| !table || !self.is_over(*next)) {
                     Some(next) => {
                         // Only tables are between instructions.
                         if !table {
@@ -301,6 +323,21 @@ impl<'a> Reading<'a> {
                 }
             }
         }
+    }
+
+    /// Whether all that follows from an offset on are constants, though the last block is said to begin there. Then it is no entry any more.
+    fn is_over(&mut self, offset: u32) -> bool {
+        let Some(last) = self.last_block.filter(|last| *last >= offset) else { return false };
+        let behind = self.addresses.iter().copied().filter(|address| *address >= offset);
+        let data = behind.min().unwrap_or(self.length);
+        // No code is made of zeros, and none begins where constants do.
+        let padding = self.code.bytes.get(offset as usize..data as usize);
+        let is_padding = padding.is_some_and(|padding| padding.iter().all(|byte| *byte == 0));
+        if is_padding {
+            self.entries.remove(last);
+            self.found.last_is_empty = true;
+        }
+        is_padding
     }
 
     /// What an instruction becomes that refers to nothing in the code, if it does not stay as it is.
@@ -447,6 +484,12 @@ impl Bits {
         }
         *self.words.get_mut(offset as usize / 64)? |= 1 << (offset % 64);
         Some(())
+    }
+
+    fn remove(&mut self, offset: u32) {
+        if let Some(word) = self.words.get_mut(offset as usize / 64) {
+            *word &= !(1 << (offset % 64));
+        }
     }
 
     fn contains(&self, offset: u32) -> bool {

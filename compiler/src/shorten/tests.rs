@@ -71,7 +71,7 @@ fn shortened(before: &Code, blocks: &[u32]) -> Option<(Code, Vec<u32>)> {
     }
     assert!(edges.iter().map(|(from, _)| *from).eq(moved.iter().copied()));
     let function = |code, blocks| check::Function { code, blocks };
-    check::same(function(before, blocks), function(&after, &moved)).unwrap();
+    check::same(function(before, &blocks[..moved.len()]), function(&after, &moved)).unwrap();
     Some((after, moved))
 }
 
@@ -184,6 +184,50 @@ fn constants_may_follow_a_table() {
     assert_eq!(after.bytes, expected.concat());
 }
 
+#[test]
+fn a_last_block_without_code_is_left_out() {
+    let constant: Vec<u8> = (1..=16).collect();
+    // At the end, or where an end was before something else became shorter.
+    for last in [8, 9, 100] {
+        let before = code(&[&je(1), &[NOP, RET]]);
+        let (after, blocks) = shortened(&before, &[0, 6, last]).unwrap();
+        assert_eq!((after.bytes, blocks), (vec![0x74, 1, NOP, RET], vec![0, 2]), "{last}");
+    }
+    // In front of constants, at the first, and among them.
+    for last in [14, 16, 20] {
+        let mut before = code(&[&load_constant(9), &je(0), &[RET], &[0; 2], &constant]);
+        before.alignment = 16;
+        let (after, blocks) = shortened(&before, &[0, last]).unwrap();
+        assert_eq!(after.bytes[16..], constant, "{last}");
+        assert_eq!((&after.bytes[7..10], blocks), (&[0x74, 0, RET][..], vec![0]), "{last}");
+    }
+    // Behind a table, and at the constants behind it.
+    let table = [&load_constant(25 + 16), &je(0)[..], &table_branch(10), &entries(&[-17, -30])];
+    for last in [38, 48] {
+        let mut before = code(&[&table.concat(), &[0; 10], &constant]);
+        before.alignment = 16;
+        let found = shortened(&before, &[0, 13, last]);
+        let (after, blocks) = found.unwrap();
+        assert_eq!((&after.bytes[48..], blocks), (&constant[..], vec![0, 9]), "{last}");
+    }
+    // One that control gets to is code, by a branch, by a table, or alone.
+    let branch = code(&[&je(1), &[RET], &[NOP, RET]]);
+    let (after, blocks) = shortened(&branch, &[0, 6, 7]).unwrap();
+    assert_eq!((after.bytes, blocks), (vec![0x74, 1, RET, NOP, RET], vec![0, 2, 3]));
+    let alone = code(&[&je(0), &[RET], &[NOP, RET]]);
+    assert_eq!(shortened(&alone, &[0, 7]).unwrap().1, [0, 3]);
+    let mut before = code(&[&load_constant(9), &je(0), &[RET], &[NOP, RET], &constant]);
+    before.alignment = 16;
+    assert_eq!(shortened(&before, &[0, 14]).unwrap().1, [0, 10]);
+    // And so is one that begins with zeros: `add [rax], al`.
+    let zeros = code(&[&je(1), &[RET], &[0, 0, RET]]);
+    assert_eq!(shortened(&zeros, &[0, 7]).unwrap().1, [0, 3]);
+    // What does not align the constants is no padding.
+    let mut before = code(&[&load_constant(25), &je(0), &[RET], &[0; 18], &constant]);
+    before.alignment = 16;
+    assert!(shortened(&before, &[0, 14]).is_none());
+}
+
 /// A function with everything in it that moves: branches, calls, a handler, traps. Its blocks begin at 0, 10, 32 and 39.
 fn everything() -> Code {
     let mut before = code(&[
@@ -256,7 +300,7 @@ fn the_stack_is_reached_by_the_frame_pointer_where_that_is_known() {
     // Not where speed counts more; the end gets shorter all the same.
     let (mut after, expected) =
         (before.clone(), [OPEN, BY_STACK, &[0x74, 7], BY_STACK, &UD2, BY_STACK, CLOSED].concat());
-    shorten(&mut after, &mut [0, 15, 22], &mut [], Aim::Speed).unwrap();
+    shorten(&mut after, &mut vec![0, 15, 22], &mut Vec::new(), Aim::Speed).unwrap();
     assert_eq!(after.bytes, expected);
     // Also behind a call of a function that takes its arguments from the stack.
     let call: &[u8] = &[0xff, 0xd0, 0x48, 0x83, 0xec, 16];
@@ -558,7 +602,7 @@ fn uses(near: u32, far: u32) -> Vec<Vec<u8>> {
 
 fn faster(before: &Code) -> Vec<u8> {
     let mut after = before.clone();
-    shorten(&mut after, &mut [0], &mut [], Aim::Speed).unwrap();
+    shorten(&mut after, &mut vec![0], &mut Vec::new(), Aim::Speed).unwrap();
     let function = |code| check::Function { code, blocks: &[0] };
     check::same(function(before), function(&after)).unwrap();
     after.bytes
@@ -632,7 +676,7 @@ fn places_stay_that_somebody_else_may_know_of() {
     handling.sites = vec![site(11, None)];
     handling.handlers = vec![Handler { call: 11, handler: 11, tag: None, frame: 0x110, vmctx: 0 }];
     let mut opened = handling.clone();
-    shorten(&mut opened, &mut [0], &mut [], Aim::Speed).unwrap();
+    shorten(&mut opened, &mut vec![0], &mut Vec::new(), Aim::Speed).unwrap();
     let places = uses(8, 0x100).concat();
     assert!(opened.bytes.windows(places.len()).any(|bytes| bytes == places), "handlers");
     // 0x110 below the frame pointer, which is 16 below the frame's address.
@@ -716,7 +760,7 @@ fn what_is_not_understood_stays() {
             code(&[&je(0), &table_branch(10), &entries(&[4]), &jmp(-9)]),
             &[0, 27],
         ),
-        ("a block outside", code(&[&je(0), &[RET]]), &[0, 7]),
+        ("a block outside", code(&[&je(0), &[RET]]), &[0, 7, 6]),
         ("a block in an instruction", code(&[&je(0), &[RET]]), &[0, 3]),
         ("the end of the function is reached", code(&[&je(0), &[NOP]]), &[0]),
         ("a gap without a table", code(&[&je(0), &[RET, 0, 0, 0, 0, RET]]), &[0, 11]),
