@@ -41,6 +41,9 @@ const FRONT: usize = 4096;
 
 const _: () = assert!(FRONT >= TREE_OFFSET);
 
+/// A file of at most so many bytes is read before it is known what it is.
+const AT_ONCE: u64 = 4 << 20;
+
 /// From how many bytes on it is quicker to ask for their pages at once than to fault for each.
 const POPULATED: usize = 12 << 10;
 
@@ -69,6 +72,11 @@ impl Snapshot {
     fn of_file(file: &File, name: &Path, length: u64) -> Result<Self, LoadError> {
         let read = |source| LoadError::Read { path: name.to_owned(), source };
         let changed = || LoadError::Changed { path: name.to_owned() };
+        if length <= AT_ONCE
+            && let Some(snapshot) = Self::of_file_at_once(file, length).map_err(read)?
+        {
+            return Ok(snapshot);
+        }
         let (front, wanted) = measure(file, name, length)?;
         let mut map = Self::allocate(wanted)?;
         // It has room for them.
@@ -82,6 +90,22 @@ impl Snapshot {
             return Err(changed());
         }
         Self::freeze(map, bytes, length.max(wanted), Pages::again)
+    }
+
+    /// Reads a file by one system call. `None` if it is anything but an artifact of this length, which is then to be read with
+    /// more care.
+    fn of_file_at_once(file: &File, length: u64) -> io::Result<Option<Self>> {
+        let Ok(bytes) = usize::try_from(length) else { return Ok(None) };
+        // Another byte tells whether the file has more by now.
+        let Ok(mut map) = Self::allocate(length + 1) else { return Ok(None) };
+        let count = match file.read_at(&mut map[..=bytes], 0) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Ok(None),
+            count => count?,
+        };
+        if count != bytes || claimed_length(&map[..bytes]) != Ok(length) {
+            return Ok(None);
+        }
+        Ok(Self::freeze(map, bytes, length, Pages::again).ok())
     }
 
     /// Reads the parts of a file that are needed to instantiate. What else a loader uses is loaded when it is needed. Reads all of
