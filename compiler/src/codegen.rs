@@ -119,6 +119,25 @@ pub(crate) struct Code {
     pub(crate) func_refs: FuncRefUse,
 }
 
+impl Code {
+    /// Puts bytes behind it, to which [`Reference::Own`] referred until now.
+    fn append(&mut self, bytes: &[u8]) {
+        /// As the widest numbers are.
+        const ALIGNMENT: usize = 8;
+        if bytes.is_empty() {
+            return;
+        }
+        let start = self.bytes.len().next_multiple_of(ALIGNMENT);
+        self.bytes.resize(start, 0);
+        self.bytes.extend_from_slice(bytes);
+        for relocation in &mut self.relocations {
+            if relocation.target == Reference::Own {
+                relocation.addend += start as i64;
+            }
+        }
+    }
+}
+
 /// Everything that was generated for a module.
 #[derive(Debug)]
 pub(crate) struct Generated {
@@ -590,13 +609,14 @@ impl Worker {
         };
         let isa = other.as_deref().unwrap_or(env.isa);
         let mut control = ControlPlane::default();
-        if self.is_trampoline {
+        let behind = if self.is_trampoline {
             // The optimiser would find nothing, in a sixth of the time.
             self.context.compute_cfg();
             self.context.compute_domtree();
+            Vec::new()
         } else {
-            optimise::optimise(&mut self.context, isa, &mut control, &env.short_memories)?;
-        }
+            optimise::optimise(&mut self.context, isa, &mut control, &env.short_memories)?
+        };
         let Context { func, domtree, .. } = &self.context;
         let code = isa
             .compile_function(func, domtree, &mut self.registers, false, &mut control)?
@@ -656,6 +676,7 @@ impl Worker {
             recursion: &recursion,
             length: u32::try_from(finished.bytes.len()).unwrap_or(u32::MAX),
         });
+        finished.append(&behind);
         Ok(finished)
     }
 }

@@ -115,14 +115,14 @@ pub(crate) fn link(
             let number = module.defined_func(function)?.as_u32();
             ranges.get(number as usize).copied()
         }
-        Reference::Table(_) => None,
+        Reference::Table(_) | Reference::Own => None,
     };
     let mut referred: Vec<_> = references
         .iter()
         .flatten()
         .filter_map(|relocation| match relocation.target {
             Reference::Table(table) => Some(table),
-            Reference::Function(_) => None,
+            Reference::Function(_) | Reference::Own => None,
         })
         .collect();
     referred.sort_unstable();
@@ -158,6 +158,7 @@ pub(crate) fn link(
                     .ok()
                     .map(|position| tables[position].1),
                 function @ Reference::Function(_) => place_of(function),
+                Reference::Own => Some(*caller),
             };
             let Some(target) = target else {
                 let what = relocation.target;

@@ -11,28 +11,32 @@ use crate::carried;
 use crate::constants;
 use crate::counted;
 use crate::fields;
+use crate::link;
+use crate::lookup;
 use crate::narrow;
 use crate::order;
 use crate::saturation;
 
 /// Optimises the function in the context, whose graphs are known then, as the target says. `memories` are those of
-/// [`addresses::short_memories`].
+/// [`addresses::short_memories`]. Returns what has to lie behind its code.
 pub(crate) fn optimise(
     context: &mut Context,
     isa: &dyn TargetIsa,
     control: &mut ControlPlane,
     memories: &[i32],
-) -> CodegenResult<()> {
-    if isa.flags().opt_level() == OptLevel::None {
+) -> CodegenResult<Vec<u8>> {
+    let behind = if isa.flags().opt_level() == OptLevel::None {
         context.optimize(isa, control)?;
+        Vec::new()
     } else {
-        optimise_fully(context, isa, control, memories)?;
-    }
+        optimise_fully(context, isa, control, memories)?
+    };
     if branches::compare(&mut context.func) {
         context.compute_cfg();
         context.compute_domtree();
     }
-    context.verify_if(isa)
+    context.verify_if(isa)?;
+    Ok(behind)
 }
 
 fn optimise_fully(
@@ -40,7 +44,11 @@ fn optimise_fully(
     isa: &dyn TargetIsa,
     control: &mut ControlPlane,
     memories: &[i32],
-) -> CodegenResult<()> {
+) -> CodegenResult<Vec<u8>> {
+    let behind = match link::reaches_tables(isa.triple()) {
+        true => lookup::choose(&mut context.func),
+        false => Vec::new(),
+    };
     // As `Context::optimize` does, whose last step is the optimiser.
     context.compute_cfg();
     counted::compare_next(&mut context.func, &context.cfg);
@@ -60,5 +68,5 @@ fn optimise_fully(
     carried::compute_once(&mut context.func, &context.domtree);
     constants::rematerialise(&mut context.func);
     order::keep_fewer(&mut context.func);
-    Ok(())
+    Ok(behind)
 }

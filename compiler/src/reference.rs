@@ -1,6 +1,6 @@
-//! What machine code refers to until it is linked: functions of the module, and tables in its text.
+//! What machine code refers to until it is linked: functions of the module, tables in its text, and what lies behind a function's own code.
 //!
-//! The intermediate form names them by two numbers, the first of which says which of the two it is.
+//! The intermediate form names them by two numbers, the first of which says what it is.
 
 use cranelift_codegen::ir::{UserExternalName, UserFuncName};
 
@@ -13,10 +13,13 @@ pub(crate) enum Reference {
     Function(FuncIndex),
     /// The elements of a table that never change.
     Table(TableIndex),
+    /// The function that refers to it: in intermediate form what lies behind its code, and the function itself in what was generated.
+    Own,
 }
 
 const FUNCTIONS: u32 = 0;
 const TABLES: u32 = 1;
+const OWN: u32 = 2;
 
 impl Reference {
     /// What a name stands for.
@@ -24,6 +27,7 @@ impl Reference {
         match name.namespace {
             FUNCTIONS => Some(Self::Function(FuncIndex::from_u32(name.index))),
             TABLES => Some(Self::Table(TableIndex::from_u32(name.index))),
+            OWN if name.index == 0 => Some(Self::Own),
             _ => None,
         }
     }
@@ -41,6 +45,7 @@ impl Reference {
         match self {
             Self::Function(index) => UserExternalName::new(FUNCTIONS, index.as_u32()),
             Self::Table(index) => UserExternalName::new(TABLES, index.as_u32()),
+            Self::Own => UserExternalName::new(OWN, 0),
         }
     }
 
@@ -68,10 +73,12 @@ mod tests {
             Reference::Function(FuncIndex::from_u32(0)),
             Reference::Function(FuncIndex::from_u32(1 << 30)),
             Reference::Table(TableIndex::from_u32(7)),
+            Reference::Own,
         ] {
             assert_eq!(Reference::of(&reference.name()), Some(reference));
             assert_eq!(Reference::from_bytes(reference.to_bytes()), Some(reference));
         }
-        assert_eq!(Reference::of(&UserExternalName::new(2, 0)), None);
+        assert_eq!(Reference::of(&UserExternalName::new(2, 1)), None);
+        assert_eq!(Reference::of(&UserExternalName::new(3, 0)), None);
     }
 }

@@ -37,7 +37,7 @@ use crate::unwind::Unwind;
 
 /// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
 /// done to code once it is generated, and with [`Stored`].
-const FORM: &str = "cwasm function, form 9";
+const FORM: &str = "cwasm function, form 10";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];
@@ -259,7 +259,9 @@ impl Kept<'_> {
     /// What it refers to or has copies of. What is kept has their numbers in this list.
     fn others(&self) -> Vec<Reference> {
         let names = self.function.params.user_named_funcs();
-        let mut others: Vec<_> = names.values().filter_map(Reference::of).collect();
+        // What is behind the code itself is known once it is generated.
+        let names = names.values().filter_map(Reference::of).filter(|it| *it != Reference::Own);
+        let mut others: Vec<_> = names.collect();
         for (_, inlined) in self.locations.iter() {
             let function = Reference::Function(inlined.function);
             if !others.contains(&function) {
@@ -277,12 +279,21 @@ struct Place<'a> {
     inlinable: &'a Inlinable<'a>,
 }
 
+/// The number of what refers to itself. No function has so many others.
+const OWN: u32 = u32::MAX;
+
 impl Place<'_> {
     fn number(&self, reference: Reference) -> Option<u32> {
+        if reference == Reference::Own {
+            return Some(OWN);
+        }
         u32::try_from(self.others.iter().position(|other| *other == reference)?).ok()
     }
 
     fn reference(&self, number: u32) -> Option<Reference> {
+        if number == OWN {
+            return Some(Reference::Own);
+        }
         self.others.get(number as usize).copied()
     }
 }

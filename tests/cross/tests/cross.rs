@@ -73,6 +73,7 @@ const NATIVE: &[&str] = &[
     "bulk.wast",
     "call_indirect.wast",
     "simd_splat.wast",
+    "numbers.wast",
 ];
 
 fn main() -> ExitCode {
@@ -131,5 +132,7 @@ fn scripts(vectors: bool) -> Vec<(String, String)> {
     };
     spec(SpecVersion::V3).for_each(&mut add);
     proposal(Proposal::Simd).for_each(&mut add);
+    let own = include_str!("../scripts/numbers.wast");
+    scripts.push(("numbers.wast".to_owned(), own.to_owned()));
     scripts
 }
