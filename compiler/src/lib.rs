@@ -28,6 +28,7 @@ mod addresses;
 mod branches;
 mod carried;
 pub mod codegen;
+mod conditions;
 mod constants;
 mod counted;
 mod effects;

@@ -8,6 +8,7 @@ use cranelift_codegen::{CodegenResult, Context};
 use crate::addresses;
 use crate::branches;
 use crate::carried;
+use crate::conditions;
 use crate::constants;
 use crate::counted;
 use crate::fields;
@@ -31,7 +32,8 @@ pub(crate) fn optimise(
     } else {
         optimise_fully(context, isa, control, memories)?
     };
-    if branches::compare(&mut context.func) {
+    let split = isa.flags().opt_level() != OptLevel::None && conditions::split(&mut context.func);
+    if branches::compare(&mut context.func) || split {
         context.compute_cfg();
         context.compute_domtree();
     }
