@@ -11,7 +11,7 @@
 //! * `translate` and `trampoline`: bodies and signatures to Cranelift's intermediate form;
 //! * `inline`: small functions to the places where they are called;
 //! * [`codegen`]: that to machine code, on several threads;
-//! * `lookup`, `counted`, `fields`, `branches` and `constants`: what the code generator's optimiser leaves to do before it, and after;
+//! * `lookup`, `counted`, `fields`, `conditions`, `branches` and `constants`: what the code generator's optimiser leaves to do before it, and after;
 //! * `shorten`: to shorter forms of its instructions;
 //! * `reuse`: the code of functions that did not change, from an earlier compilation;
 //! * [`link`]: the code of functions to a text section without open references;
