@@ -297,7 +297,9 @@ impl<'a> Numbers<'a> {
         let base = pos.ins().symbol_value(types::I64, symbol);
         let distance = pos.ins().ishl_imm_u(index, i64::from(size_log2));
         let place = pos.ins().iadd(base, distance);
-        let flags = MemFlagsData::trusted()
+        // A function may begin at any multiple of four bytes.
+        let flags = MemFlagsData::new()
+            .with_notrap()
             .with_endianness(Endianness::Little)
             .with_readonly()
             .with_can_move();
