@@ -124,19 +124,25 @@ impl Uses {
         self.0[func.dfg.resolve_aliases(value)] += 1;
     }
 
-    /// Leaves out what only computes a value that nobody uses.
+    /// Leaves out what only computes a value that nobody uses, and what is only there for that.
     fn leave_out(&mut self, func: &mut Function, value: Value) {
-        let Some(inst) = func.dfg.value_def(value).inst() else { return };
         let computes = [Opcode::Select, Opcode::Uextend, Opcode::Icmp];
-        if self.0[value] > 0 || !computes.contains(&func.dfg.insts[inst].opcode()) {
-            return;
-        }
-        let args: Vec<Value> = func.dfg.inst_args(inst).to_vec();
-        func.layout.remove_inst(inst);
-        for arg in args {
-            let arg = func.dfg.resolve_aliases(arg);
-            self.0[arg] = self.0[arg].saturating_sub(1);
-            self.leave_out(func, arg);
+        let mut open = vec![value];
+        while let Some(value) = open.pop() {
+            let Some(inst) = func.dfg.value_def(value).inst() else { continue };
+            // It may have been used twice by what is gone, and be gone itself.
+            let is_there = func.layout.inst_block(inst).is_some();
+            let opcode = func.dfg.insts[inst].opcode();
+            if self.0[value] > 0 || !is_there || !computes.contains(&opcode) {
+                continue;
+            }
+            let args = func.dfg.inst_args(inst).iter();
+            let args: Vec<Value> = args.map(|arg| func.dfg.resolve_aliases(*arg)).collect();
+            func.layout.remove_inst(inst);
+            for arg in &args {
+                self.0[*arg] = self.0[*arg].saturating_sub(1);
+            }
+            open.extend(args);
         }
     }
 }
@@ -235,7 +241,7 @@ mod tests {
     use super::*;
 
     /// A condition of three parameters.
-    #[derive(Clone, Debug)]
+    #[derive(Clone, Debug, PartialEq)]
     enum Condition {
         Parameter(usize),
         Number(i64),
@@ -308,8 +314,13 @@ mod tests {
                     pos.ins().uextend(types::I32, flag)
                 }
                 Select(all) => {
-                    let [by, set, clear] = all.each_ref().map(|it| it.build(pos, parameters));
-                    pos.ins().select(by, set, clear)
+                    let [by, set, clear] = &**all;
+                    let first = by.build(pos, parameters);
+                    let [set, clear] = [set, clear].map(|other| match other == by {
+                        true => first,
+                        false => other.build(pos, parameters),
+                    });
+                    pos.ins().select(first, set, clear)
                 }
             }
         }
