@@ -14,6 +14,8 @@ use cranelift_codegen::ir::{
     Block, BlockArg, BlockCall, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
 };
 
+use crate::constants::integer;
+
 /// Branches by the parts of conditions. Returns whether there are more blocks than before: then what was known of the graph does not hold any
 /// more.
 pub(crate) fn split(func: &mut Function) -> bool {
@@ -83,17 +85,8 @@ fn extended(func: &Function, value: Value) -> Option<Value> {
 fn negated(func: &Function, value: Value) -> Option<Value> {
     match func.dfg.insts[func.dfg.value_def(value).inst()?] {
         InstructionData::IntCompare { cond: IntCC::Equal, args: [value, zero], .. } => {
-            (constant(func, zero) == Some(0)).then(|| func.dfg.resolve_aliases(value))
+            (integer(&func.dfg, zero) == Some(0)).then(|| func.dfg.resolve_aliases(value))
         }
-        _ => None,
-    }
-}
-
-/// The integer that a value is known to be.
-fn constant(func: &Function, value: Value) -> Option<i64> {
-    let inst = func.dfg.value_def(func.dfg.resolve_aliases(value)).inst()?;
-    match func.dfg.insts[inst] {
-        InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => Some(imm.bits()),
         _ => None,
     }
 }
@@ -186,11 +179,12 @@ impl Choice {
             }
         };
         values.push(value);
-        let (known_if_set, number, other) = match (constant(func, set), constant(func, clear)) {
-            (Some(number), _) => (true, number, clear),
-            (_, Some(number)) => (false, number, set),
-            _ => return None,
-        };
+        let (known_if_set, number, other) =
+            match (integer(&func.dfg, set), integer(&func.dfg, clear)) {
+                (Some(number), _) => (true, number, clear),
+                (_, Some(number)) => (false, number, set),
+                _ => return None,
+            };
         let known = if number == 0 { no } else { yes };
         Some(Self { values, by, known, known_if_set, other, targets: [yes, no] })
     }

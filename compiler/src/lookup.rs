@@ -16,6 +16,7 @@ use cranelift_codegen::ir::{
     InstBuilder as _, InstructionData, JumpTable, MemFlagsData, Opcode, Type, Value, types,
 };
 
+use crate::constants::{integer, is_constant};
 use crate::reference::Reference;
 
 /// Fewer targets are told apart by comparisons: see [`crate::branches`].
@@ -72,15 +73,10 @@ impl Number {
     fn of(func: &Function, value: Value) -> Option<Self> {
         let value = func.dfg.resolve_aliases(value);
         let ty = func.dfg.value_type(value);
-        let bits = match func.dfg.insts[func.dfg.value_def(value).inst()?] {
-            InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => match ty {
-                // The upper half is of no meaning.
-                types::I32 => imm.bits().cast_unsigned() & u64::from(u32::MAX),
-                types::I64 => imm.bits().cast_unsigned(),
-                _ => return None,
-            },
-            InstructionData::UnaryIeee32 { imm, .. } => imm.bits().into(),
-            InstructionData::UnaryIeee64 { imm, .. } => imm.bits(),
+        let bits = match (ty, func.dfg.insts[func.dfg.value_def(value).inst()?]) {
+            (types::I32 | types::I64, _) => integer(&func.dfg, value)?.cast_unsigned(),
+            (_, InstructionData::UnaryIeee32 { imm, .. }) => imm.bits().into(),
+            (_, InstructionData::UnaryIeee64 { imm, .. }) => imm.bits(),
             _ => return None,
         };
         Some(Self { ty, bits })
@@ -119,12 +115,9 @@ fn goes_on(func: &Function, block: Block) -> Option<BlockCall> {
     let last = func.layout.last_inst(block)?;
     let InstructionData::Jump { destination, .. } = func.dfg.insts[last] else { return None };
     let mut others = func.layout.block_insts(block).filter(|inst| *inst != last);
-    let is_constant = |inst: Inst| {
-        let opcode = func.dfg.insts[inst].opcode();
-        matches!(opcode, Opcode::Iconst | Opcode::F32const | Opcode::F64const)
-    };
+    let makes_one = |inst: Inst| is_constant(func.dfg.insts[inst].opcode());
     // Parameters would be known in this block only.
-    (others.all(is_constant) && func.dfg.block_params(block).is_empty()).then_some(destination)
+    (others.all(makes_one) && func.dfg.block_params(block).is_empty()).then_some(destination)
 }
 
 impl Choice {
