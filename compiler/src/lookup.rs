@@ -13,7 +13,7 @@ use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::immediates::{Ieee32, Ieee64};
 use cranelift_codegen::ir::{
     Block, BlockArg, BlockCall, Endianness, ExternalName, Function, GlobalValueData, Inst,
-    InstBuilder as _, InstructionData, JumpTable, MemFlagsData, Opcode, Type, Value, types,
+    InstBuilder as _, InstructionData, JumpTable, MemFlagsData, Type, Value, types,
 };
 
 use crate::constants::{integer, is_constant};
@@ -310,7 +310,7 @@ impl<'a> Numbers<'a> {
 
 #[cfg(test)]
 mod tests {
-    use cranelift_codegen::ir::{AbiParam, JumpTableData};
+    use cranelift_codegen::ir::{AbiParam, JumpTableData, Opcode};
     use cranelift_codegen::settings::{self, Flags};
     use cranelift_codegen::verify_function;
     use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
