@@ -105,6 +105,8 @@ impl Snapshot {
         if count != bytes || claimed_length(&map[..bytes]) != Ok(length) {
             return Ok(None);
         }
+        // Pages that were used before still have what was there. Behind the file are zeros, also where its code ends.
+        map[bytes] = 0;
         Ok(Self::freeze(map, bytes, length, Pages::again).ok())
     }
 
