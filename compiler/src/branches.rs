@@ -38,7 +38,13 @@ pub(crate) fn compare(func: &mut Function) -> bool {
 }
 
 /// Where a branch leads to, and with which arguments.
-type Target = (Block, Vec<BlockArg>);
+pub(crate) type Target = (Block, Vec<BlockArg>);
+
+/// Where a branch leads to, apart from the function.
+pub(crate) fn target(func: &Function, call: &BlockCall) -> Target {
+    let pool = &func.dfg.value_lists;
+    (call.block(pool), call.args(pool).collect())
+}
 
 /// Where a table leads to other than to its default.
 struct Elsewhere {
@@ -56,8 +62,7 @@ impl Elsewhere {
         let leads_there = |call: &BlockCall, (block, args): &Target| {
             call.block(pool) == *block && call.args(pool).eq(args.iter().copied())
         };
-        let target = |call: &BlockCall| (call.block(pool), call.args(pool).collect());
-        let default = target(&table.default_block());
+        let default = target(func, &table.default_block());
         let mut found = Self { indices: Vec::new(), targets: Vec::new(), default };
         for (index, call) in (0..).zip(table.as_slice()) {
             if leads_there(call, &found.default) {
@@ -68,7 +73,7 @@ impl Elsewhere {
                 if found.targets.len() > FEW {
                     return None;
                 }
-                found.targets.push(target(call));
+                found.targets.push(target(func, call));
             }
             found.indices.push((index, known.unwrap_or(found.targets.len() - 1)));
             if found.indices.len() > FEW && index >= u64::from(u64::BITS) {

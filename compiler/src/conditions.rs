@@ -11,9 +11,10 @@ use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::entity::SecondaryMap;
 use cranelift_codegen::ir::condcodes::{CondCode as _, IntCC};
 use cranelift_codegen::ir::{
-    Block, BlockArg, BlockCall, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
+    Block, BlockCall, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
 };
 
+use crate::branches::target;
 use crate::constants::integer;
 
 /// Branches by the parts of conditions. Returns whether there are more blocks than before: then what was known of the graph does not hold any
@@ -191,12 +192,8 @@ impl Choice {
 
     fn replace(self, func: &mut Function, branch: Inst, block: Block, uses: &mut Uses) {
         let Self { values, by, known, known_if_set, other, targets } = self;
-        let pool = &func.dfg.value_lists;
-        let target = |call: &BlockCall| -> (Block, Vec<BlockArg>) {
-            (call.block(pool), call.args(pool).collect())
-        };
-        let known = target(&known);
-        let [yes, no] = targets.each_ref().map(target);
+        let known = target(func, &known);
+        let [yes, no] = targets.each_ref().map(|call| target(func, call));
         let mut pos = FuncCursor::new(func).at_inst(branch);
         pos.use_srcloc(branch);
         pos.remove_inst();
@@ -227,7 +224,7 @@ mod tests {
 
     use cranelift_codegen::cursor::CursorPosition;
     use cranelift_codegen::ir::condcodes::FloatCC;
-    use cranelift_codegen::ir::{AbiParam, types};
+    use cranelift_codegen::ir::{AbiParam, BlockArg, types};
     use cranelift_codegen::settings::{self, Flags};
     use cranelift_codegen::verify_function;
     use proptest::prelude::*;

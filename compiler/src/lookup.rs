@@ -16,6 +16,7 @@ use cranelift_codegen::ir::{
     InstBuilder as _, InstructionData, JumpTable, MemFlagsData, Type, Value, types,
 };
 
+use crate::branches::{Target, target};
 use crate::constants::{integer, is_constant};
 use crate::reference::Reference;
 
@@ -179,13 +180,10 @@ impl Choice {
         let Some(block) = func.layout.inst_block(branch) else { return };
         let length = func.dfg.jump_tables[table].as_slice().len();
         let default = func.dfg.jump_tables[table].default_block();
-        let pool = &func.dfg.value_lists;
-        let target = |call: &BlockCall| -> (Block, Vec<BlockArg>) {
-            (call.block(pool), call.args(pool).collect())
-        };
-        let default = target(&default);
+        let default = target(func, &default);
         let entries = func.dfg.jump_tables[table].as_slice();
-        let exceptions = self.exceptions.iter().map(|index| (*index, target(&entries[*index])));
+        let exceptions =
+            self.exceptions.iter().map(|index| (*index, target(func, &entries[*index])));
         let exceptions: Vec<_> = exceptions.collect();
         let mut pos = FuncCursor::new(func).at_inst(branch);
         pos.use_srcloc(branch);
@@ -229,7 +227,7 @@ fn go_on_unless(
     pos: &mut FuncCursor<'_>,
     block: Block,
     flag: Value,
-    (target, args): &(Block, Vec<BlockArg>),
+    (target, args): &Target,
 ) -> Block {
     let next = pos.func.dfg.make_block();
     pos.ins().brif(flag, *target, args, next, &[]);
