@@ -100,6 +100,11 @@ fn patterns() -> Vec<[u8; 16]> {
             }
         }
     }
+    // One byte, or two, sixteen or eight times.
+    for first in 0..31 {
+        patterns.push([first; 16]);
+        patterns.push(std::array::from_fn(|place| first + u8::try_from(place % 2).unwrap()));
+    }
     // No byte moves; four 16-bit words of one half do.
     for _ in 0..20 {
         patterns.push(std::array::from_fn(|place| u8::try_from(place).unwrap() + byte(2) * 16));
@@ -146,6 +151,120 @@ fn shuffles_of_every_pattern() {
             assert_eq!(bytes(f.call(&mut store, (a, b)).unwrap()), *pattern, "{cpu}");
         }
     }
+}
+
+/// Functions of a vector, each with its name.
+fn functions_of_one(bodies: &[String]) -> String {
+    let functions = bodies.iter().enumerate().map(|(number, body)| {
+        format!(r#"(func (export "{number}") (param v128) (result v128) {body})"#)
+    });
+    format!("(module {})", functions.collect::<String>())
+}
+
+/// What each function of a module makes of a vector, at each level, also without an optimiser.
+fn check_all(bodies: &[String], operand: u128, wanted: &[u128]) {
+    let text = functions_of_one(bodies);
+    for (cpu, opt_level) in levels().flat_map(|cpu| [(cpu, OptLevel::Speed), (cpu, OptLevel::None)])
+    {
+        let settings = Settings { cpu, opt_level, ..Settings::default() };
+        let artifact = load(&compile_with(&text, &settings));
+        let engine = Engine::default();
+        let mut store = Store::new(&engine, ());
+        let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
+        for (number, (body, wanted)) in bodies.iter().zip(wanted).enumerate() {
+            let f = instance.typed_func::<u128, u128>(&store, &number.to_string()).unwrap();
+            assert_eq!(f.call(&mut store, operand).unwrap(), *wanted, "{cpu}: {body}");
+        }
+    }
+}
+
+#[test]
+fn shuffles_of_shuffles() {
+    let operand = 0x0f0e_0d0c_0b0a_0908_0706_0504_0302_0100_u128;
+    let patterns = patterns();
+    let mut random = Random::new(2);
+    let (mut bodies, mut wanted) = (Vec::new(), Vec::new());
+    for _ in 0..1500 {
+        let [first, second] = [0; 2].map(|_| patterns[random.below(patterns.len())]);
+        let lanes = |pattern: [u8; 16]| pattern.map(|lane| lane.to_string()).join(" ");
+        // What is shuffled twice has other bytes in its second operand, or the same in both.
+        let (other, add) = match random.below(2) {
+            0 => ("(local.get 0)", 0),
+            _ => ("(v128.not (local.get 0))", 0xff),
+        };
+        let same = random.below(2) == 0;
+        bodies.push(format!(
+            "(local v128)
+            (local.set 1 (i8x16.shuffle {} (local.get 0) {other}))
+            (i8x16.shuffle {} (local.get 1) (local.get {}))",
+            lanes(first),
+            lanes(second),
+            if same { 1 } else { 0 },
+        ));
+        let once = first.map(|byte| if byte < 16 { byte } else { (byte - 16) ^ add });
+        let of_both =
+            |byte: u8| if same || byte < 16 { once[usize::from(byte % 16)] } else { byte - 16 };
+        wanted.push(u128::from_le_bytes(second.map(of_both)));
+    }
+    check_all(&bodies, operand, &wanted);
+}
+
+/// Each lane of a vector, shifted by this.
+fn lanes_shifted(vector: u128, width: u32, shift: impl Fn(u128) -> u128) -> u128 {
+    let mask = u128::MAX >> (128 - width);
+    (0..128 / width).fold(0, |result, lane| {
+        result | (shift(vector >> (lane * width) & mask) & mask) << (lane * width)
+    })
+}
+
+#[test]
+fn rotations_by_shifts() {
+    let operand = 0x8123_4567_89ab_cdef_fedc_ba98_7654_3217_u128;
+    let (mut bodies, mut wanted) = (Vec::new(), Vec::new());
+    let mut add = |body: String, result: u128| {
+        bodies.push(body);
+        wanted.push(result);
+    };
+    for (shape, width) in [("i8x16", 8), ("i16x8", 16), ("i32x4", 32), ("i64x2", 64)] {
+        for count in 0..=width {
+            let left = |count: u32| lanes_shifted(operand, width, |lane| lane << (count % width));
+            let right = |count: u32| lanes_shifted(operand, width, |lane| lane >> (count % width));
+            for (op, join) in
+                [("or", (|a, b| a | b) as fn(u128, u128) -> u128), ("xor", |a, b| a ^ b)]
+            {
+                // Rotations, and what only looks like one.
+                for rest in [width - count, width + 8 - count] {
+                    let shl = format!("({shape}.shl (local.get 0) (i32.const {count}))");
+                    let shr = format!("({shape}.shr_u (local.get 0) (i32.const {rest}))");
+                    add(format!("(v128.{op} {shl} {shr})"), join(left(count), right(rest)));
+                    add(format!("(v128.{op} {shr} {shl})"), join(left(count), right(rest)));
+                }
+                if count % 8 == 0 {
+                    let rest = width - count;
+                    let shl = format!("({shape}.shl (local.get 0) (i32.const {count}))");
+                    let other =
+                        format!("({shape}.shr_u (v128.not (local.get 0)) (i32.const {rest}))");
+                    let inverse = lanes_shifted(!operand, width, |lane| lane >> (rest % width));
+                    add(format!("(v128.{op} {shl} {other})"), join(left(count), inverse));
+                    let signed = format!("({shape}.shr_s (local.get 0) (i32.const {rest}))");
+                    let arithmetic = lanes_shifted(operand, width, |lane| {
+                        // The sign is moved to the highest bit, and back.
+                        let lane = (lane << (128 - width)).cast_signed();
+                        (lane >> (128 - width) >> (rest % width)).cast_unsigned()
+                    });
+                    add(format!("(v128.{op} {shl} {signed})"), join(left(count), arithmetic));
+                    add(format!("(v128.{op} {shl} {shl})"), join(left(count), left(count)));
+                }
+            }
+        }
+    }
+    // Of lanes that are not those that are shifted back.
+    let body = "(v128.or (i32x4.shl (local.get 0) (i32.const 16))
+        (i64x2.shr_u (local.get 0) (i32.const 16)))";
+    let mixed = lanes_shifted(operand, 32, |lane| lane << 16)
+        | lanes_shifted(operand, 64, |lane| lane >> 16);
+    add(body.to_owned(), mixed);
+    check_all(&bodies, operand, &wanted);
 }
 
 #[test]

@@ -698,6 +698,72 @@ fn long_sums_keep_few_values_on_the_stack() {
     assert!(bytes < 200 * 28, "{bytes}");
 }
 
+/// The code of a function of a vector, for a level.
+fn text_of_vectors(cpu: CpuLevel, body: &str) -> Vec<u8> {
+    let text = format!("(module (func (export \"f\") (param v128) (result v128) {body}))");
+    let artifact = compile(&wasm(&text), &Settings { cpu, ..x86() }).unwrap();
+    let file = ElfFile64::<Endianness>::parse(&*artifact).unwrap();
+    file.section_by_name(".text").unwrap().data().unwrap().to_vec()
+}
+
+fn shuffled(pattern: &str, of: &str) -> String {
+    format!("(i8x16.shuffle {pattern} {of} {of})")
+}
+
+#[test]
+fn vectors_are_rotated_by_bytes_as_they_are_shuffled() {
+    let rotated = |shape: &str, left: u32, right: u32| {
+        format!(
+            "(v128.or ({shape}.shr_u (local.get 0) (i32.const {right}))
+                ({shape}.shl (local.get 0) (i32.const {left})))"
+        )
+    };
+    let words = "2 3 0 1 6 7 4 5 10 11 8 9 14 15 12 13";
+    let long_words = "4 5 6 7 0 1 2 3 12 13 14 15 8 9 10 11";
+    let bytes = "3 0 1 2 7 4 5 6 11 8 9 10 15 12 13 14";
+    for cpu in [CpuLevel::Baseline, CpuLevel::X86_64V2, CpuLevel::X86_64V3] {
+        let of = |body: &str| text_of_vectors(cpu, body);
+        let shuffled = |pattern| of(&shuffled(pattern, "(local.get 0)"));
+        assert_eq!(of(&rotated("i32x4", 16, 16)), shuffled(words), "{cpu}");
+        assert_eq!(of(&rotated("i64x2", 32, 32)), shuffled(long_words), "{cpu}");
+        let is_shuffled = of(&rotated("i32x4", 8, 24)) == shuffled(bytes);
+        assert_eq!(is_shuffled, cpu != CpuLevel::Baseline, "{cpu}");
+    }
+}
+
+#[test]
+fn shuffles_of_shuffles_are_one() {
+    let here = "(local.get 0)";
+    let low = "2 3 0 1 6 7 4 5 8 9 10 11 12 13 14 15";
+    let high = "0 1 2 3 4 5 6 7 10 11 8 9 14 15 12 13";
+    let both = "2 3 0 1 6 7 4 5 10 11 8 9 14 15 12 13";
+    let twice = |first: &str, second: &str| {
+        format!(
+            "(local v128) (local.set 1 {}) {}",
+            shuffled(first, here),
+            shuffled(second, "(local.get 1)")
+        )
+    };
+    for cpu in [CpuLevel::Baseline, CpuLevel::X86_64V2] {
+        let of = |body: &str| text_of_vectors(cpu, body);
+        // The baseline has one instruction for each.
+        assert_eq!(of(&twice(low, high)), of(&shuffled(both, here)), "{cpu}");
+        // These are whole words.
+        let turned =
+            ["4 5 6 7 8 9 10 11 12 13 14 15 0 1 2 3", "8 9 10 11 12 13 14 15 0 1 2 3 4 5 6 7"];
+        let wanted = "12 13 14 15 0 1 2 3 4 5 6 7 8 9 10 11";
+        assert_eq!(of(&twice(turned[0], turned[1])), of(&shuffled(wanted, here)), "{cpu}");
+    }
+    // It would take three, and two patterns, to choose bytes of two operands.
+    let of_both =
+        |pattern: &str| format!("(i8x16.shuffle {pattern} (local.get 0) (v128.not (local.get 0)))");
+    let of = |body: &str| text_of_vectors(CpuLevel::X86_64V2, body);
+    let interleaved = of_both("0 16 1 17 2 18 3 19 4 20 5 21 6 22 7 23");
+    let moved = of(&shuffled("8 9 10 11 12 13 14 15 0 1 2 3 4 5 6 7", &interleaved));
+    let at_once = of(&of_both("4 20 5 21 6 22 7 23 0 16 1 17 2 18 3 19"));
+    assert!(moved.len() < at_once.len(), "{} {}", moved.len(), at_once.len());
+}
+
 #[test]
 fn what_a_loop_passes_on_is_not_computed_again() {
     // The optimiser compares what the last turn began with to 7. Then there are two counts at the end of a turn, and two instructions more.

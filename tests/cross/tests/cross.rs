@@ -132,7 +132,10 @@ fn scripts(vectors: bool) -> Vec<(String, String)> {
     };
     spec(SpecVersion::V3).for_each(&mut add);
     proposal(Proposal::Simd).for_each(&mut add);
-    let own = include_str!("../scripts/numbers.wast");
-    scripts.push(("numbers.wast".to_owned(), own.to_owned()));
+    scripts.push(("numbers.wast".to_owned(), include_str!("../scripts/numbers.wast").to_owned()));
+    if vectors {
+        let rotations = include_str!("../scripts/rotations.wast");
+        scripts.push(("rotations.wast".to_owned(), rotations.to_owned()));
+    }
     scripts
 }

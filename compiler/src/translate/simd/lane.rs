@@ -47,8 +47,8 @@ impl Translator<'_, '_> {
             Operator::V128Not => self.map_vector(I8X16, |ins, a| ins.bnot(a)),
             Operator::V128And => self.map_vectors(I8X16, |ins, a, b| ins.band(a, b)),
             Operator::V128AndNot => self.map_vectors(I8X16, |ins, a, b| ins.band_not(a, b)),
-            Operator::V128Or => self.map_vectors(I8X16, |ins, a, b| ins.bor(a, b)),
-            Operator::V128Xor => self.map_vectors(I8X16, |ins, a, b| ins.bxor(a, b)),
+            Operator::V128Or => self.join_vectors(|ins, a, b| ins.bor(a, b)),
+            Operator::V128Xor => self.join_vectors(|ins, a, b| ins.bxor(a, b)),
             Operator::V128Bitselect => {
                 let (a, b, mask) = self.pop3_vectors(I8X16);
                 let value = self.builder.ins().bitselect(mask, a, b);

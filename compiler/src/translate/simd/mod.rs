@@ -2,7 +2,7 @@
 //!
 //! * [`memory`]: loads and stores, of whole vectors and of single lanes;
 //! * [`lane`]: constants, splats, single lanes, and choosing among bits;
-//! * [`shuffle`]: moving bytes within and between vectors;
+//! * [`shuffle`]: moving bytes within and between vectors; [`rotate`]: lanes rotated by that;
 //! * [`integer`] and [`float`]: arithmetic; [`compare`]: comparisons;
 //! * [`convert`]: between lanes of different widths and kinds;
 //! * [`relaxed`]: operators whose result the specification leaves to the implementation.
@@ -21,6 +21,7 @@ mod integer;
 mod lane;
 mod memory;
 mod relaxed;
+mod rotate;
 mod shuffle;
 
 use cranelift_codegen::ir::{

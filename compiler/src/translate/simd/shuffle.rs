@@ -3,24 +3,76 @@
 //! Since SSSE3 (2006), x86-64 has one instruction for any permutation. The baseline
 //! only has some with a fixed pattern. Others go through memory there: a vector is
 //! stored, and its bytes are loaded from where the pattern finds them.
+//!
+//! Compilers for WebAssembly that know only the baseline write a permutation as several; where there is one instruction for all, it is one again.
 
 use cranelift_codegen::ir::{
-    InstBuilder as _, MemFlagsData, StackSlotData, StackSlotKind, Value, types,
+    InstBuilder as _, InstructionData, MemFlagsData, StackSlotData, StackSlotKind, Type, Value,
+    types,
 };
 
 use super::Translator;
 
 /// Which byte of the two operands, one after the other, each byte of the result is.
-type Pattern = [u8; 16];
+pub(super) type Pattern = [u8; 16];
+
+/// Each byte of the first operand is where it was.
+const STAYS: Pattern = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15];
 
 impl Translator<'_, '_> {
     /// The bytes of `a` and `b` that a constant pattern chooses.
     pub(super) fn shuffle(&mut self, a: Value, b: Value, pattern: Pattern) -> Value {
-        if !self.has_byte_permutation() && !has_instruction(&pattern) {
-            return self.shuffle_in_memory(a, b, &pattern);
+        let (a, b, pattern) = self.with_earlier(a, b, pattern);
+        if self.has_byte_permutation() || has_instruction(&pattern) {
+            return self.shuffle_at_once(a, b, pattern);
         }
+        if let Some([low, high]) = halves(&pattern) {
+            let value = self.shuffle_at_once(a, a, low);
+            return self.shuffle_at_once(value, value, high);
+        }
+        if let Some(lane) = splatted(&pattern) {
+            let operand = self.with_lanes(lane, a);
+            let first = pattern[0] / u8::try_from(lane.lane_bits() / 8).unwrap_or(1);
+            let value = self.builder.ins().extractlane(operand, first);
+            let value = self.builder.ins().splat(lane, value);
+            return self.with_lanes(types::I8X16, value);
+        }
+        self.shuffle_in_memory(a, b, &pattern)
+    }
+
+    /// Whether the bytes of one vector are permuted in one or two instructions, none of which needs memory or another register for the pattern.
+    pub(super) fn permutes_well(&self, pattern: &Pattern) -> bool {
+        match self.is_x86() {
+            true => {
+                self.has_byte_permutation() || has_instruction(pattern) || halves(pattern).is_some()
+            }
+            false => reverses(pattern),
+        }
+    }
+
+    fn shuffle_at_once(&mut self, a: Value, b: Value, pattern: Pattern) -> Value {
         let mask = self.builder.func.dfg.immediates.push(pattern.as_slice().into());
         self.builder.ins().shuffle(a, b, mask)
+    }
+
+    /// The same bytes, of the operand that they are all of, or of what that was permuted from, if it takes one instruction as well.
+    fn with_earlier(&self, a: Value, b: Value, pattern: Pattern) -> (Value, Value, Pattern) {
+        let dfg = &self.builder.func.dfg;
+        let (a, b, pattern) = of_one(dfg.resolve_aliases(a), dfg.resolve_aliases(b), pattern);
+        if a == b
+            && self.is_x86()
+            && let Some(inst) = dfg.value_def(a).inst()
+            && let InstructionData::Shuffle { args: [first, second], imm, .. } = dfg.insts[inst]
+            && let Ok(earlier) = Pattern::try_from(dfg.immediates[imm].as_slice())
+        {
+            let both = pattern.map(|byte| earlier[usize::from(byte % 16)]);
+            let (first, second, both) = of_one(first, second, both);
+            let is_one = first == second && self.has_byte_permutation();
+            if is_one || has_instruction(&both) {
+                return (first, second, both);
+            }
+        }
+        (a, b, pattern)
     }
 
     /// The bytes of `a` that the bytes of `indices` choose; zero for those above 15.
@@ -91,6 +143,17 @@ impl Translator<'_, '_> {
     }
 }
 
+/// The operands of a pattern: twice the same, if it leaves the other one out.
+fn of_one(a: Value, b: Value, pattern: Pattern) -> (Value, Value, Pattern) {
+    if pattern.iter().all(|byte| *byte < 16) {
+        (a, a, pattern)
+    } else if pattern.iter().all(|byte| *byte >= 16) {
+        (b, b, pattern.map(|byte| byte - 16))
+    } else {
+        (a, b, pattern)
+    }
+}
+
 /// Flags of accesses to the stack, not all of which are aligned.
 fn scratch_flags() -> MemFlagsData {
     MemFlagsData::new().with_notrap()
@@ -135,7 +198,39 @@ fn pieces(pattern: &Pattern) -> Vec<Piece> {
 /// Whether the code generator has an instruction of x86-64's baseline for a
 /// pattern. It is enough to know those that are common and certain.
 fn has_instruction(pattern: &Pattern) -> bool {
-    is_interleaving(pattern) || words(pattern).is_some_and(|words| is_word_shuffle(&words))
+    is_interleaving(pattern)
+        || words(pattern).is_some_and(|words| is_word_shuffle(&words))
+        || halves(pattern).is_some_and(|halves| halves.contains(&STAYS))
+}
+
+/// `pshuflw`, and then `pshufhw`, if 16-bit words of the first operand go nowhere else than in their half of it.
+fn halves(pattern: &Pattern) -> Option<[Pattern; 2]> {
+    let stays = |(place, word): (usize, &[u8])| {
+        word[0] % 2 == 0 && word[1] == word[0] + 1 && usize::from(word[0] / 8) == place / 4
+    };
+    if !pattern.chunks_exact(2).enumerate().all(stays) {
+        return None;
+    }
+    let (mut low, mut high) = (STAYS, STAYS);
+    low[..8].copy_from_slice(&pattern[..8]);
+    high[8..].copy_from_slice(&pattern[8..]);
+    Some([low, high])
+}
+
+/// Lanes of 8 or 16 bits, if all of the result are the same, of the first operand.
+fn splatted(pattern: &Pattern) -> Option<Type> {
+    let [first, second, ..] = *pattern;
+    if pattern.iter().all(|byte| *byte == first) {
+        return Some(types::I8X16);
+    }
+    let is_lane = first % 2 == 0 && second == first + 1;
+    let same = pattern.chunks_exact(2).all(|word| word == [first, second]);
+    (is_lane && same).then_some(types::I16X8)
+}
+
+/// AArch64's `rev16`, `rev32` and `rev64`, of the two halves of each lane.
+fn reverses(pattern: &Pattern) -> bool {
+    [1, 2, 4].into_iter().any(|half| (0..).zip(pattern).all(|(place, byte)| *byte == place ^ half))
 }
 
 /// `punpckl` and `punpckh`: the low or high halves of both operands, their
@@ -200,6 +295,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_left_out_is_no_operand() {
+        let (a, b) = (Value::from_u32(1), Value::from_u32(2));
+        assert_eq!(of_one(a, b, [7; 16]), (a, a, [7; 16]));
+        assert_eq!(of_one(a, b, [23; 16]), (b, b, [7; 16]));
+        let both = [0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23];
+        assert_eq!(of_one(a, b, both), (a, b, both));
+    }
+
+    #[test]
+    fn halves_of_lanes_that_change_places() {
+        assert!(reverses(&[1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14]));
+        assert!(reverses(&[4, 5, 6, 7, 0, 1, 2, 3, 12, 13, 14, 15, 8, 9, 10, 11]));
+        assert!(!reverses(&[8, 9, 10, 11, 12, 13, 14, 15, 0, 1, 2, 3, 4, 5, 6, 7]));
+        assert!(!reverses(&[3, 0, 1, 2, 7, 4, 5, 6, 11, 8, 9, 10, 15, 12, 13, 14]));
+    }
+
+    #[test]
     fn patterns_of_the_baseline() {
         assert!(has_instruction(&[0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23]));
         assert!(has_instruction(&[8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31]));
@@ -208,5 +320,11 @@ mod tests {
         assert!(!has_instruction(&[0, 1, 2, 3, 16, 17, 18, 19, 4, 5, 6, 7, 24, 25, 26, 27]));
         assert!(!has_instruction(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16]));
         assert!(!has_instruction(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]));
+        assert!(has_instruction(&[2, 3, 0, 1, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15]));
+        assert!(has_instruction(&[0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 8, 9, 8, 9, 8, 9]));
+        assert!(!has_instruction(&[2, 3, 0, 1, 6, 7, 8, 9, 8, 9, 10, 11, 12, 13, 14, 15]));
+        assert!(!has_instruction(&[3, 2, 0, 1, 6, 7, 4, 5, 8, 9, 10, 11, 12, 13, 14, 15]));
+        let rotated = [2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13];
+        assert!(!has_instruction(&rotated) && halves(&rotated).is_some());
     }
 }
