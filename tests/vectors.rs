@@ -100,6 +100,19 @@ fn patterns() -> Vec<[u8; 16]> {
             }
         }
     }
+    // Every other piece, and what nearly is that.
+    for size in [1_u8, 2, 4] {
+        for first in 0..4 {
+            let every_other: [u8; 16] = std::array::from_fn(|place| {
+                let place = u8::try_from(place).unwrap();
+                ((place / size * 2 + first) * size + place % size) % 32
+            });
+            patterns.push(every_other);
+            let mut nearly = every_other;
+            nearly[usize::from(byte(16))] = byte(32);
+            patterns.push(nearly);
+        }
+    }
     // One byte, or two, sixteen or eight times.
     for first in 0..31 {
         patterns.push([first; 16]);

@@ -732,6 +732,28 @@ fn vectors_are_rotated_by_bytes_as_they_are_shuffled() {
 }
 
 #[test]
+fn the_baseline_shuffles_in_memory_only_what_it_must() {
+    let length = |pattern: &str| {
+        let shuffle = format!("(i8x16.shuffle {pattern} (local.get 0) (local.get 1))");
+        let text =
+            format!("(module (func (export \"f\") (param v128 v128) (result v128) {shuffle}))");
+        length_of_code(&text, OptLevel::Speed)
+    };
+    for pattern in [
+        "0 2 4 6 8 10 12 14 16 18 20 22 24 26 28 30",
+        "1 3 5 7 9 11 13 15 17 19 21 23 25 27 29 31",
+        "0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29",
+        "2 3 6 7 10 11 14 15 18 19 22 23 26 27 30 31",
+        "2 3 0 1 6 7 4 5 10 11 8 9 14 15 12 13",
+        "5 5 5 5 5 5 5 5 5 5 5 5 5 5 5 5",
+        "18 19 18 19 18 19 18 19 18 19 18 19 18 19 18 19",
+    ] {
+        assert!(length(pattern) < 64, "{pattern}: {}", length(pattern));
+    }
+    assert!(length("3 0 1 2 7 4 5 6 11 8 9 10 15 12 13 14") > 64);
+}
+
+#[test]
 fn shuffles_of_shuffles_are_one() {
     let here = "(local.get 0)";
     let low = "2 3 0 1 6 7 4 5 8 9 10 11 12 13 14 15";

@@ -30,6 +30,9 @@ impl Translator<'_, '_> {
             let value = self.shuffle_at_once(a, a, low);
             return self.shuffle_at_once(value, value, high);
         }
+        if let Some(every_other) = EveryOther::of(&pattern) {
+            return self.narrow_every_other(a, b, every_other);
+        }
         if let Some(lane) = splatted(&pattern) {
             let operand = self.with_lanes(lane, a);
             let first = pattern[0] / u8::try_from(lane.lane_bits() / 8).unwrap_or(1);
@@ -53,6 +56,35 @@ impl Translator<'_, '_> {
     fn shuffle_at_once(&mut self, a: Value, b: Value, pattern: Pattern) -> Value {
         let mask = self.builder.func.dfg.immediates.push(pattern.as_slice().into());
         self.builder.ins().shuffle(a, b, mask)
+    }
+
+    /// Lanes twice as wide, which saturate where they are narrowed, but nothing is there to saturate.
+    fn narrow_every_other(&mut self, a: Value, b: Value, every_other: EveryOther) -> Value {
+        let EveryOther { wide, begins_with } = every_other;
+        let [a, b] = [a, b].map(|operand| {
+            let operand = self.with_lanes(wide, operand);
+            let half = i64::from(wide.lane_bits() / 2);
+            match (wide, begins_with) {
+                (types::I16X8, 0) => {
+                    let low = self.vector_constant(
+                        wide,
+                        std::array::from_fn(|at| if at % 2 == 0 { 0xff } else { 0 }),
+                    );
+                    self.builder.ins().band(operand, low)
+                }
+                (types::I16X8, _) => self.builder.ins().ushr_imm(operand, half),
+                (_, 0) => {
+                    let high = self.builder.ins().ishl_imm(operand, half);
+                    self.builder.ins().sshr_imm(high, half)
+                }
+                _ => self.builder.ins().sshr_imm(operand, half),
+            }
+        });
+        let value = match wide {
+            types::I16X8 => self.builder.ins().unarrow(a, b),
+            _ => self.builder.ins().snarrow(a, b),
+        };
+        self.with_lanes(types::I8X16, value)
     }
 
     /// The same bytes, of the operand that they are all of, or of what that was permuted from, if it takes one instruction as well.
@@ -215,6 +247,25 @@ fn halves(pattern: &Pattern) -> Option<[Pattern; 2]> {
     low[..8].copy_from_slice(&pattern[..8]);
     high[8..].copy_from_slice(&pattern[8..]);
     Some([low, high])
+}
+
+/// Every other lane of both operands: bytes of words of 16 bits, or those of words of 32.
+struct EveryOther {
+    wide: Type,
+    /// Lane 0 or 1.
+    begins_with: u8,
+}
+
+impl EveryOther {
+    fn of(pattern: &Pattern) -> Option<Self> {
+        [(types::I16X8, 1), (types::I32X4, 2)].into_iter().find_map(|(wide, size)| {
+            // From lane 2 on, there would not be enough.
+            let begins_with = pattern[0] / size;
+            let wanted = |place: u8| (place / size * 2 + begins_with) * size + place % size;
+            let is_so = (0..).zip(pattern).all(|(place, byte)| *byte == wanted(place));
+            is_so.then_some(Self { wide, begins_with })
+        })
+    }
 }
 
 /// Lanes of 8 or 16 bits, if all of the result are the same, of the first operand.
