@@ -280,6 +280,196 @@ fn rotations_by_shifts() {
     check_all(&bodies, operand, &wanted);
 }
 
+/// Sums of neighbouring products: how they are written, and what they are for the lanes of both operands.
+type Neighbours = (String, fn([i32; 16], [i32; 16]) -> [i32; 8]);
+
+#[test]
+fn products_of_neighbours_are_added() {
+    let product = |half: &str, first: &str, second: &str| {
+        let [first, second] = [first, second].map(|it| {
+            let (operand, sign) = it.split_at(1);
+            format!("(i16x8.extend_{half}_i8x16_{sign} (local.get {operand}))")
+        });
+        format!("(i16x8.mul {first} {second})")
+    };
+    let even =
+        "(i8x16.shuffle 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29 (local.get 2) (local.get 3))";
+    let odd =
+        "(i8x16.shuffle 2 3 6 7 10 11 14 15 18 19 22 23 26 27 30 31 (local.get 2) (local.get 3))";
+    let write = |sum: &str, low: String, high: String| {
+        let sum = sum.replace("EVEN", even).replace("ODD", odd);
+        format!("(local v128 v128) (local.set 2 {low}) (local.set 3 {high}) {sum}")
+    };
+    let usual = "(i16x8.add_sat_s EVEN ODD)";
+    let both =
+        |first: &str, second: &str| (product("low", first, second), product("high", first, second));
+    let written = |sum: &str, first: &str, second: &str| {
+        let (low, high) = both(first, second);
+        write(sum, low, high)
+    };
+    fn signed(byte: i32) -> i32 {
+        (byte + 128) % 256 - 128
+    }
+    fn narrow(number: i32) -> i32 {
+        (number + 0x8000).rem_euclid(0x1_0000) - 0x8000
+    }
+    fn sums(products: [i32; 16], add: impl Fn(i32, i32) -> i32) -> [i32; 8] {
+        std::array::from_fn(|lane| add(narrow(products[2 * lane]), narrow(products[2 * lane + 1])))
+    }
+    fn saturated(a: i32, b: i32) -> i32 {
+        (a + b).clamp(-0x8000, 0x7fff)
+    }
+    fn products(a: [i32; 16], b: [i32; 16]) -> [i32; 16] {
+        std::array::from_fn(|lane| a[lane] * b[lane])
+    }
+    let forms: Vec<Neighbours> = vec![
+        (written(usual, "0s", "1u"), |a, b| sums(products(a.map(signed), b), saturated)),
+        (written(usual, "1u", "0s"), |a, b| sums(products(a.map(signed), b), saturated)),
+        (written("(i16x8.add_sat_s ODD EVEN)", "0u", "1s"), |a, b| {
+            sums(products(a, b.map(signed)), saturated)
+        }),
+        (written(usual, "0s", "0u"), |a, _| sums(products(a.map(signed), a), saturated)),
+        // These are others, which only look like them.
+        (written(usual, "0s", "1s"), |a, b| {
+            sums(products(a.map(signed), b.map(signed)), saturated)
+        }),
+        (written(usual, "0u", "1u"), |a, b| sums(products(a, b), saturated)),
+        (written("(i16x8.add EVEN ODD)", "0s", "1u"), |a, b| {
+            sums(products(a.map(signed), b), |a, b| narrow(a + b))
+        }),
+        (written("(i16x8.add_sat_s EVEN EVEN)", "0s", "1u"), |a, b| {
+            let all = products(a.map(signed), b);
+            sums(std::array::from_fn(|lane| all[lane / 2 * 2]), saturated)
+        }),
+        (write(usual, product("low", "0s", "1u"), product("high", "1s", "0u")), |a, b| {
+            let (first, second) = (products(a.map(signed), b), products(a, b.map(signed)));
+            sums(std::array::from_fn(|at| if at < 8 { first[at] } else { second[at] }), saturated)
+        }),
+        (write(usual, product("low", "0s", "1u"), product("low", "0s", "1u")), |a, b| {
+            let all = products(a.map(signed), b);
+            sums(std::array::from_fn(|lane| all[lane % 8]), saturated)
+        }),
+        (write(usual, product("high", "0s", "1u"), product("low", "0s", "1u")), |a, b| {
+            let all = products(a.map(signed), b);
+            sums(std::array::from_fn(|lane| all[(lane + 8) % 16]), saturated)
+        }),
+    ];
+    let mut random = Random::new(3);
+    let mut operands =
+        vec![([0x7f; 16], [0xff; 16]), ([0x80; 16], [0xff; 16]), ([0x80; 16], [0x80; 16])];
+    operands.extend((0..200).map(|_| {
+        let mut bytes = || std::array::from_fn(|_| u8::try_from(random.below(256)).unwrap());
+        (bytes(), bytes())
+    }));
+    for cpu in levels() {
+        for (form, model) in &forms {
+            let text =
+                format!(r#"(module (func (export "f") (param v128 v128) (result v128) {form}))"#);
+            let artifact = load(&compile_with(&text, &Settings { cpu, ..Settings::default() }));
+            let engine = Engine::default();
+            let mut store = Store::new(&engine, ());
+            let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
+            let f = instance.typed_func::<(u128, u128), u128>(&store, "f").unwrap();
+            for (a, b) in &operands {
+                let found = f
+                    .call(&mut store, (u128::from_le_bytes(*a), u128::from_le_bytes(*b)))
+                    .unwrap()
+                    .to_le_bytes();
+                let found: [i32; 8] = std::array::from_fn(|lane| {
+                    i16::from_le_bytes([found[2 * lane], found[2 * lane + 1]]).into()
+                });
+                let wanted = model(a.map(i32::from), b.map(i32::from));
+                assert_eq!(found, wanted, "{cpu}: {form} of {a:02x?} and {b:02x?}");
+            }
+        }
+    }
+}
+
+/// What only looks like sums of products, beside the same with something in between that hides what it looks like.
+#[test]
+fn what_looks_like_products_of_neighbours_is_none() {
+    let even =
+        "(i8x16.shuffle 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29 (local.get 2) (local.get 3))";
+    let odd =
+        "(i8x16.shuffle 2 3 6 7 10 11 14 15 18 19 22 23 26 27 30 31 (local.get 2) (local.get 3))";
+    let turned = odd.replace("(local.get 2) (local.get 3)", "(local.get 3) (local.get 2)");
+    let half = |shape: &str, of: &str| {
+        format!("(i32x4.shr_s {})", shape.replace("OF", &format!("(local.get {of})")))
+    };
+    let low_half = "(i32x4.shl OF (i32.const 16)) (i32.const 16)";
+    let narrow = |first: &str, second: &str| {
+        format!("(i16x8.narrow_i32x4_s {} {})", half(first, "2"), half(second, "3"))
+    };
+    let high_half = "OF (i32.const 16)";
+    let bytes = |op: &str, half: &str| {
+        format!(
+            "(i16x8.{op} (i16x8.extend_{half}_i8x16_s (local.get 0))
+                (i16x8.extend_{half}_i8x16_u (local.get 1)))"
+        )
+    };
+    let wide = |half: &str| {
+        format!(
+            "(i32x4.mul (i32x4.extend_{half}_i16x8_s (local.get 4))
+                (i32x4.extend_{half}_i16x8_u (local.get 5)))"
+        )
+    };
+    let products = [bytes("mul", "low"), bytes("mul", "high")];
+    let sum = |first: &str, second: &str| format!("(i16x8.add_sat_s {first} {second})");
+    let narrowed = |first: &str, second: &str| sum(&narrow(first, second), odd);
+    let forms: Vec<([String; 2], String)> = vec![
+        (products.clone(), sum(even, odd)),
+        (products.clone(), sum(even, &turned)),
+        ([bytes("add", "low"), bytes("add", "high")], sum(even, odd)),
+        ([wide("low"), wide("high")], sum(even, odd)),
+        (products.clone(), narrowed(low_half, low_half)),
+        (products.clone(), narrowed(low_half, high_half)),
+        (products.clone(), narrowed(high_half, low_half)),
+        (products.clone(), {
+            let other = "(i32x4.shr_u OF (i32.const 16)) (i32.const 16)";
+            narrowed(other, other)
+        }),
+        (products.clone(), sum(&narrow(low_half, low_half), &narrow(high_half, high_half))),
+        (products.clone(), sum(even, &narrow("OF (i32.const 17)", high_half))),
+        (products.clone(), sum(even, &narrow(high_half, "OF (i32.const 15)"))),
+        (products.clone(), {
+            sum(&narrow("(i32x4.shl OF (i32.const 15)) (i32.const 16)", low_half), odd)
+        }),
+        (products.clone(), {
+            sum(&narrow(low_half, "(i32x4.shl OF (i32.const 16)) (i32.const 15)"), odd)
+        }),
+    ];
+    let words = "(local.set 4 (i16x8.neg (local.get 0))) (local.set 5 (i16x8.neg (local.get 1)))";
+    let mut random = Random::new(4);
+    for cpu in levels() {
+        for ([low, high], form) in &forms {
+            let text = format!(
+                r#"(module (global $zero (mut v128) (v128.const i64x2 0 0))
+                    (func (export "f") (param v128 v128) (result v128) (local v128 v128 v128 v128)
+                        {words} (local.set 2 {low}) (local.set 3 {high}) {form})
+                    (func (export "hidden") (param v128 v128) (result v128)
+                        (local v128 v128 v128 v128) {words}
+                        (local.set 2 (v128.xor (global.get $zero) {low}))
+                        (local.set 3 (v128.xor (global.get $zero) {high})) {form}))"#
+            );
+            let artifact = load(&compile_with(&text, &Settings { cpu, ..Settings::default() }));
+            let engine = Engine::default();
+            let mut store = Store::new(&engine, ());
+            let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
+            let [f, hidden] = ["f", "hidden"]
+                .map(|name| instance.typed_func::<(u128, u128), u128>(&store, name).unwrap());
+            for _ in 0..50 {
+                let mut vector = || {
+                    let bytes = std::array::from_fn(|_| u8::try_from(random.below(256)).unwrap());
+                    u128::from_le_bytes(bytes)
+                };
+                let operands = (vector(), vector());
+                let wanted = hidden.call(&mut store, operands).unwrap();
+                assert_eq!(f.call(&mut store, operands).unwrap(), wanted, "{cpu}: {form}");
+            }
+        }
+    }
+}
+
 #[test]
 fn swizzles_take_zero_from_outside() {
     let text = r#"(module (func (export "f") (param v128 v128) (result v128)

@@ -754,6 +754,34 @@ fn the_baseline_shuffles_in_memory_only_what_it_must() {
 }
 
 #[test]
+fn products_of_neighbours_are_added_in_one_instruction() {
+    let product = |half: &str| {
+        format!(
+            "(i16x8.mul (i16x8.extend_{half}_i8x16_s (local.get 0))
+                (i16x8.extend_{half}_i8x16_u (local.get 0)))"
+        )
+    };
+    let body = format!(
+        "(local v128 v128) (local.set 1 {}) (local.set 2 {})
+        (i16x8.add_sat_s
+            (i8x16.shuffle 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29 (local.get 1) (local.get 2))
+            (i8x16.shuffle 2 3 6 7 10 11 14 15 18 19 22 23 26 27 30 31 (local.get 1) (local.get 2)))",
+        product("low"),
+        product("high")
+    );
+    // pmaddubsw, of any two of the first eight registers
+    let found = |cpu| {
+        let text = text_of_vectors(cpu, &body);
+        text.windows(4).any(|it| it == [0x66, 0x0f, 0x38, 0x04])
+    };
+    assert!(!found(CpuLevel::Baseline) && found(CpuLevel::X86_64V2));
+    // pmaddwd, packssdw
+    let text = text_of_vectors(CpuLevel::Baseline, &body);
+    let count = |opcode| text.windows(3).filter(|it| *it == [0x66, 0x0f, opcode]).count();
+    assert_eq!((count(0xf5), count(0x6b)), (2, 1));
+}
+
+#[test]
 fn shuffles_of_shuffles_are_one() {
     let here = "(local.get 0)";
     let low = "2 3 0 1 6 7 4 5 8 9 10 11 12 13 14 15";

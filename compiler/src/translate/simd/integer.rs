@@ -36,7 +36,7 @@ impl Translator<'_, '_> {
             Operator::I32x4Sub => self.map_vectors(I32X4, |ins, a, b| ins.isub(a, b)),
             Operator::I64x2Sub => self.map_vectors(I64X2, |ins, a, b| ins.isub(a, b)),
             Operator::I8x16AddSatS => self.map_vectors(I8X16, |ins, a, b| ins.sadd_sat(a, b)),
-            Operator::I16x8AddSatS => self.map_vectors(I16X8, |ins, a, b| ins.sadd_sat(a, b)),
+            Operator::I16x8AddSatS => self.add_saturated(),
             Operator::I8x16AddSatU => self.map_vectors(I8X16, |ins, a, b| ins.uadd_sat(a, b)),
             Operator::I16x8AddSatU => self.map_vectors(I16X8, |ins, a, b| ins.uadd_sat(a, b)),
             Operator::I8x16SubSatS => self.map_vectors(I8X16, |ins, a, b| ins.ssub_sat(a, b)),

@@ -3,7 +3,7 @@
 //! * [`memory`]: loads and stores, of whole vectors and of single lanes;
 //! * [`lane`]: constants, splats, single lanes, and choosing among bits;
 //! * [`shuffle`]: moving bytes within and between vectors; [`rotate`]: lanes rotated by that;
-//! * [`integer`] and [`float`]: arithmetic; [`compare`]: comparisons;
+//! * [`integer`] and [`float`]: arithmetic; [`neighbours`]: products that are added, in one instruction; [`compare`]: comparisons;
 //! * [`convert`]: between lanes of different widths and kinds;
 //! * [`relaxed`]: operators whose result the specification leaves to the implementation.
 //!
@@ -20,6 +20,7 @@ mod float;
 mod integer;
 mod lane;
 mod memory;
+mod neighbours;
 mod relaxed;
 mod rotate;
 mod shuffle;

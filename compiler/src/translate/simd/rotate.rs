@@ -7,7 +7,7 @@ use cranelift_codegen::ir::{DataFlowGraph, InstructionData, Opcode, Type, Value,
 use cranelift_frontend::FuncInstBuilder;
 
 use super::Translator;
-use super::shuffle::Pattern;
+use super::shuffle::{Pattern, without_lanes};
 use crate::constants::integer;
 
 impl Translator<'_, '_> {
@@ -102,16 +102,4 @@ impl Shift {
 
 fn lane(dfg: &DataFlowGraph, value: Value) -> Type {
     dfg.value_type(value).lane_type()
-}
-
-/// A vector, however its lanes are seen.
-fn without_lanes(dfg: &DataFlowGraph, value: Value) -> Value {
-    let mut value = dfg.resolve_aliases(value);
-    while let Some(inst) = dfg.value_def(value).inst()
-        && let InstructionData::LoadNoOffset { opcode: Opcode::Bitcast, arg, .. } = dfg.insts[inst]
-        && dfg.value_type(arg).is_vector()
-    {
-        value = dfg.resolve_aliases(arg);
-    }
-    value
 }

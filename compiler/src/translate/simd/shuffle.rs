@@ -7,8 +7,8 @@
 //! Compilers for WebAssembly that know only the baseline write a permutation as several; where there is one instruction for all, it is one again.
 
 use cranelift_codegen::ir::{
-    InstBuilder as _, InstructionData, MemFlagsData, StackSlotData, StackSlotKind, Type, Value,
-    types,
+    DataFlowGraph, InstBuilder as _, InstructionData, MemFlagsData, Opcode, StackSlotData,
+    StackSlotKind, Type, Value, types,
 };
 
 use super::Translator;
@@ -72,12 +72,12 @@ impl Translator<'_, '_> {
                     );
                     self.builder.ins().band(operand, low)
                 }
-                (types::I16X8, _) => self.builder.ins().ushr_imm(operand, half),
+                (types::I16X8, _) => self.builder.ins().ushr_imm_u(operand, half),
                 (_, 0) => {
-                    let high = self.builder.ins().ishl_imm(operand, half);
-                    self.builder.ins().sshr_imm(high, half)
+                    let high = self.builder.ins().ishl_imm_u(operand, half);
+                    self.builder.ins().sshr_imm_u(high, half)
                 }
-                _ => self.builder.ins().sshr_imm(operand, half),
+                _ => self.builder.ins().sshr_imm_u(operand, half),
             }
         });
         let value = match wide {
@@ -184,6 +184,18 @@ fn of_one(a: Value, b: Value, pattern: Pattern) -> (Value, Value, Pattern) {
     } else {
         (a, b, pattern)
     }
+}
+
+/// A vector, however its lanes are seen.
+pub(super) fn without_lanes(dfg: &DataFlowGraph, value: Value) -> Value {
+    let mut value = dfg.resolve_aliases(value);
+    while let Some(inst) = dfg.value_def(value).inst()
+        && let InstructionData::LoadNoOffset { opcode: Opcode::Bitcast, arg, .. } = dfg.insts[inst]
+        && dfg.value_type(arg).is_vector()
+    {
+        value = dfg.resolve_aliases(arg);
+    }
+    value
 }
 
 /// Flags of accesses to the stack, not all of which are aligned.
