@@ -26,6 +26,8 @@ pub enum Shape {
     LocalsInLoops,
     /// One `br_table` with this many entries.
     BrTable,
+    /// One `br_table` with this many targets, each of which sets another number and goes on at the same place.
+    Numbers,
     /// Blocks, loops and conditionals in each other.
     Nesting,
     /// One expression of this depth.
@@ -54,7 +56,7 @@ pub enum Shape {
 
 impl Shape {
     /// All of them.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 20] = [
         Self::Functions,
         Self::Instructions,
         Self::Accesses,
@@ -62,6 +64,7 @@ impl Shape {
         Self::Locals,
         Self::LocalsInLoops,
         Self::BrTable,
+        Self::Numbers,
         Self::Nesting,
         Self::Expression,
         Self::Branches,
@@ -90,6 +93,8 @@ impl Shape {
             // With the parameter, as many as the specification's implementations allow.
             Self::Locals | Self::LocalsInLoops => 49_999,
             Self::Nesting | Self::Expression => 10_000,
+            // Not all of them fit into one table.
+            Self::Numbers => 50_000,
             _ => 100_000,
         }
     }
@@ -106,6 +111,7 @@ impl Shape {
             Self::Locals => parts.function(size, |body| locals(body, size, u32::MAX)),
             Self::LocalsInLoops => parts.function(size, |body| locals(body, size, 100)),
             Self::BrTable => parts.body(|body| br_table(body, size)),
+            Self::Numbers => parts.body(|body| numbers(body, size)),
             Self::Nesting => parts.body(|body| nesting(body, size)),
             Self::Expression => parts.body(|body| expression(body, size)),
             Self::Branches => {
@@ -261,6 +267,19 @@ fn br_table(body: &mut Function, size: u32) {
         body.end().i32_const(level).local_set(0);
     }
     body.local_get(0);
+}
+
+fn numbers(body: &mut Function, size: u32) {
+    let mut body = body.instructions();
+    for _ in 0..=size {
+        body.block(BlockType::Empty);
+    }
+    body.local_get(0).br_table(0..size, size);
+    for target in 0..size {
+        let number = target.wrapping_mul(0x9e37_79b1).cast_signed();
+        body.end().i32_const(number).local_set(0).br(size - 1 - target);
+    }
+    body.end().local_get(0);
 }
 
 fn nesting(body: &mut Function, size: u32) {

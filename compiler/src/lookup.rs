@@ -9,6 +9,7 @@
 use std::collections::BTreeSet;
 
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
+use cranelift_codegen::entity::EntitySet;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::immediates::{Ieee32, Ieee64};
 use cranelift_codegen::ir::{
@@ -24,7 +25,7 @@ use crate::reference::Reference;
 const FEW: usize = 4;
 
 /// Puts tables of numbers in the place of branch tables. Returns their bytes, one table behind the other. If there are any, what was known of the
-/// graph does not hold any more, and there are blocks that nothing leads to.
+/// graph does not hold any more.
 pub(crate) fn choose(func: &mut Function) -> Vec<u8> {
     let mut bytes = Vec::new();
     let mut next = func.layout.entry_block();
@@ -37,7 +38,36 @@ pub(crate) fn choose(func: &mut Function) -> Vec<u8> {
             choice.replace(func, inst, arg, table, &mut bytes);
         }
     }
+    if !bytes.is_empty() {
+        leave_out_unreachable(func);
+    }
     bytes
+}
+
+/// Takes away the blocks that nothing leads to any more. The code generator does that as well, but looks, for each of them, at all blocks that
+/// lead where that one does, which are all that the table led to.
+fn leave_out_unreachable(func: &mut Function) {
+    let mut reached = EntitySet::with_capacity(func.dfg.num_blocks());
+    let mut open: Vec<Block> = func.layout.entry_block().into_iter().collect();
+    while let Some(block) = open.pop() {
+        if reached.insert(block)
+            && let Some(last) = func.layout.last_inst(block)
+        {
+            let (tables, handlers) = (&func.dfg.jump_tables, &func.dfg.exception_tables);
+            let calls = func.dfg.insts[last].branch_destination(tables, handlers);
+            open.extend(calls.iter().map(|call| call.block(&func.dfg.value_lists)));
+        }
+    }
+    let mut next = func.layout.entry_block();
+    while let Some(block) = next {
+        next = func.layout.next_block(block);
+        if !reached.contains(block) {
+            while let Some(inst) = func.layout.last_inst(block) {
+                func.layout.remove_inst(inst);
+            }
+            func.layout.remove_block(block);
+        }
+    }
 }
 
 /// So many entries may lead elsewhere, each of which is a comparison.
@@ -308,6 +338,7 @@ impl<'a> Numbers<'a> {
 
 #[cfg(test)]
 mod tests {
+    use cranelift_codegen::flowgraph::ControlFlowGraph;
     use cranelift_codegen::ir::{AbiParam, JumpTableData, Opcode};
     use cranelift_codegen::settings::{self, Flags};
     use cranelift_codegen::verify_function;
@@ -374,6 +405,10 @@ mod tests {
         let last = func.layout.last_inst(entry).unwrap();
         let is_gone = func.dfg.insts[last].opcode() != Opcode::BrTable;
         assert_eq!(is_gone, !bytes.is_empty());
+        // Nothing is left that nothing leads to.
+        let graph = ControlFlowGraph::with_function(&func);
+        let is_reached = |block| block == entry || graph.pred_iter(block).next().is_some();
+        assert!(func.layout.blocks().all(is_reached));
         (bytes, is_gone)
     }
 

@@ -61,7 +61,7 @@ impl Rotation {
 
     /// `None` if it is not by whole bytes.
     fn pattern(&self) -> Option<Pattern> {
-        if self.count % 8 != 0 {
+        if !self.count.is_multiple_of(8) {
             return None;
         }
         let (lane, by) = (self.width / 8, self.count / 8);
