@@ -80,8 +80,12 @@ fn corpus_rows(options: &Options, report: &mut Report, programs: &[Program]) -> 
         (sizes, "artifact size", Some(0.8)),
     ] {
         let mean = Row::mean(format!("{what}: {count} programs"), &rows);
-        let worth_naming =
-            |row: &Row| options.detail || FEW[..3].iter().any(|name| row.what.contains(name));
+        // The mean does not show what is far worse than the others.
+        let worst = rows.iter().map(|row| row.ratio).fold(0.0, f64::max);
+        let worth_naming = |row: &Row| {
+            let is_known = FEW[..3].iter().any(|name| row.what.contains(name));
+            options.detail || is_known || row.ratio >= worst
+        };
         rows.iter().filter(|row| worth_naming(row)).for_each(|row| report.add(row.clone()));
         report.add(match bar {
             Some(bar) => mean.bar(bar),
