@@ -85,11 +85,11 @@ fuzz: ## Fuzz the loader with each target for FUZZ_SECONDS (3600), and the compi
 	cargo +nightly fuzz run resealed -- -max_len=96 -max_total_time=$(FUZZ_SECONDS)
 
 # One selection of packages for all that need the compiler, so that it is built once per sanitizer, optimised as for tests.
-# Tests that measure the memory of the process are left out. Without the source of the standard library,
+# Tests that measure or limit the memory of the process are left out. Without the source of the standard library,
 # ThreadSanitizer takes what its locks order for races: `docs/soundness.md`.
 SANITIZE = RUSTFLAGS="-Zsanitizer=$(1) -Cunsafe-allow-abi-mismatch=sanitizer" \
   cargo +nightly test --target x86_64-unknown-linux-gnu --target-dir target/sanitize/$(1) $(2)
-SANITIZED = --skip leave_nothing_behind --skip what_waits_is_bounded --skip little_of_what_was_written
+SANITIZED = --skip leave_nothing_behind --skip what_waits_is_bounded --skip little_of_what_was_written --skip where_the_system_may_refuse
 
 sanitize: ## Run tests under AddressSanitizer and ThreadSanitizer; needs nightly Rust
 	$(call SANITIZE,address,--locked -p cwasm-loader --lib)

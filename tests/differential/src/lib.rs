@@ -64,15 +64,18 @@ pub fn check(seed: u64) -> Result<Covered, String> {
 
 fn check_case(case: &Case, kind: &str) -> Result<Covered, String> {
     let seed = case.seed;
+    let settings = settings(seed);
+    let canonicalize_nans = settings.canonicalize_nans || !case.canonical_nans;
+    let settings = Settings { canonicalize_nans, ..settings };
     let describe =
-        |difference: String| format!("{kind} {seed}: {difference}\nsettings: {:?}", settings(seed));
-    let ours = ours::run(case, &settings(seed)).map_err(describe)?;
-    // Every fourth module keeps its NaNs: cwasm is compared with itself.
+        |difference: String| format!("{kind} {seed}: {difference}\nsettings: {settings:?}");
+    let ours = ours::run(case, &settings).map_err(describe)?;
+    // Where a module keeps its NaNs, cwasm is compared with itself.
     let theirs = if case.canonical_nans {
         theirs::run(case).map_err(describe)?
     } else {
         let other =
-            Settings { cpu: CpuLevel::Baseline, opt_level: OptLevel::None, ..settings(seed) };
+            Settings { cpu: CpuLevel::Baseline, opt_level: OptLevel::None, ..settings.clone() };
         ours::run(case, &other).map_err(describe)?
     };
     let mut covered = Covered { instructions: case.instructions, ..Covered::default() };
