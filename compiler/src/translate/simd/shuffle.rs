@@ -10,6 +10,7 @@ use cranelift_codegen::ir::{
     DataFlowGraph, InstBuilder as _, InstructionData, MemFlagsData, Opcode, StackSlotData,
     StackSlotKind, Type, Value, types,
 };
+use target_lexicon::Architecture;
 
 use super::Translator;
 
@@ -45,11 +46,12 @@ impl Translator<'_, '_> {
 
     /// Whether the bytes of one vector are permuted in one or two instructions, none of which needs memory or another register for the pattern.
     pub(super) fn permutes_well(&self, pattern: &Pattern) -> bool {
-        match self.is_x86() {
-            true => {
+        match self.env.isa.triple().architecture {
+            Architecture::X86_64 => {
                 self.has_byte_permutation() || has_instruction(pattern) || halves(pattern).is_some()
             }
-            false => reverses(pattern),
+            Architecture::Aarch64(_) => reverses(pattern),
+            _ => false,
         }
     }
 
