@@ -50,8 +50,10 @@ fn artifact(padding: usize) -> Vec<u8> {
 
 #[test]
 fn the_smallest_artifact_is_accepted() {
-    for padding in [0, 1, 16_384, 200_000, 3_000_000] {
-        let file = artifact(padding);
+    // Miri takes minutes to hash what has more than a chunk.
+    let paddings: &[usize] = if cfg!(miri) { &[0, 1] } else { &[0, 1, 16_384, 200_000, 3_000_000] };
+    for padding in paddings {
+        let file = artifact(*padding);
         let checked = check(&file, Some(&Host::this())).unwrap();
         let module = Module::new(&checked).unwrap();
         assert_eq!(module.counts().functions, 0);
