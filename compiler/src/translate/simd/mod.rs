@@ -26,7 +26,8 @@ mod rotate;
 mod shuffle;
 
 use cranelift_codegen::ir::{
-    Endianness, InstBuilder as _, InstructionData, MemFlagsData, Opcode, Type, Value, types,
+    DataFlowGraph, Endianness, InstBuilder as _, InstructionData, MemFlagsData, Opcode, Type,
+    Value, types,
 };
 use cranelift_frontend::FuncInstBuilder;
 use target_lexicon::Architecture;
@@ -73,16 +74,11 @@ impl Translator<'_, '_> {
     /// The same bits, seen as other lanes.
     pub(super) fn with_lanes(&mut self, ty: Type, value: Value) -> Value {
         let dfg = &self.builder.func.dfg;
-        if dfg.value_type(value) == ty {
-            return value;
-        }
-        // Two changes that cancel out are none.
-        if let Some(inst) = dfg.value_def(value).inst()
-            && let InstructionData::LoadNoOffset { opcode: Opcode::Bitcast, arg, .. } =
-                dfg.insts[inst]
-            && dfg.value_type(arg) == ty
-        {
-            return arg;
+        // Changes that cancel out are none.
+        for same in [value, without_lanes(dfg, value)] {
+            if dfg.value_type(same) == ty {
+                return same;
+            }
         }
         // Lane 0 has the lowest address, whatever the order of bytes of the target.
         let flags = MemFlagsData::new().with_endianness(Endianness::Little);
@@ -116,4 +112,16 @@ impl Translator<'_, '_> {
     fn is_x86(&self) -> bool {
         self.env.isa.triple().architecture == Architecture::X86_64
     }
+}
+
+/// A vector, however its lanes are seen.
+fn without_lanes(dfg: &DataFlowGraph, value: Value) -> Value {
+    let mut value = dfg.resolve_aliases(value);
+    while let Some(inst) = dfg.value_def(value).inst()
+        && let InstructionData::LoadNoOffset { opcode: Opcode::Bitcast, arg, .. } = dfg.insts[inst]
+        && dfg.value_type(arg).is_vector()
+    {
+        value = dfg.resolve_aliases(arg);
+    }
+    value
 }

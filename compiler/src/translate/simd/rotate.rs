@@ -3,11 +3,11 @@
 //!
 //! A rotation by whole bytes is one permutation of bytes, in place of three instructions.
 
-use cranelift_codegen::ir::{DataFlowGraph, InstructionData, Opcode, Type, Value, types};
+use cranelift_codegen::ir::{DataFlowGraph, InstructionData, Opcode, Value, types};
 use cranelift_frontend::FuncInstBuilder;
 
-use super::Translator;
-use super::shuffle::{Pattern, without_lanes};
+use super::shuffle::Pattern;
+use super::{Translator, without_lanes};
 use crate::constants::integer;
 
 impl Translator<'_, '_> {
@@ -89,7 +89,7 @@ impl Shift {
         else {
             return None;
         };
-        let width = u8::try_from(lane(dfg, shifted).bits()).ok()?;
+        let width = u8::try_from(dfg.value_type(shifted).lane_bits()).ok()?;
         let count = integer(dfg, count)?.rem_euclid(width.into());
         Some(Self {
             opcode,
@@ -98,8 +98,4 @@ impl Shift {
             count: u8::try_from(count).ok()?,
         })
     }
-}
-
-fn lane(dfg: &DataFlowGraph, value: Value) -> Type {
-    dfg.value_type(value).lane_type()
 }

@@ -12,7 +12,8 @@ use cranelift_codegen::ir::{
 };
 use target_lexicon::Architecture;
 
-use super::Translator;
+use super::{Translator, without_lanes};
+use crate::constants::integer;
 
 /// Which byte of the two operands, one after the other, each byte of the result is.
 pub(super) type Pattern = [u8; 16];
@@ -34,11 +35,10 @@ impl Translator<'_, '_> {
         if let Some(every_other) = EveryOther::of(&pattern) {
             return self.narrow_every_other(a, b, every_other);
         }
-        if let Some(lane) = splatted(&pattern) {
-            let operand = self.with_lanes(lane, a);
-            let first = pattern[0] / u8::try_from(lane.lane_bits() / 8).unwrap_or(1);
-            let value = self.builder.ins().extractlane(operand, first);
-            let value = self.builder.ins().splat(lane, value);
+        if let Some((ty, lane)) = splatted(&pattern) {
+            let operand = self.with_lanes(ty, a);
+            let value = self.builder.ins().extractlane(operand, lane);
+            let value = self.builder.ins().splat(ty, value);
             return self.with_lanes(types::I8X16, value);
         }
         self.shuffle_in_memory(a, b, &pattern)
@@ -188,18 +188,6 @@ fn of_one(a: Value, b: Value, pattern: Pattern) -> (Value, Value, Pattern) {
     }
 }
 
-/// A vector, however its lanes are seen.
-pub(super) fn without_lanes(dfg: &DataFlowGraph, value: Value) -> Value {
-    let mut value = dfg.resolve_aliases(value);
-    while let Some(inst) = dfg.value_def(value).inst()
-        && let InstructionData::LoadNoOffset { opcode: Opcode::Bitcast, arg, .. } = dfg.insts[inst]
-        && dfg.value_type(arg).is_vector()
-    {
-        value = dfg.resolve_aliases(arg);
-    }
-    value
-}
-
 /// Flags of accesses to the stack, not all of which are aligned.
 fn scratch_flags() -> MemFlagsData {
     MemFlagsData::new().with_notrap()
@@ -264,10 +252,11 @@ fn halves(pattern: &Pattern) -> Option<[Pattern; 2]> {
 }
 
 /// Every other lane of both operands: bytes of words of 16 bits, or those of words of 32.
-struct EveryOther {
-    wide: Type,
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct EveryOther {
+    pub(super) wide: Type,
     /// Lane 0 or 1.
-    begins_with: u8,
+    pub(super) begins_with: u8,
 }
 
 impl EveryOther {
@@ -280,17 +269,54 @@ impl EveryOther {
             is_so.then_some(Self { wide, begins_with })
         })
     }
+
+    /// The operands of which a value has every other lane, if that is known: of any, where there is an instruction for all patterns; of words of 32
+    /// bits where not.
+    pub(super) fn of_value(dfg: &DataFlowGraph, value: Value) -> Option<([Value; 2], Self)> {
+        let (args, every_other) =
+            match dfg.insts[dfg.value_def(without_lanes(dfg, value)).inst()?] {
+                InstructionData::Shuffle { args, imm, .. } => {
+                    let pattern = Pattern::try_from(dfg.immediates.get(imm)?.as_slice()).ok()?;
+                    (args, Self::of(&pattern)?)
+                }
+                InstructionData::Binary { opcode: Opcode::Snarrow, args } => {
+                    let [(a, begins_with), (b, other)] = [half(dfg, args[0])?, half(dfg, args[1])?];
+                    let every_other = Self { wide: types::I32X4, begins_with };
+                    ([a, b], (begins_with == other).then_some(every_other)?)
+                }
+                _ => return None,
+            };
+        Some((args.map(|arg| without_lanes(dfg, arg)), every_other))
+    }
 }
 
-/// Lanes of 8 or 16 bits, if all of the result are the same, of the first operand.
-fn splatted(pattern: &Pattern) -> Option<Type> {
+/// A vector of which a value has one half of each word of 32 bits, as a number with a sign, and which of both, as [`Translator::narrow_every_other`]
+/// writes it.
+fn half(dfg: &DataFlowGraph, value: Value) -> Option<(Value, u8)> {
+    let by_half = |value: Value| {
+        let definition = dfg.value_def(dfg.resolve_aliases(value)).inst()?;
+        let InstructionData::Binary { opcode, args: [of, count] } = dfg.insts[definition] else {
+            return None;
+        };
+        let is_half = dfg.value_type(value) == types::I32X4 && integer(dfg, count) == Some(16);
+        is_half.then_some((opcode, of))
+    };
+    let (Opcode::Sshr, shifted) = by_half(value)? else { return None };
+    match by_half(shifted) {
+        Some((Opcode::Ishl, of)) => Some((of, 0)),
+        _ => Some((shifted, 1)),
+    }
+}
+
+/// The lane of 8 or 16 bits of the first operand that all of the result are.
+fn splatted(pattern: &Pattern) -> Option<(Type, u8)> {
     let [first, second, ..] = *pattern;
     if pattern.iter().all(|byte| *byte == first) {
-        return Some(types::I8X16);
+        return Some((types::I8X16, first));
     }
     let is_lane = first % 2 == 0 && second == first + 1;
     let same = pattern.chunks_exact(2).all(|word| word == [first, second]);
-    (is_lane && same).then_some(types::I16X8)
+    (is_lane && same).then_some((types::I16X8, first / 2))
 }
 
 /// AArch64's `rev16`, `rev32` and `rev64`, of the two halves of each lane.
