@@ -4,7 +4,7 @@
 use cwasm_artifact::cpu::{Arch, CpuFeatures};
 use cwasm_artifact::header::Header;
 use cwasm_compiler::{CpuLevel, OptLevel, RelaxedSimd, Settings};
-use cwasm_loader::{Caller, Engine, Linker, Store, Val, WasmTyList};
+use cwasm_loader::{Caller, Engine, Instance, Linker, Store, Val, WasmTyList};
 use cwasm_tests::fault::random::Random;
 use cwasm_tests::{artifact, compile_with, load};
 
@@ -19,13 +19,24 @@ fn levels() -> impl Iterator<Item = CpuLevel> {
     })
 }
 
-/// Calls the function `f` of a module that imports nothing.
-fn call<P: WasmTyList, R: WasmTyList>(text: &str, settings: &Settings, params: P) -> R {
+/// Does something with an instance of a module that imports nothing.
+fn instantiate<R>(
+    text: &str,
+    settings: &Settings,
+    with: impl FnOnce(&mut Store<'_, ()>, &Instance<'_>) -> R,
+) -> R {
     let artifact = load(&compile_with(text, settings));
     let engine = Engine::default();
     let mut store = Store::new(&engine, ());
     let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
-    instance.typed_func::<P, R>(&store, "f").unwrap().call(&mut store, params).unwrap()
+    with(&mut store, &instance)
+}
+
+/// Calls the function `f` of a module that imports nothing.
+fn call<P: WasmTyList, R: WasmTyList>(text: &str, settings: &Settings, params: P) -> R {
+    instantiate(text, settings, |store, instance| {
+        instance.typed_func::<P, R>(&*store, "f").unwrap().call(store, params).unwrap()
+    })
 }
 
 fn bytes(vector: u128) -> [u8; 16] {
@@ -153,16 +164,14 @@ fn shuffles_of_every_pattern() {
         .collect();
     for cpu in levels() {
         let settings = Settings { cpu, ..Settings::default() };
-        let artifact = load(&compile_with(&format!("(module {functions})"), &settings));
-        let engine = Engine::default();
-        let mut store = Store::new(&engine, ());
-        let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
-        for (number, pattern) in patterns.iter().enumerate() {
-            let name = number.to_string();
-            let f = instance.typed_func::<(u128, u128), u128>(&store, &name).unwrap();
-            // The operands are the numbers of their bytes.
-            assert_eq!(bytes(f.call(&mut store, (a, b)).unwrap()), *pattern, "{cpu}");
-        }
+        instantiate(&format!("(module {functions})"), &settings, |store, instance| {
+            for (number, pattern) in patterns.iter().enumerate() {
+                let name = number.to_string();
+                let f = instance.typed_func::<(u128, u128), u128>(&*store, &name).unwrap();
+                // The operands are the numbers of their bytes.
+                assert_eq!(bytes(f.call(&mut *store, (a, b)).unwrap()), *pattern, "{cpu}");
+            }
+        });
     }
 }
 
@@ -180,14 +189,12 @@ fn check_all(bodies: &[String], operand: u128, wanted: &[u128]) {
     for (cpu, opt_level) in levels().flat_map(|cpu| [(cpu, OptLevel::Speed), (cpu, OptLevel::None)])
     {
         let settings = Settings { cpu, opt_level, ..Settings::default() };
-        let artifact = load(&compile_with(&text, &settings));
-        let engine = Engine::default();
-        let mut store = Store::new(&engine, ());
-        let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
-        for (number, (body, wanted)) in bodies.iter().zip(wanted).enumerate() {
-            let f = instance.typed_func::<u128, u128>(&store, &number.to_string()).unwrap();
-            assert_eq!(f.call(&mut store, operand).unwrap(), *wanted, "{cpu}: {body}");
-        }
+        instantiate(&text, &settings, |store, instance| {
+            for (number, (body, wanted)) in bodies.iter().zip(wanted).enumerate() {
+                let f = instance.typed_func::<u128, u128>(&*store, &number.to_string()).unwrap();
+                assert_eq!(f.call(&mut *store, operand).unwrap(), *wanted, "{cpu}: {body}");
+            }
+        });
     }
 }
 
@@ -280,6 +287,12 @@ fn rotations_by_shifts() {
     check_all(&bodies, operand, &wanted);
 }
 
+/// The even lanes of 16 bits of two locals, and the odd ones.
+const EVEN: &str =
+    "(i8x16.shuffle 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29 (local.get 2) (local.get 3))";
+const ODD: &str =
+    "(i8x16.shuffle 2 3 6 7 10 11 14 15 18 19 22 23 26 27 30 31 (local.get 2) (local.get 3))";
+
 /// Sums of neighbouring products: how they are written, and what they are for the lanes of both operands.
 type Neighbours = (String, fn([i32; 16], [i32; 16]) -> [i32; 8]);
 
@@ -292,12 +305,8 @@ fn products_of_neighbours_are_added() {
         });
         format!("(i16x8.mul {first} {second})")
     };
-    let even =
-        "(i8x16.shuffle 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29 (local.get 2) (local.get 3))";
-    let odd =
-        "(i8x16.shuffle 2 3 6 7 10 11 14 15 18 19 22 23 26 27 30 31 (local.get 2) (local.get 3))";
     let write = |sum: &str, low: String, high: String| {
-        let sum = sum.replace("EVEN", even).replace("ODD", odd);
+        let sum = sum.replace("EVEN", EVEN).replace("ODD", ODD);
         format!("(local v128 v128) (local.set 2 {low}) (local.set 3 {high}) {sum}")
     };
     let usual = "(i16x8.add_sat_s EVEN ODD)";
@@ -365,22 +374,20 @@ fn products_of_neighbours_are_added() {
         for (form, model) in &forms {
             let text =
                 format!(r#"(module (func (export "f") (param v128 v128) (result v128) {form}))"#);
-            let artifact = load(&compile_with(&text, &Settings { cpu, ..Settings::default() }));
-            let engine = Engine::default();
-            let mut store = Store::new(&engine, ());
-            let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
-            let f = instance.typed_func::<(u128, u128), u128>(&store, "f").unwrap();
-            for (a, b) in &operands {
-                let found = f
-                    .call(&mut store, (u128::from_le_bytes(*a), u128::from_le_bytes(*b)))
-                    .unwrap()
-                    .to_le_bytes();
-                let found: [i32; 8] = std::array::from_fn(|lane| {
-                    i16::from_le_bytes([found[2 * lane], found[2 * lane + 1]]).into()
-                });
-                let wanted = model(a.map(i32::from), b.map(i32::from));
-                assert_eq!(found, wanted, "{cpu}: {form} of {a:02x?} and {b:02x?}");
-            }
+            instantiate(&text, &Settings { cpu, ..Settings::default() }, |store, instance| {
+                let f = instance.typed_func::<(u128, u128), u128>(&*store, "f").unwrap();
+                for (a, b) in &operands {
+                    let found = f
+                        .call(&mut *store, (u128::from_le_bytes(*a), u128::from_le_bytes(*b)))
+                        .unwrap()
+                        .to_le_bytes();
+                    let found: [i32; 8] = std::array::from_fn(|lane| {
+                        i16::from_le_bytes([found[2 * lane], found[2 * lane + 1]]).into()
+                    });
+                    let wanted = model(a.map(i32::from), b.map(i32::from));
+                    assert_eq!(found, wanted, "{cpu}: {form} of {a:02x?} and {b:02x?}");
+                }
+            });
         }
     }
 }
@@ -388,11 +395,7 @@ fn products_of_neighbours_are_added() {
 /// What only looks like sums of products, beside the same with something in between that hides what it looks like.
 #[test]
 fn what_looks_like_products_of_neighbours_is_none() {
-    let even =
-        "(i8x16.shuffle 0 1 4 5 8 9 12 13 16 17 20 21 24 25 28 29 (local.get 2) (local.get 3))";
-    let odd =
-        "(i8x16.shuffle 2 3 6 7 10 11 14 15 18 19 22 23 26 27 30 31 (local.get 2) (local.get 3))";
-    let turned = odd.replace("(local.get 2) (local.get 3)", "(local.get 3) (local.get 2)");
+    let turned = ODD.replace("(local.get 2) (local.get 3)", "(local.get 3) (local.get 2)");
     let half = |shape: &str, of: &str| {
         format!("(i32x4.shr_s {})", shape.replace("OF", &format!("(local.get {of})")))
     };
@@ -415,12 +418,12 @@ fn what_looks_like_products_of_neighbours_is_none() {
     };
     let products = [bytes("mul", "low"), bytes("mul", "high")];
     let sum = |first: &str, second: &str| format!("(i16x8.add_sat_s {first} {second})");
-    let narrowed = |first: &str, second: &str| sum(&narrow(first, second), odd);
+    let narrowed = |first: &str, second: &str| sum(&narrow(first, second), ODD);
     let forms: Vec<([String; 2], String)> = vec![
-        (products.clone(), sum(even, odd)),
-        (products.clone(), sum(even, &turned)),
-        ([bytes("add", "low"), bytes("add", "high")], sum(even, odd)),
-        ([wide("low"), wide("high")], sum(even, odd)),
+        (products.clone(), sum(EVEN, ODD)),
+        (products.clone(), sum(EVEN, &turned)),
+        ([bytes("add", "low"), bytes("add", "high")], sum(EVEN, ODD)),
+        ([wide("low"), wide("high")], sum(EVEN, ODD)),
         (products.clone(), narrowed(low_half, low_half)),
         (products.clone(), narrowed(low_half, high_half)),
         (products.clone(), narrowed(high_half, low_half)),
@@ -429,13 +432,13 @@ fn what_looks_like_products_of_neighbours_is_none() {
             narrowed(other, other)
         }),
         (products.clone(), sum(&narrow(low_half, low_half), &narrow(high_half, high_half))),
-        (products.clone(), sum(even, &narrow("OF (i32.const 17)", high_half))),
-        (products.clone(), sum(even, &narrow(high_half, "OF (i32.const 15)"))),
+        (products.clone(), sum(EVEN, &narrow("OF (i32.const 17)", high_half))),
+        (products.clone(), sum(EVEN, &narrow(high_half, "OF (i32.const 15)"))),
         (products.clone(), {
-            sum(&narrow("(i32x4.shl OF (i32.const 15)) (i32.const 16)", low_half), odd)
+            sum(&narrow("(i32x4.shl OF (i32.const 15)) (i32.const 16)", low_half), ODD)
         }),
         (products.clone(), {
-            sum(&narrow(low_half, "(i32x4.shl OF (i32.const 16)) (i32.const 15)"), odd)
+            sum(&narrow(low_half, "(i32x4.shl OF (i32.const 16)) (i32.const 15)"), ODD)
         }),
     ];
     let words = "(local.set 4 (i16x8.neg (local.get 0))) (local.set 5 (i16x8.neg (local.get 1)))";
@@ -451,21 +454,20 @@ fn what_looks_like_products_of_neighbours_is_none() {
                         (local.set 2 (v128.xor (global.get $zero) {low}))
                         (local.set 3 (v128.xor (global.get $zero) {high})) {form}))"#
             );
-            let artifact = load(&compile_with(&text, &Settings { cpu, ..Settings::default() }));
-            let engine = Engine::default();
-            let mut store = Store::new(&engine, ());
-            let instance = Linker::new(&engine).instantiate(&mut store, &artifact).unwrap();
-            let [f, hidden] = ["f", "hidden"]
-                .map(|name| instance.typed_func::<(u128, u128), u128>(&store, name).unwrap());
-            for _ in 0..50 {
-                let mut vector = || {
-                    let bytes = std::array::from_fn(|_| u8::try_from(random.below(256)).unwrap());
-                    u128::from_le_bytes(bytes)
-                };
-                let operands = (vector(), vector());
-                let wanted = hidden.call(&mut store, operands).unwrap();
-                assert_eq!(f.call(&mut store, operands).unwrap(), wanted, "{cpu}: {form}");
-            }
+            instantiate(&text, &Settings { cpu, ..Settings::default() }, |store, instance| {
+                let [f, hidden] = ["f", "hidden"]
+                    .map(|name| instance.typed_func::<(u128, u128), u128>(&*store, name).unwrap());
+                for _ in 0..50 {
+                    let mut vector = || {
+                        let bytes =
+                            std::array::from_fn(|_| u8::try_from(random.below(256)).unwrap());
+                        u128::from_le_bytes(bytes)
+                    };
+                    let operands = (vector(), vector());
+                    let wanted = hidden.call(&mut *store, operands).unwrap();
+                    assert_eq!(f.call(&mut *store, operands).unwrap(), wanted, "{cpu}: {form}");
+                }
+            });
         }
     }
 }
