@@ -422,6 +422,11 @@ fn what_looks_like_products_of_neighbours_is_none() {
     let forms: Vec<([String; 2], String)> = vec![
         (products.clone(), sum(EVEN, ODD)),
         (products.clone(), sum(EVEN, &turned)),
+        (products.clone(), {
+            let even = "(i8x16.shuffle 0 2 4 6 8 10 12 14 16 18 20 22 24 26 28 30 (local.get 2) (local.get 3))";
+            let odd = "(i8x16.shuffle 1 3 5 7 9 11 13 15 17 19 21 23 25 27 29 31 (local.get 2) (local.get 3))";
+            sum(even, odd)
+        }),
         ([bytes("add", "low"), bytes("add", "high")], sum(EVEN, ODD)),
         ([wide("low"), wide("high")], sum(EVEN, ODD)),
         (products.clone(), narrowed(low_half, low_half)),
