@@ -20,11 +20,14 @@ use crate::header::{
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
     FuncRefRecord, FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord,
-    ItemRecord, ModuleRecord, Span, Text, TypeRecord, extern_flags, extern_kind,
+    ItemRecord, ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind, type_kind,
 };
 use crate::sites::{self, Site};
 use crate::tree::Tree;
-use crate::types::{FuncType, GlobalType, IndexType, Limits, MemoryType, TableType};
+use crate::types::{
+    CompositeType, FieldType, GlobalType, IndexType, Limits, MemoryType, SubType, TableType,
+    TypeRef,
+};
 
 /// Something that exceeds what the format can express.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -58,7 +61,7 @@ pub enum BuildError {
 pub struct Tables {
     /// Singular facts.
     pub module: ModuleRecord,
-    /// Function types. See [`Tables::add_type`].
+    /// Declared types. See [`Tables::add_type`].
     pub types: Vec<TypeRecord>,
     /// Imports.
     pub imports: Vec<ImportRecord>,
@@ -129,23 +132,44 @@ impl Tables {
         Ok(Text { offset: offset.into(), length: length.into() })
     }
 
-    /// Adds a function type with the text offsets of its trampolines.
+    /// Adds a declared type, whose recursion group begins with the type `group`, with the text offsets of its trampolines.
     pub fn add_type(
         &mut self,
-        ty: &FuncType,
+        ty: &SubType,
+        group: u32,
         entry: Option<u32>,
         exit: Option<u32>,
     ) -> Result<(), BuildError> {
         let start = index("value types", self.val_types.len() / 4)?;
-        for ty in ty.params.iter().chain(&ty.results) {
-            self.val_types.extend_from_slice(&ty.code().to_le_bytes());
-        }
-        let count = index("value types", ty.params.len() + ty.results.len())?;
+        let mut add = |code: u32| self.val_types.extend_from_slice(&code.to_le_bytes());
+        let mut add_field = |field: &FieldType| {
+            add(field.storage.code());
+            add(field.mutable.into());
+        };
+        let (kind, params) = match &ty.composite {
+            CompositeType::Struct(ty) => {
+                ty.fields.iter().for_each(add_field);
+                (type_kind::STRUCT, 0)
+            }
+            CompositeType::Array(element) => {
+                add_field(element);
+                (type_kind::ARRAY, 0)
+            }
+            CompositeType::Func(ty) => {
+                ty.values().for_each(|ty| add(ty.code()));
+                (type_kind::FUNC, ty.params.len())
+            }
+        };
+        let count = index("value types", self.val_types.len() / 4 - start as usize)?;
         self.types.push(TypeRecord {
             types: Span { start: start.into(), count: count.into() },
-            params: index("parameters", ty.params.len())?.into(),
-            entry: entry.unwrap_or(crate::records::NONE).into(),
-            exit: exit.unwrap_or(crate::records::NONE).into(),
+            params: index("parameters", params)?.into(),
+            entry: entry.unwrap_or(NONE).into(),
+            exit: exit.unwrap_or(NONE).into(),
+            kind: kind.into(),
+            open: u32::from(!ty.is_final).into(),
+            supertype: ty.supertype.map_or(NONE, TypeRef::number).into(),
+            group: group.into(),
         });
         Ok(())
     }

@@ -5,7 +5,8 @@
 //! order in which data flows from a compiler to a loader:
 //!
 //! * [`abi`]: what compiled code and the loader agree on at run time;
-//! * [`cpu`], [`types`]: CPU features, and the types of imports and exports;
+//! * [`cpu`], [`types`]: CPU features, and the types of imports and exports, with what
+//!   modules declare ([`composite`]) and references lead to ([`mod@reference`]);
 //! * [`header`], [`tree`], [`records`], [`sites`]: the layout of the file;
 //! * [`builder`]: writing an artifact;
 //! * [`digest`], [`check`]: is a file an artifact, for this host, and intact;
@@ -22,6 +23,7 @@ pub mod builder;
 pub mod bundle;
 pub mod check;
 pub mod choice;
+pub mod composite;
 pub mod cpu;
 pub mod digest;
 pub mod header;

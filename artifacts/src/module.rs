@@ -16,12 +16,13 @@ use crate::header::{Header, Section, padded_text};
 use crate::records::{
     ConstOpRecord, DataSegmentRecord, DefinedRecord, ElementRecord, ExportRecord, ExternRecord,
     FuncRefRecord, FunctionRecord, HandlerRecord, ImageRecord, ImportRecord, InlinedRecord,
-    ItemRecord, ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind,
+    ItemRecord, ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind, type_kind,
 };
 use crate::report::{Problem, Report};
 use crate::sites::Sites;
 use crate::types::{
-    ExternType, FuncType, GlobalType, IndexType, Limits, MemoryType, TableType, TagType, ValType,
+    CompositeType, ExternType, FieldType, FuncType, GlobalType, IndexType, Limits, MemoryType,
+    StorageType, StructType, SubType, TableType, TagType, TypeRef, ValType,
 };
 
 /// The metadata of an artifact, as ranges of the file; borrow a [`View`] to read it.
@@ -300,7 +301,7 @@ impl<'a> View<'a> {
         text_of(self.bytes(Section::Strings), text)
     }
 
-    /// Function types.
+    /// Declared types.
     #[must_use]
     pub fn types(&self) -> &'a [TypeRecord] {
         self.records(Section::Types)
@@ -309,15 +310,64 @@ impl<'a> View<'a> {
     /// A function type; the empty type if there is none with this index.
     #[must_use]
     pub fn func_type(&self, index: u32) -> FuncType {
-        let Some(record) = self.types().get(index as usize) else { return FuncType::default() };
-        let types = self.val_types(record.types);
-        let params = types.len().min(record.params.get() as usize);
-        FuncType { params: types[..params].to_vec(), results: types[params..].to_vec() }
+        match self.types().get(index as usize) {
+            Some(record) if record.kind.get() == type_kind::FUNC => {
+                self.func_of(record).unwrap_or_default()
+            }
+            _ => FuncType::default(),
+        }
     }
 
-    fn val_types(&self, span: Span) -> Vec<ValType> {
-        let codes = self.records::<zerocopy::little_endian::U32>(Section::ValTypes);
-        slice(codes, span).iter().filter_map(|code| ValType::from_code(code.get())).collect()
+    /// A declared type; `None` if there is none with this index.
+    #[must_use]
+    pub fn sub_type(&self, index: u32) -> Option<SubType> {
+        let record = self.types().get(index as usize)?;
+        let composite = match record.kind.get() {
+            type_kind::FUNC => CompositeType::Func(self.func_of(record)?),
+            type_kind::STRUCT => {
+                CompositeType::Struct(StructType { fields: self.fields_of(record)? })
+            }
+            type_kind::ARRAY => match self.fields_of(record)?[..] {
+                [element] => CompositeType::Array(element),
+                _ => return None,
+            },
+            _ => return None,
+        };
+        let supertype = Some(record.supertype.get()).filter(|supertype| *supertype != NONE);
+        Some(SubType {
+            composite,
+            is_final: record.open.get() == 0,
+            supertype: supertype.map(TypeRef::of_module),
+        })
+    }
+
+    fn func_of(&self, record: &TypeRecord) -> Option<FuncType> {
+        let types = self.val_types(record)?;
+        let (params, results) = types.split_at_checked(record.params.get() as usize)?;
+        Some(FuncType { params: params.to_vec(), results: results.to_vec() })
+    }
+
+    fn fields_of(&self, record: &TypeRecord) -> Option<Vec<FieldType>> {
+        let fields = self.type_codes(record).chunks(2).map(|field| match field {
+            [storage, mutable] => Some(FieldType {
+                storage: StorageType::from_code(storage.get())?,
+                mutable: match mutable.get() {
+                    0 => false,
+                    1 => true,
+                    _ => return None,
+                },
+            }),
+            _ => None,
+        });
+        fields.collect()
+    }
+
+    fn val_types(&self, record: &TypeRecord) -> Option<Vec<ValType>> {
+        self.type_codes(record).iter().map(|code| ValType::from_code(code.get())).collect()
+    }
+
+    fn type_codes(&self, record: &TypeRecord) -> &'a [zerocopy::little_endian::U32] {
+        slice(self.records(Section::ValTypes), record.types)
     }
 
     /// Imports.

@@ -57,9 +57,9 @@ records! {
         start: U32,
     }
 
-    /// A function type and its trampolines.
+    /// A declared type, and the trampolines of a function type.
     TypeRecord {
-        /// Range of the value types: parameters, then results.
+        /// Range of the value types: parameters, then results; or for each field two, the type and 1 if it can change, else 0.
         types: Span,
         /// How many of them are parameters.
         params: U32,
@@ -67,6 +67,14 @@ records! {
         entry: U32,
         /// Text offset of the exit trampoline, or [`NONE`].
         exit: U32,
+        /// One of the constants of [`type_kind`].
+        kind: U32,
+        /// 1 if types may be declared below it, else 0.
+        open: U32,
+        /// Index of the type that it is declared below, or [`NONE`].
+        supertype: U32,
+        /// Index of the first type of its recursion group.
+        group: U32,
     }
 
     /// The type of an import, or of a table, memory or global that is defined.
@@ -140,9 +148,9 @@ records! {
     ConstOpRecord {
         /// One of the constants of [`const_op`].
         op: U32,
-        /// Index of a function or global, or a type.
+        /// Index of a function, global or declared type, or a value type.
         index: U32,
-        /// The low 64 bits of a constant.
+        /// The low 64 bits of a constant, or how many elements an array has.
         low: U64,
         /// The high 64 bits of a constant.
         high: U64,
@@ -243,6 +251,16 @@ records! {
     }
 }
 
+/// Kinds of declared types.
+pub mod type_kind {
+    /// A function.
+    pub const FUNC: u32 = 0;
+    /// A structure.
+    pub const STRUCT: u32 = 1;
+    /// An array.
+    pub const ARRAY: u32 = 2;
+}
+
 /// Kinds of imports and exports, as in a wasm module.
 pub mod extern_kind {
     /// A function.
@@ -274,7 +292,7 @@ pub mod extern_flags {
 }
 
 /// Operations of constant expressions. Those of arithmetic take two values from the
-/// stack and push one; each other pushes one.
+/// stack and push one; those that make or convert references say what they take; each other pushes one.
 pub mod const_op {
     /// `i32.const`; the value is the low 32 bits of `low`.
     pub const I32: u32 = 1;
@@ -304,6 +322,22 @@ pub mod const_op {
     pub const I64_SUB: u32 = 13;
     /// `i64.mul`.
     pub const I64_MUL: u32 = 14;
+    /// `struct.new index`; takes a value for each field.
+    pub const STRUCT_NEW: u32 = 15;
+    /// `struct.new_default index`.
+    pub const STRUCT_NEW_DEFAULT: u32 = 16;
+    /// `array.new index`; takes a value and a length.
+    pub const ARRAY_NEW: u32 = 17;
+    /// `array.new_default index`; takes a length.
+    pub const ARRAY_NEW_DEFAULT: u32 = 18;
+    /// `array.new_fixed index low`; takes `low` values.
+    pub const ARRAY_NEW_FIXED: u32 = 19;
+    /// `ref.i31`; takes an `i32`.
+    pub const REF_I31: u32 = 20;
+    /// `any.convert_extern`; takes a reference.
+    pub const ANY_CONVERT_EXTERN: u32 = 21;
+    /// `extern.convert_any`; takes a reference.
+    pub const EXTERN_CONVERT_ANY: u32 = 22;
 }
 
 /// Modes of element and data segments.
@@ -347,6 +381,6 @@ mod tests {
             size_of::<HandlerRecord>(),
             size_of::<InlinedRecord>(),
         ];
-        assert_eq!(sizes, [12, 20, 48, 16, 12, 40, 16, 24, 32, 8, 40, 32, 12, 20, 12]);
+        assert_eq!(sizes, [12, 36, 48, 16, 12, 40, 16, 24, 32, 8, 40, 32, 12, 20, 12]);
     }
 }

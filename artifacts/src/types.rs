@@ -5,6 +5,7 @@
 
 use core::fmt;
 
+pub use crate::composite::{CompositeType, FieldType, StorageType, StructType, SubType};
 pub use crate::reference::{HeapType, RefType, TypeRef};
 
 /// The type of a value (specification, 2.3.4).
@@ -33,6 +34,8 @@ impl ValType {
     pub const ExternRef: Self = Self::Ref(RefType::EXTERN);
     /// A reference to an exception, or null.
     pub const ExnRef: Self = Self::Ref(RefType::EXN);
+    /// A reference to any other value, or null.
+    pub const AnyRef: Self = Self::Ref(RefType::ANY);
 }
 
 impl ValType {
@@ -77,11 +80,11 @@ impl ValType {
         !matches!(self, Self::Ref(RefType { nullable: false, .. }))
     }
 
-    /// Whether the type is a subtype of another.
+    /// Whether the type is a subtype of another. `declared` says so of two declared types that differ.
     #[must_use]
-    pub fn matches(self, wanted: Self) -> bool {
+    pub fn matches(self, wanted: Self, declared: impl FnOnce(TypeRef, TypeRef) -> bool) -> bool {
         match (self, wanted) {
-            (Self::Ref(found), Self::Ref(wanted)) => found.matches(wanted),
+            (Self::Ref(found), Self::Ref(wanted)) => found.matches(wanted, declared),
             _ => self == wanted,
         }
     }

@@ -16,10 +16,12 @@ use crate::records::{
     ModuleRecord, NONE, Span, Text, TypeRecord, const_op, extern_flags, extern_kind, item_kind,
     segment_mode,
 };
-use crate::reference::canonical;
+use crate::reference::{canonical, end_of_group};
 use crate::report::{Problem, Report};
 use crate::sites::Sites;
-use crate::types::{ExternType, HeapType, RefType, TableType, TypeRef, ValType};
+use crate::types::{
+    CompositeType, ExternType, FieldType, HeapType, RefType, SubType, TableType, TypeRef, ValType,
+};
 
 type Check = Result<(), Problem>;
 
@@ -110,8 +112,7 @@ pub(crate) fn validate(view: &View<'_>, late: Option<&Late<'_>>) -> Result<(), R
     let mut validator = Validator::new(view);
     // What follows compares types, which must make sense before.
     validator.types()?;
-    let types: Vec<_> = (0..).take(view.types().len()).map(|index| view.func_type(index)).collect();
-    validator.canonical = canonical(&types);
+    validator.hierarchy()?;
     let problems = [
         validator.module(),
         validator.imports(),
@@ -176,6 +177,7 @@ struct Validator<'v, 'a> {
     view: &'v View<'a>,
     counts: &'a Counts,
     page: u64,
+    types: Vec<SubType>,
     /// For each type, the first that is equal to it.
     canonical: Vec<u32>,
     /// How many operations the constant expressions so far consist of.
@@ -188,6 +190,7 @@ impl<'v, 'a> Validator<'v, 'a> {
             view,
             counts: view.counts(),
             page: view.page(),
+            types: Vec::new(),
             canonical: Vec::new(),
             const_ops: Cell::new(0),
         }
@@ -252,36 +255,113 @@ impl<'v, 'a> Validator<'v, 'a> {
         Ok(())
     }
 
-    fn types(&self) -> Check {
-        let codes = self.view.bytes(Section::ValTypes);
-        for (index, code) in codes.chunks_exact(4).enumerate() {
-            let code = u32::from_le_bytes([code[0], code[1], code[2], code[3]]);
-            if ValType::from_code(code).is_none() {
-                return Err(invalid(Section::ValTypes, index, "the value type is unknown"));
-            }
-        }
+    /// Reads the types.
+    fn types(&mut self) -> Check {
+        let codes = self.view.bytes(Section::ValTypes).len() / 4;
+        let records = self.view.types();
+        let group_of: Vec<_> = records.iter().map(|record| record.group.get()).collect();
         // Each type has value types of its own, so that together they are no
         // larger than the file.
         let mut next = 0;
-        for (index, ty) in self.view.types().iter().enumerate() {
-            self.span(Section::Types, index, ty.types, codes.len() / 4)?;
-            if u64::from(ty.types.start.get()) != next {
-                return Err(invalid(Section::Types, index, "the value types are not in order"));
+        let mut group = 0..0;
+        for (index, record) in records.iter().enumerate() {
+            let bad = |what| Err(invalid(Section::Types, index, what));
+            self.span(Section::Types, index, record.types, codes)?;
+            if u64::from(record.types.start.get()) != next {
+                return bad("the value types are not in order");
             }
-            next += u64::from(ty.types.count.get());
-            if ty.params > ty.types.count || ty.types.count.get() > 10_000 {
-                return Err(invalid(Section::Types, index, "the type has too many values"));
+            next += u64::from(record.types.count.get());
+            if record.types.count.get() > 20_000 {
+                return bad("the type has too many values");
             }
-            // A type refers to itself and to those before it.
-            let values = self.view.func_type(u32::try_from(index).unwrap_or(NONE));
-            let mut concrete = values.values().filter_map(ValType::concrete);
-            if concrete.any(|target| target.number() as usize > index) {
-                return Err(invalid(Section::Types, index, "it refers to a type behind it"));
+            if index == group.end {
+                group = index..end_of_group(&group_of, index);
             }
-            self.text_offset(Section::Types, index, ty.entry.get())?;
-            self.text_offset(Section::Types, index, ty.exit.get())?;
+            if record.group.get() as usize != group.start {
+                return bad("its recursion group is not in one piece");
+            }
+            let number = u32::try_from(index).unwrap_or(NONE);
+            let Some(ty) = self.view.sub_type(number) else {
+                return bad("the type or a type of its values is unknown");
+            };
+            if record.open.get() > 1 {
+                return bad("whether it is final is unknown");
+            }
+            if ty.referred().any(|target| target.number() as usize >= group.end) {
+                return bad("it refers to a type behind its group");
+            }
+            self.text_offset(Section::Types, index, record.entry.get())?;
+            self.text_offset(Section::Types, index, record.exit.get())?;
+            self.types.push(ty);
+        }
+        self.canonical = canonical(&self.types, &group_of);
+        Ok(())
+    }
+
+    /// That types are declared below types that allow it.
+    fn hierarchy(&self) -> Check {
+        let mut depths = Vec::with_capacity(self.types.len());
+        for (index, ty) in self.types.iter().enumerate() {
+            let bad = |what| Err(invalid(Section::Types, index, what));
+            for target in ty.composite.values().filter_map(ref_type) {
+                let concrete = target.heap.concrete().map(|target| target.number() as usize);
+                let Some(found) = concrete.and_then(|target| self.types.get(target)) else {
+                    continue;
+                };
+                if target.heap.concrete().is_some_and(|name| found.heap_type(name) != target.heap) {
+                    return bad("it refers to a type of another kind");
+                }
+            }
+            let Some(supertype) = ty.supertype else {
+                depths.push(0);
+                continue;
+            };
+            let above = supertype.number() as usize;
+            let (Some(supertype), Some(depth)) = (self.types.get(above), depths.get(above)) else {
+                return bad("its supertype is not declared before it");
+            };
+            if *depth >= MAX_SUBTYPING_DEPTH {
+                return bad("it is below too many types");
+            }
+            depths.push(depth + 1);
+            let (own, supertype) = (
+                self.resolved(&ty.composite),
+                (supertype.is_final, self.resolved(&supertype.composite)),
+            );
+            if supertype.0
+                || !own.matches(&supertype.1, |found, wanted| self.is_below(found, wanted))
+            {
+                return bad("it does not match its supertype");
+            }
         }
         Ok(())
+    }
+
+    /// The same type with the first of equal types in place of each.
+    fn resolved(&self, ty: &CompositeType) -> CompositeType {
+        ty.renumber(|target| self.first_equal(target))
+    }
+
+    fn first_equal(&self, ty: TypeRef) -> TypeRef {
+        let first = self.canonical.get(ty.number() as usize);
+        first.map_or(ty, |first| TypeRef::of_module(*first))
+    }
+
+    /// Whether a type is declared below another, which is the first of those that are equal to it.
+    fn is_below(&self, found: TypeRef, wanted: TypeRef) -> bool {
+        let mut next = Some(found);
+        // Supertypes come before their subtypes, so this ends.
+        while let Some(ty) = next {
+            if self.first_equal(ty) == wanted {
+                return true;
+            }
+            next = self.types.get(ty.number() as usize).and_then(|ty| ty.supertype);
+        }
+        false
+    }
+
+    fn matches(&self, found: ValType, wanted: ValType) -> bool {
+        found.matches(wanted, |found, wanted| self.is_below(found, wanted))
     }
 
     /// The value type with this code, if it exists in this module. Equal types are equal.
@@ -291,11 +371,12 @@ impl<'v, 'a> Validator<'v, 'a> {
 
     /// A value type of this module, if it exists, with the first of the types that are equal.
     fn canonical(&self, ty: ValType) -> Option<ValType> {
-        match ty.concrete() {
+        match ref_type(ty).and_then(|ty| Some((ty.heap, ty.heap.concrete()?))) {
             None => Some(ty),
-            Some(target) => {
-                let canonical = *self.canonical.get(target.number() as usize)?;
-                Some(ty.renumber(|_| TypeRef::of_module(canonical)))
+            Some((heap, name)) => {
+                let declared = self.types.get(name.number() as usize)?;
+                (declared.heap_type(name) == heap)
+                    .then(|| ty.renumber(|name| self.first_equal(name)))
             }
         }
     }
@@ -322,7 +403,7 @@ impl<'v, 'a> Validator<'v, 'a> {
         }
         let value = self.val_type(ty.ty.get());
         match ty.kind.get() {
-            extern_kind::FUNC if (ty.ty.get() as usize) < self.view.types().len() => Ok(()),
+            extern_kind::FUNC if self.is_func_type(ty.ty.get()) => Ok(()),
             extern_kind::FUNC => bad("the function's type does not exist"),
             extern_kind::TABLE if !value.is_some_and(ValType::is_ref) => {
                 bad("the element type is unknown")
@@ -330,6 +411,7 @@ impl<'v, 'a> Validator<'v, 'a> {
             extern_kind::GLOBAL if value.is_none() => bad("the value type is unknown"),
             extern_kind::GLOBAL => Ok(()),
             extern_kind::TAG => match self.view.types().get(ty.ty.get() as usize) {
+                Some(_) if !self.is_func_type(ty.ty.get()) => bad("the tag's type is no function"),
                 Some(ty) if ty.params == ty.types.count => Ok(()),
                 Some(_) => bad("the tag's type has results"),
                 None => bad("the tag's type does not exist"),
@@ -345,6 +427,10 @@ impl<'v, 'a> Validator<'v, 'a> {
                 _ => bad("the kind is unknown"),
             },
         }
+    }
+
+    fn is_func_type(&self, index: u32) -> bool {
+        self.types.get(index as usize).is_some_and(|ty| ty.func().is_some())
     }
 
     fn imports(&self) -> Check {
@@ -382,6 +468,9 @@ impl<'v, 'a> Validator<'v, 'a> {
                 return bad("an address lies outside of the code");
             }
             match self.view.types().get(func_ref.ty.get() as usize) {
+                Some(_) if !self.is_func_type(func_ref.ty.get()) => {
+                    return bad("its type is no function");
+                }
                 None => return bad("the function's type does not exist"),
                 Some(ty) if ty.entry.get() == NONE => {
                     return bad("its type has no entry trampoline");
@@ -476,28 +565,78 @@ impl<'v, 'a> Validator<'v, 'a> {
         if self.const_ops.get() > all {
             return bad("a constant operation belongs to two expressions");
         }
-        // The stack: its top, and what is below.
-        let mut top = None;
-        let mut below = Vec::new();
+        let mut stack = Vec::new();
         for op in ops {
-            let found = match arithmetic_type(op.op.get()) {
-                Some(operand) => {
-                    if top != Some(operand) || below.pop() != top {
-                        return bad("a constant operation has wrong operands");
-                    }
-                    operand
-                }
-                None => {
-                    below.extend(top);
-                    self.const_value(section, record, op, globals)?
-                }
+            let found = if let Some(operand) = arithmetic_type(op.op.get()) {
+                self.take(&mut stack, &[operand; 2]).then_some(operand)
+            } else if op.op.get() >= const_op::STRUCT_NEW {
+                self.made(&mut stack, op)
+            } else {
+                Some(self.const_value(section, record, op, globals)?)
             };
-            top = Some(found);
+            let Some(found) = found else { return bad("a constant operation has wrong operands") };
+            stack.push(found);
         }
-        if !top.zip(ty).is_some_and(|(found, wanted)| found.matches(wanted)) || !below.is_empty() {
+        let [found] = stack[..] else { return bad("a constant has a wrong type") };
+        if !ty.is_some_and(|wanted| self.matches(found, wanted)) {
             return bad("a constant has a wrong type");
         }
         Ok(())
+    }
+
+    /// Takes values of these types from a stack, the last from its top. `None` if there are others.
+    fn take(&self, stack: &mut Vec<ValType>, wanted: &[ValType]) -> bool {
+        let Some(start) = stack.len().checked_sub(wanted.len()) else { return false };
+        stack.drain(start..).zip(wanted).all(|(found, wanted)| self.matches(found, *wanted))
+    }
+
+    /// The type of what an operation pushes that makes or converts a reference, and takes its operands. `None` if they are wrong.
+    fn made(&self, stack: &mut Vec<ValType>, op: &ConstOpRecord) -> Option<ValType> {
+        let index = op.index.get();
+        let converted = |stack: &mut Vec<ValType>, from, to| {
+            let ValType::Ref(RefType { nullable, .. }) = *stack.last()? else { return None };
+            let operand = RefType { nullable: true, heap: from };
+            self.take(stack, &[operand.into()]).then_some(RefType { nullable, heap: to }.into())
+        };
+        match op.op.get() {
+            const_op::REF_I31 => {
+                let ty = RefType { nullable: false, heap: HeapType::I31 };
+                return self.take(stack, &[ValType::I32]).then_some(ty.into());
+            }
+            const_op::ANY_CONVERT_EXTERN => {
+                return converted(stack, HeapType::Extern, HeapType::Any);
+            }
+            const_op::EXTERN_CONVERT_ANY => {
+                return converted(stack, HeapType::Any, HeapType::Extern);
+            }
+            _ => {}
+        }
+        let ty = self.types.get(index as usize)?;
+        let value = |field: &FieldType| self.canonical(field.storage.value());
+        let default = |field: &FieldType| value(field).is_some_and(ValType::has_default);
+        let taken = match (op.op.get(), &ty.composite) {
+            (const_op::STRUCT_NEW, CompositeType::Struct(ty)) => {
+                let fields: Option<Vec<_>> = ty.fields.iter().map(value).collect();
+                self.take(stack, &fields?)
+            }
+            (const_op::STRUCT_NEW_DEFAULT, CompositeType::Struct(ty)) => {
+                ty.fields.iter().all(default)
+            }
+            (const_op::ARRAY_NEW, CompositeType::Array(element)) => {
+                self.take(stack, &[value(element)?, ValType::I32])
+            }
+            (const_op::ARRAY_NEW_DEFAULT, CompositeType::Array(element)) => {
+                default(element) && self.take(stack, &[ValType::I32])
+            }
+            (const_op::ARRAY_NEW_FIXED, CompositeType::Array(element)) => {
+                // No more than there are.
+                let count = usize::try_from(op.low.get()).ok().filter(|it| *it <= stack.len())?;
+                self.take(stack, &vec![value(element)?; count])
+            }
+            _ => false,
+        };
+        let heap = ty.heap_type(self.first_equal(TypeRef::of_module(index)));
+        taken.then_some(RefType { nullable: false, heap }.into())
     }
 
     /// The type of what an operation pushes that takes nothing.
@@ -605,7 +744,7 @@ impl<'v, 'a> Validator<'v, 'a> {
                     }
                     let table = self.view.table_type(segment.table.get());
                     let element = table.and_then(|table| self.canonical(table.element));
-                    if !ty.zip(element).is_some_and(|(ty, element)| ty.matches(element)) {
+                    if !ty.zip(element).is_some_and(|(ty, element)| self.matches(ty, element)) {
                         return bad("its type is not the table's");
                     }
                     let offset = table.map(|table| table.index.value());
@@ -717,6 +856,17 @@ impl<'v, 'a> Validator<'v, 'a> {
                 .map_err(|what| invalid(Section::Handlers, index, what))?;
         }
         Ok(())
+    }
+}
+
+/// How many types a type may be below.
+const MAX_SUBTYPING_DEPTH: u32 = 63;
+
+/// The reference type, if it is one.
+fn ref_type(ty: ValType) -> Option<RefType> {
+    match ty {
+        ValType::Ref(ty) => Some(ty),
+        _ => None,
     }
 }
 

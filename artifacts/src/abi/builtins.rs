@@ -4,7 +4,7 @@
 //! ([`super::vmctx::BUILTINS`]), in the order of [`Builtin::ALL`]. They use the
 //! C calling convention of the target, take the caller's vmctx first, and never
 //! unwind: an operation that can fail says so by its result, and the compiled
-//! code traps. Two are different ([`Builtin::is_wasm_function`]): they have the calling convention of
+//! code traps. Three are different ([`Builtin::is_wasm_function`]): they have the calling convention of
 //! wasm functions, since they look at the frame of their caller.
 
 /// The type of a parameter or result of a builtin.
@@ -101,13 +101,20 @@ builtins! {
     /// innermost handler for the exception. Returns if there is none within this stay in wasm; the
     /// caller then traps.
     Throw = "throw" (Pointer);
+    /// `(size in bytes) -> address, or null if the store may not have more memory for objects`. Memory for an object, for the caller to write. Objects that
+    /// nothing leads to may be freed before. The size is a multiple of 8.
+    ObjectNew = "object_new" (I64) -> Pointer;
+    /// `(data segment, address, src, len in bytes) -> 1, or 0 if out of bounds`. Writes bytes of a segment to elements of an array; to null, none.
+    ArrayInitData = "array_init_data" (I32, Pointer, I64, I64) -> I32;
+    /// `(element segment, address, src, len) -> 1, or 0 if out of bounds`. Writes references of a segment to elements of an array; to null, none.
+    ArrayInitElem = "array_init_elem" (I32, Pointer, I64, I64) -> I32;
 }
 
 impl Builtin {
     /// Whether it has the calling convention of wasm functions instead of C's.
     #[must_use]
     pub const fn is_wasm_function(self) -> bool {
-        matches!(self, Self::ExceptionNew | Self::Throw)
+        matches!(self, Self::ExceptionNew | Self::Throw | Self::ObjectNew)
     }
 
     /// The offset of this builtin's address in the array of builtins, in bytes.

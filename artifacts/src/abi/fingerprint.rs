@@ -24,11 +24,12 @@ exit trampoline: wasm function whose vmctx is a host context; host function is C
 exit trampolines: for the types of imports, and for all types where a function calls by a reference; no other code calls a host function
 throwing: the builtin throw takes the exception, or null for the one that the store holds; it returns if no handler is found, and the caller traps
 handlers: resumed with sp and fp of their call and the exception in the first register for payloads; no other register is kept
-references to exceptions: during a call of a wasm function, those that are needed after it are in the frame of the caller, not in registers
+references to exceptions and objects: during a call of a wasm function, those that are needed after it are in the frame of the caller, not in registers; any address inside of an object keeps it
+objects: allocated between objects_next and objects_end, or by object_new; written completely before anything else runs
 exceptions: the tag and the values are written by code; one that was caught without its reference is given back
 unwinding: sp, fp and pc are set to the entry trampoline's recorded values; no other register is kept
 frames: frame pointer chain; return address above the saved frame pointer
-references: 64-bit pointers, zero is null; funcref and concrete types point to a func_ref, exnref to an exception; externref is opaque to code
+references: 64-bit pointers, zero is null; references to functions point to a func_ref, exnref to an exception; all others are tagged
 table elements: one reference each; no lazy initialisation
 lengths of shared memories change at any time; they are read and written atomically
 vmctx order: head, memories, defined globals, tables, imported globals, tags, imported functions, type ids, func refs
@@ -52,7 +53,7 @@ impl core::fmt::Debug for Fingerprint {
 }
 
 /// The hash of what [`describe`] says. To write and hash that takes 2% of the time of a small program.
-const WRITTEN: &str = "ca1d2129e6b87a6310f3ef70caa28993b7e48c8db78aeb1a1059467066b8048c";
+const WRITTEN: &str = "f12454cae74045930137474ffad7d4658b5ebf305133f41a311d3d1382bf09bb";
 
 /// The fingerprint of the ABI in this module.
 ///
@@ -106,6 +107,9 @@ pub fn describe() -> String {
     fact("store_context.entry_handler", store_context::ENTRY_HANDLER.into());
     fact("store_context.exit_fp", store_context::EXIT_FP.into());
     fact("store_context.exit_return", store_context::EXIT_RETURN.into());
+    fact("store_context.objects_next", store_context::OBJECTS_NEXT.into());
+    fact("store_context.objects_end", store_context::OBJECTS_END.into());
+    fact("store_context.type_infos", store_context::TYPE_INFOS.into());
     fact("store_context size", store_context::SIZE.into());
     fact("host_context.call", host_context::CALL.into());
     fact("host_context size", host_context::SIZE.into());
@@ -130,6 +134,7 @@ pub fn describe() -> String {
     fact("table_definition.length", table_definition::LENGTH.into());
     fact("guard size", vmctx::GUARD_SIZE);
     super::memory::describe(&mut text);
+    super::object::describe(&mut text);
     let _ = writeln!(text, "wasm calling convention = {WASM_CALLING_CONVENTION}");
     for builtin in Builtin::ALL {
         let _ = writeln!(

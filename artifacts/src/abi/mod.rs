@@ -7,6 +7,7 @@
 //!
 //! * [`vmctx`]: the structures in memory ([`vmctx::VmctxLayout`] and friends);
 //! * [`memory`]: how accesses to linear memories are kept inside them;
+//! * [`object`]: references to what is collected, and the objects they lead to;
 //! * [`builtins`]: the functions that compiled code may call in the loader;
 //! * [`traps`]: the codes of the trap table;
 //! * [`fingerprint`]: a digest of all of the above, which every artifact
@@ -49,9 +50,9 @@
 //! index is found. The thread goes on there, with the stack pointer that the frame had during the call, and
 //! the exception in the first register that the calling convention has for payloads.
 //!
-//! A reference to an exception that is needed after a call of a wasm function (or of one of these two builtins)
+//! A reference to an exception or an object that is needed after a call of a wasm function (or of a builtin that is called like one)
 //! is in the caller's frame during the call, and not only in a register: the loader finds out from the
-//! stack which exceptions are in use.
+//! stack which exceptions and objects are in use. An address inside of an object will do.
 //!
 //! All code keeps frame pointers, so that a stack of wasm frames is a linked
 //! list from the innermost frame to the frame of the entry trampoline.
@@ -59,6 +60,7 @@
 pub mod builtins;
 mod fingerprint;
 pub mod memory;
+pub mod object;
 pub mod traps;
 pub mod vmctx;
 

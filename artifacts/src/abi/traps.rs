@@ -49,11 +49,23 @@ pub enum Trap {
     TooManyExceptions = 18,
     /// `call_ref` of null.
     NullFunctionReference = 19,
+    /// A field of null.
+    NullStructReference = 20,
+    /// An element, or the length, of null.
+    NullArrayReference = 21,
+    /// The integer in null.
+    NullI31Reference = 22,
+    /// An element that an array does not have.
+    ArrayOutOfBounds = 23,
+    /// A reference was not of the type that it was cast to.
+    CastFailure = 24,
+    /// The store may not have more memory for objects.
+    OutOfObjectMemory = 25,
 }
 
 impl Trap {
     /// Every trap, in the order of its codes.
-    pub const ALL: [Self; 19] = [
+    pub const ALL: [Self; 25] = [
         Self::Unreachable,
         Self::MemoryOutOfBounds,
         Self::TableOutOfBounds,
@@ -73,6 +85,12 @@ impl Trap {
         Self::UncaughtException,
         Self::TooManyExceptions,
         Self::NullFunctionReference,
+        Self::NullStructReference,
+        Self::NullArrayReference,
+        Self::NullI31Reference,
+        Self::ArrayOutOfBounds,
+        Self::CastFailure,
+        Self::OutOfObjectMemory,
     ];
 
     /// The code in the site table.
@@ -113,6 +131,12 @@ impl Trap {
             Self::UncaughtException => "unhandled exception",
             Self::TooManyExceptions => "too many exceptions",
             Self::NullFunctionReference => "null function reference",
+            Self::NullStructReference => "null structure reference",
+            Self::NullArrayReference => "null array reference",
+            Self::NullI31Reference => "null i31 reference",
+            Self::ArrayOutOfBounds => "out of bounds array access",
+            Self::CastFailure => "cast failure",
+            Self::OutOfObjectMemory => "out of memory for objects",
         }
     }
 }
@@ -134,6 +158,6 @@ mod tests {
             assert_eq!(Trap::from_code(trap.code()), Some(trap));
         }
         assert_eq!(Trap::from_code(0), None);
-        assert_eq!(Trap::from_code(20), None);
+        assert_eq!(Trap::from_code(26), None);
     }
 }

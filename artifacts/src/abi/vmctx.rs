@@ -54,8 +54,15 @@ pub mod store_context {
     /// Address of the word on the stack that holds the address in that function which the host returns to. The frame
     /// of the function lies above.
     pub const EXIT_RETURN: u32 = 64;
+    /// Address at which the next object begins, if it ends no later than [`OBJECTS_END`].
+    pub const OBJECTS_NEXT: u32 = 72;
+    /// Where the memory for the next objects ends.
+    pub const OBJECTS_END: u32 = 80;
+    /// Pointer to an array of pointers to what is known of each type, by its identity: see [`super::super::object::type_info`]. There is one for
+    /// each type of structures, arrays and functions that a reference in the store may lead to.
+    pub const TYPE_INFOS: u32 = 88;
     /// Size of the structure.
-    pub const SIZE: u32 = 72;
+    pub const SIZE: u32 = 96;
 }
 
 /// A host function as wasm sees it: what an exit trampoline gets as its vmctx.
