@@ -17,7 +17,7 @@ use crate::external::Extern;
 use crate::instance::Instance;
 use crate::memory::Memory;
 use crate::store::{AsStore, AsStoreMut, Pending, StoreCore, StoreId, StoreMut, StoreRef};
-use crate::type_registry::Registration;
+use crate::type_registry::{Registration, TypeInfo};
 use crate::value::list::{Slots, empty_slots};
 use crate::value::sealed::{Core, Slot};
 use crate::value::{Borrow, Val, WasmTy, WasmTyList};
@@ -111,7 +111,7 @@ impl<'code> Func<'code> {
 
     pub(crate) fn type_ref_in(&self, core: &StoreCore<'_>) -> Result<TypeRef, Error> {
         let type_id = self.type_id_in(core)?;
-        let found = core.find_type(type_id).map(|(ty, _)| ty);
+        let found = core.find_type(type_id).map(TypeInfo::name);
         found.ok_or(Error::WrongStore { what: "function's type" })
     }
 
@@ -363,7 +363,7 @@ impl<V> Any0 for V {}
 
 impl fmt::Debug for dyn KeepAlive + '_ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "host function {}", self.registration().types()[0])
+        write!(f, "host function {}", self.registration().func_type())
     }
 }
 

@@ -20,6 +20,7 @@ use crate::func::{Func, KeepAlive};
 use crate::instance::Instance;
 use crate::shared_memory::SharedMemory;
 use crate::store::{StoreCore, StoreMut};
+use crate::type_registry::TypeInfo;
 use crate::vm::builtins;
 use crate::vm::host_func::{HostCode, VmHostFunc};
 use crate::vm::instance::VmInstance;
@@ -72,14 +73,20 @@ fn check_imports(
 ) -> Result<(), Error> {
     let view = artifact.view();
     for (record, import) in view.imports().iter().zip(imports) {
-        // Equal function types have equal numbers.
-        let type_id = || artifact.types().ids().get(record.ty.ty.get() as usize).copied();
+        // Equal types have equal numbers.
+        let wanted = || artifact.types().types().get(record.ty.ty.get() as usize);
+        let type_id = || wanted().map(|ty| ty.id());
         let matches = match (record.ty.kind.get(), import) {
+            // Its type is below no other.
             (extern_kind::FUNC, Import::Host(host)) => {
                 Some(host.registration().ids()[0]) == type_id()
             }
             (extern_kind::FUNC, Import::Extern(Extern::Func(func))) => {
-                Some(func.type_id_in(core)?) == type_id()
+                let found = func.type_id_in(core)?;
+                let is_below = |wanted: &Arc<TypeInfo>| {
+                    core.find_type(found).is_some_and(|found| found.is_below(wanted.name()))
+                };
+                Some(found) == type_id() || wanted().is_some_and(is_below)
             }
             (extern_kind::TAG, Import::Extern(Extern::Tag(tag))) => {
                 Some(core.tags[tag.index(core)? as usize].type_id) == type_id()
@@ -89,7 +96,7 @@ fn check_imports(
         };
         if !matches {
             let found = match import {
-                Import::Host(host) => host.registration().types()[0].to_string(),
+                Import::Host(host) => host.registration().func_type().to_string(),
                 Import::Shared(memory) => memory.ty().to_string(),
                 Import::Extern(item) => item.ty_in(core)?.to_string(),
             };
@@ -137,7 +144,8 @@ fn import_matches(
         (ExternType::Global(ty), Import::Extern(Extern::Global(global))) => {
             let found = global.ty_in(core)?;
             // What can change must be able to hold all of the type, and nothing else.
-            found == *ty || !found.mutable && !ty.mutable && found.value.matches(ty.value)
+            found == *ty
+                || !found.mutable && !ty.mutable && core.is_subtype_of(found.value, ty.value)
         }
         _ => false,
     })

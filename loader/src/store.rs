@@ -5,6 +5,7 @@
 //! runs, so no reference to it is held across a call. [`borrowed`] has the borrows that handles take.
 
 mod borrowed;
+mod types;
 
 use std::any::Any;
 use std::fmt;
@@ -16,10 +17,11 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use cwasm_artifact::abi::memory::wait_result;
 use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::types::{
-    FuncType, GlobalType, HeapType, MemoryType, TableType, TagType, TypeRef,
+    CompositeType, FuncType, GlobalType, HeapType, MemoryType, TableType, TagType,
 };
 
 pub use borrowed::{AsStore, AsStoreMut, StoreMut, StoreRef};
+use types::TypeTable;
 
 use crate::artifact::Artifact;
 use crate::engine::{Config, Engine};
@@ -34,6 +36,7 @@ use crate::type_registry::Registration;
 use crate::vm::activation::{self, Activation, Unwound};
 use crate::vm::backtrace::Frames;
 use crate::vm::exception::{Exceptions, Landing, Origin, Root, VmException, VmTag};
+use crate::vm::heap::Window;
 use crate::vm::host_func::VmHostFunc;
 use crate::vm::instance::VmInstance;
 use crate::vm::layout::{VmExit, VmFuncRef, VmStoreContext, VmValue};
@@ -127,6 +130,8 @@ pub(crate) struct StoreCore<'code> {
     /// Host functions that the application made in the store.
     host_funcs: Vec<Stable<VmHostFunc>>,
     host_types: Vec<Arc<Registration>>,
+    /// All types that the store uses, by number, if compiled code asks for them.
+    types: TypeTable,
     /// What host functions need to stay alive.
     keep_alive: KeptFuncs<'code>,
     /// Values behind external references.
@@ -157,6 +162,8 @@ impl<'code> StoreCore<'code> {
                 entry_sp: 0,
                 entry_handler: 0,
                 exit: VmExit::default(),
+                objects: Window::default(),
+                type_infos: ptr::null(),
             },
             max_wasm_stack: engine.config().max_wasm_stack,
             host_stack: engine.config().host_stack.max(Config::MIN_HOST_STACK),
@@ -178,6 +185,7 @@ impl<'code> StoreCore<'code> {
             activation: ptr::null(),
             host_funcs: Vec::new(),
             host_types: Vec::new(),
+            types: TypeTable::default(),
             keep_alive: KeptFuncs::default(),
             externs: Vec::new(),
             pending: None,
@@ -323,6 +331,7 @@ impl<'code> StoreCore<'code> {
             return;
         }
         self.artifacts.push(artifact);
+        self.add_types_of(artifact);
         let mut ranges: Vec<_> = self
             .artifacts
             .iter()
@@ -365,39 +374,12 @@ impl<'code> StoreCore<'code> {
         ptr::null()
     }
 
-    /// The type of a function of this store, by its number.
-    pub(crate) fn func_type(&self, type_id: u32) -> Option<&FuncType> {
-        self.find_type(type_id).map(|(_, ty)| ty)
-    }
-
-    /// The name and the type with this number, if the store uses it.
-    pub(crate) fn find_type(&self, type_id: u32) -> Option<(TypeRef, &FuncType)> {
-        self.artifacts
-            .iter()
-            .map(|artifact| artifact.types())
-            .chain(self.host_types.iter().map(|types| &**types))
-            .find_map(|types| types.find(type_id))
-    }
-
     /// Keeps a closure alive as long as the store. Takes a share of it the first time only, so that
     /// an instance more costs no count, neither now nor when it is dropped.
     pub(crate) fn keep(&mut self, func: &Arc<dyn KeepAlive + 'code>) {
         if self.keep_alive.insert(func) {
-            self.host_types.push(func.registration());
+            self.keep_types(func.registration());
         }
-    }
-
-    /// The heap type of functions of a type.
-    pub(crate) fn heap_type(&mut self, ty: FuncType) -> HeapType {
-        let registration = Arc::new(Registration::new(ty));
-        let heap = HeapType::Concrete(registration.type_refs()[0]);
-        self.keep_types(registration);
-        heap
-    }
-
-    /// Keeps types registered as long as the store.
-    pub(crate) fn keep_types(&mut self, types: Arc<Registration>) {
-        self.host_types.push(types);
     }
 
     /// A reference to a host function that no instance imports.
@@ -750,8 +732,24 @@ impl<'code, T> Store<'code, T> {
     #[must_use]
     pub fn func_type(&self, heap: HeapType) -> Option<&FuncType> {
         let HeapType::Concrete(wanted) = heap else { return None };
-        let (found, ty) = self.as_store().core().find_type(wanted.number())?;
-        (found == wanted).then_some(ty)
+        self.as_store().core().named_type(wanted)?.func()
+    }
+
+    /// What a type of this store is made of that a module declares: a function, a structure or an array. References in it are to types of this
+    /// store. `None` if nothing in the store uses the type.
+    ///
+    /// Types of globals, tables, functions and tags of a store name the types of modules.
+    #[must_use]
+    pub fn composite_type(&self, heap: HeapType) -> Option<&CompositeType> {
+        let info = self.as_store().core().named_type(heap.concrete()?)?;
+        (info.heap_type() == heap).then(|| &info.ty().composite)
+    }
+
+    /// Whether references to values of the type `found` may stand where those to values of `wanted` are expected (specification, 3.3.5).
+    #[must_use]
+    pub fn is_subtype(&self, found: HeapType, wanted: HeapType) -> bool {
+        let core = self.as_store().core();
+        found.matches(wanted, |found, wanted| core.is_subtype(found, wanted))
     }
 
     /// How many exceptions there are, also those that nothing leads to any more.

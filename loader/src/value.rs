@@ -119,7 +119,7 @@ impl<'code> Ref<'code> {
         // Any function is a `funcref`, whose type need not be looked up.
         if self.ty() != wanted {
             let found = ValType::Ref(self.own_type(core)?);
-            if !found.matches(wanted) {
+            if !core.is_subtype_of(found, wanted) {
                 return Err(Error::ValueType { wanted, found });
             }
         }
