@@ -5,6 +5,7 @@
 //! runs, so no reference to it is held across a call. [`borrowed`] has the borrows that handles take.
 
 mod borrowed;
+mod objects;
 mod types;
 
 use std::any::Any;
@@ -21,6 +22,7 @@ use cwasm_artifact::types::{
 };
 
 pub use borrowed::{AsStore, AsStoreMut, StoreMut, StoreRef};
+pub(crate) use objects::Content;
 use types::TypeTable;
 
 use crate::artifact::Artifact;
@@ -36,12 +38,13 @@ use crate::type_registry::Registration;
 use crate::vm::activation::{self, Activation, Unwound};
 use crate::vm::backtrace::Frames;
 use crate::vm::exception::{Exceptions, Landing, Origin, Root, VmException, VmTag};
-use crate::vm::heap::Window;
+use crate::vm::heap::{Heap, Window};
 use crate::vm::host_func::VmHostFunc;
 use crate::vm::instance::VmInstance;
 use crate::vm::layout::{VmExit, VmFuncRef, VmStoreContext, VmValue};
 use crate::vm::lazy::Lost;
 use crate::vm::memory::{StoreMemory, too_large};
+use crate::vm::roots::Roots;
 use crate::vm::shared::Expected;
 use crate::vm::stable::Stable;
 use crate::vm::table::{RawRef, VmTable};
@@ -65,6 +68,15 @@ pub(crate) struct VmGlobal {
     pub(crate) ty: GlobalType,
     /// The storage of a global that the host made.
     _owned: Option<Stable<VmValue>>,
+}
+
+impl VmGlobal {
+    pub(crate) fn value(&self) -> VmValue {
+        // SAFETY: the storage is in a vmctx of this store, or owned by the global;
+        // both live as long as the store. Compiled code writes to it only
+        // while the store is borrowed exclusively.
+        unsafe { self.storage.read() }
+    }
 }
 
 // SAFETY: the storage belongs to the same store as this.
@@ -132,6 +144,12 @@ pub(crate) struct StoreCore<'code> {
     host_types: Vec<Arc<Registration>>,
     /// All types that the store uses, by number, if compiled code asks for them.
     types: TypeTable,
+    /// Objects of wasm.
+    heap: Heap,
+    /// Those that the host holds.
+    pub(crate) roots: Roots,
+    /// The values of the constant expressions that are being evaluated.
+    pub(crate) constants: Vec<VmValue>,
     /// What host functions need to stay alive.
     keep_alive: KeptFuncs<'code>,
     /// Values behind external references.
@@ -186,6 +204,9 @@ impl<'code> StoreCore<'code> {
             host_funcs: Vec::new(),
             host_types: Vec::new(),
             types: TypeTable::default(),
+            heap: Heap::new(),
+            roots: Roots::default(),
+            constants: Vec::new(),
             keep_alive: KeptFuncs::default(),
             externs: Vec::new(),
             pending: None,
@@ -449,14 +470,11 @@ impl<'code> StoreCore<'code> {
     }
 
     pub(crate) fn global_value(&self, index: u32) -> VmValue {
-        // SAFETY: the storage is in a vmctx of this store, or owned by the global;
-        // both live as long as the store. Compiled code writes to it only
-        // while the store is borrowed exclusively.
-        unsafe { self.globals[index as usize].storage.read() }
+        self.globals[index as usize].value()
     }
 
     pub(crate) fn set_global_value(&mut self, index: u32, value: VmValue) {
-        // SAFETY: as in `global_value`, and `&mut self` is exclusive.
+        // SAFETY: as in `VmGlobal::value`, and `&mut self` is exclusive.
         unsafe { self.globals[index as usize].storage.write(value) };
     }
 
@@ -756,6 +774,24 @@ impl<'code, T> Store<'code, T> {
     #[must_use]
     pub fn exceptions(&self) -> usize {
         self.as_store().core().exceptions.count()
+    }
+
+    /// How many bytes the objects of wasm take, with those that nothing leads to any more and what is free between them.
+    #[must_use]
+    pub fn object_bytes(&self) -> usize {
+        self.as_store().core().object_bytes()
+    }
+
+    /// Frees objects and exceptions that nothing leads to. This happens by itself when there are many.
+    pub fn collect(&mut self) {
+        // SAFETY: no wasm of the store runs: that would need a borrow of it.
+        unsafe { self.as_store_mut().core_mut().collect(None) };
+    }
+
+    /// Ends all handles of objects that were received or made outside of host functions, but for those that are
+    /// kept. See [`crate::AnyRef`].
+    pub fn release_references(&mut self) {
+        self.as_store_mut().core_mut().roots.release_all();
     }
 
     /// What the store may hold.

@@ -15,7 +15,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use cwasm_artifact::abi::object::{StructLayout, type_info};
+use cwasm_artifact::abi::object::{FIRST, StructLayout, type_info};
 use cwasm_artifact::reference::end_of_group;
 use cwasm_artifact::types::{
     CompositeType, FieldType, FuncType, HeapType, StorageType, SubType, TypeRef, ValType,
@@ -95,9 +95,19 @@ impl TypeInfo {
         }
     }
 
-    /// Where the fields of a structure are, from the beginning of the object.
-    pub(crate) fn offsets(&self) -> &[u32] {
-        &self.offsets
+    /// A field of a structure or an element of an array, and where it is from the beginning of the object. Arrays have any.
+    pub(crate) fn field(&self, index: u32) -> Option<(FieldType, usize)> {
+        match &self.ty.composite {
+            CompositeType::Func(_) => None,
+            CompositeType::Struct(ty) => {
+                let offset = *self.offsets.get(index as usize)? as usize;
+                Some((*ty.fields.get(index as usize)?, offset))
+            }
+            CompositeType::Array(element) => {
+                let offset = FIRST as usize + index as usize * element.storage.size() as usize;
+                Some((*element, offset))
+            }
+        }
     }
 
     /// What objects of the type look like.
@@ -491,8 +501,8 @@ mod tests {
 
     #[test]
     fn groups_are_equal_as_a_whole_and_have_a_number_for_each_type() {
-        let list = |first| structure(&[to_struct(first + 1), ValType::F64], None);
-        let node = |first| structure(&[to_struct(first)], None);
+        let list = |first: u32| structure(&[to_struct(first + 1), ValType::F64], None);
+        let node = |first: u32| structure(&[to_struct(first)], None);
         let one = Registration::of_module(&[list(0), node(0)], &[0, 0]);
         assert_ne!(one.ids()[0], one.ids()[1]);
         assert!(one.has_objects() && one.is_of_interest());

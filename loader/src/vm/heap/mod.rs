@@ -218,6 +218,7 @@ impl Heap {
     }
 
     /// How many bytes the objects had that were live at the last collection.
+    #[cfg(test)]
     pub(crate) fn live_bytes(&self) -> usize {
         self.live
     }
@@ -228,6 +229,7 @@ impl Heap {
     }
 
     /// How many bytes the blocks have that are not in use and wait to be used again.
+    #[cfg(test)]
     pub(crate) fn kept_bytes(&self) -> usize {
         self.blocks.kept() * BLOCK
     }
