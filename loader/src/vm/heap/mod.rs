@@ -39,10 +39,10 @@ pub(crate) use mark::Marker;
 pub(crate) use shape::{HEADER, Header, Shape, Shapes, Traced};
 
 /// The size of a block: large objects have whole ones. Its lines are one word of the machine's largest.
-const BLOCK: usize = 32 << 10;
+const BLOCK: usize = 16 << 10;
 
 /// The size of a line: what is handed out again at least.
-const LINE: usize = 256;
+const LINE: usize = 128;
 
 /// Objects start at multiples of this.
 const GRAIN: usize = 8;
