@@ -145,7 +145,7 @@ fn objects_in_holes() {
     const COUNT: usize = 1 << 20;
     let mut program = Program::new();
     let mut random = Random::new(1);
-    let table = program.new_object(2, 8 + 8 * COUNT, COUNT as u32, &[]);
+    let table = program.new_object(2, 8 + 8 * COUNT, u32::try_from(COUNT).unwrap(), &[]);
     (0..COUNT).for_each(|index| program.write(table + 8 + 8 * index, 0));
     for round in 0..4 {
         (program.collecting, program.collections, program.calls) = Default::default();
@@ -227,6 +227,6 @@ fn words_of_a_deep_stack() {
             nodes.iter().for_each(|node| marker.word(node + 8));
         });
         assert_eq!(program.heap.live_bytes(), 32 * COUNT);
-        println!("words, {round}: {:?} each", start.elapsed() / COUNT as u32);
+        println!("words, {round}: {:?} each", start.elapsed() / u32::try_from(COUNT).unwrap());
     }
 }
