@@ -82,14 +82,14 @@ mod tests {
         let set = |lines: &[usize]| Lines(lines.iter().fold(0, |set, line| set | 1 << line));
         for (bytes, touched, within) in [
             (0..8, set(&[0]), set(&[])),
-            (0..256, set(&[0]), set(&[0])),
-            (8..256, set(&[0]), set(&[])),
-            (248..264, set(&[0, 1]), set(&[])),
-            (8..776, set(&[0, 1, 2, 3]), set(&[1, 2])),
-            (256..512, set(&[1]), set(&[1])),
-            (32_760..32_768, set(&[127]), set(&[])),
-            (512..512, set(&[]), set(&[])),
-            (0..32_768, Lines::ALL, Lines::ALL),
+            (0..LINE, set(&[0]), set(&[0])),
+            (8..LINE, set(&[0]), set(&[])),
+            (LINE - 8..LINE + 8, set(&[0, 1]), set(&[])),
+            (8..3 * LINE + 8, set(&[0, 1, 2, 3]), set(&[1, 2])),
+            (LINE..2 * LINE, set(&[1]), set(&[1])),
+            (BLOCK - 8..BLOCK, set(&[127]), set(&[])),
+            (2 * LINE..2 * LINE, set(&[]), set(&[])),
+            (0..BLOCK, Lines::ALL, Lines::ALL),
         ] {
             assert_eq!(Lines::touched(bytes.clone()), touched, "{bytes:?}");
             assert_eq!(Lines::within(bytes.clone()), within, "{bytes:?}");

@@ -6,11 +6,14 @@
 use super::blocks::{Block, Blocks, Kind};
 use super::lines::Lines;
 use super::memory::Words;
-use super::shape::{HEADER, Shape, Shapes, Traced};
+use super::shape::{HEADER, Header, Shape, Shapes, Traced};
 use super::{BLOCK, GRAIN};
 
 /// How many elements of an array are traced at once.
 const PART: u32 = 512;
+
+/// How many objects are traced together: the processor waits for the memory of all of them at once.
+const TOGETHER: usize = 4;
 
 /// Marks what the roots of a collection lead to.
 #[derive(Debug)]
@@ -87,7 +90,11 @@ impl<'a, S: Shapes + ?Sized> Marker<'a, S> {
     pub(crate) fn trace(&mut self) {
         loop {
             while let Some(at) = self.pending.pop() {
-                self.trace_object(at);
+                if self.pending.is_empty() {
+                    self.trace_object(at, self.words.header(at));
+                } else {
+                    self.trace_together(at);
+                }
             }
             let Some(elements) = self.arrays.pop() else { return };
             self.trace_elements(elements);
@@ -104,8 +111,22 @@ impl<'a, S: Shapes + ?Sized> Marker<'a, S> {
         self.live
     }
 
-    fn trace_object(&mut self, at: usize) {
-        let header = self.words.header(at);
+    /// Traces an object, and some of those that wait.
+    fn trace_together(&mut self, first: usize) {
+        let mut objects = [(first, self.words.header(first)); TOGETHER];
+        let mut count = 1;
+        while count < TOGETHER
+            && let Some(at) = self.pending.pop()
+        {
+            objects[count] = (at, self.words.header(at));
+            count += 1;
+        }
+        for (at, header) in &objects[..count] {
+            self.trace_object(*at, *header);
+        }
+    }
+
+    fn trace_object(&mut self, at: usize, header: Header) {
         // It borrows nothing of this.
         let shapes: &'a S = self.shapes;
         let shape = shapes.shape(header.type_id);

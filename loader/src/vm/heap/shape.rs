@@ -6,7 +6,7 @@ use super::GRAIN;
 pub(crate) const HEADER: usize = 8;
 
 /// What is at the start of an object.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Header {
     pub(crate) type_id: u32,
     /// How many elements an array has; `u32::MAX` for a struct.

@@ -168,6 +168,11 @@ impl Store {
     }
 }
 
+/// A length of an array of bytes that has some more than so many blocks.
+fn of_blocks(blocks: usize, more: usize) -> u32 {
+    u32::try_from(blocks * BLOCK + more).unwrap()
+}
+
 fn collected<T>(result: Result<T, Refused>) -> Option<Refused> {
     result.err()
 }
@@ -351,7 +356,7 @@ fn holes_are_used_and_free_blocks_and_then_new_ones() {
     let per_block = BLOCK / 32;
     let objects: Vec<_> = (0..8 * per_block).map(|_| store.new_object(PAIR, u32::MAX)).collect();
     assert_eq!(store.heap.used_bytes(), 8 * BLOCK);
-    // A line lives of every four of the first two blocks, and the fifth block.
+    // A line lives of every 1024 bytes of the first two blocks, and the fifth block.
     let lives = |index: usize| match index / per_block {
         0 | 1 => index % 32 == 9,
         block => block == 4,
@@ -366,8 +371,9 @@ fn holes_are_used_and_free_blocks_and_then_new_ones() {
         0 | 1 => *block,
         _ => block + 8,
     }));
-    // Of the two blocks, 24 of 32 objects each time.
-    assert_eq!(blocks.iter().filter(|block| **block < 2).count(), 2 * per_block / 4 * 3);
+    // Of the two blocks, all but a line of every 32 objects.
+    let lines = 2 * per_block / 32;
+    assert_eq!(blocks.iter().filter(|block| **block < 2).count(), lines * (1024 - LINE) / 32);
     assert_eq!(store.heap.used_bytes(), 9 * BLOCK);
     // The first object of what was closed is where a hole began.
     assert_eq!(starts[0], objects[0]);
@@ -379,7 +385,7 @@ fn holes_are_used_and_free_blocks_and_then_new_ones() {
 fn what_does_not_fit_a_hole_leaves_it_to_others() {
     let mut store = Store::new(LIMIT);
     let objects: Vec<_> = (0..BLOCK / 32).map(|_| store.new_object(PAIR, u32::MAX)).collect();
-    // All holes have three lines.
+    // No hole has more than a kilobyte.
     let live: Vec<_> = objects.iter().copied().skip(24).step_by(32).collect();
     store.collect(&live);
     let small = store.new_object(PAIR, u32::MAX);
@@ -392,11 +398,11 @@ fn what_does_not_fit_a_hole_leaves_it_to_others() {
     // When it is full, the rest of the hole is next.
     let left = (BLOCK - 2400 - 32) / 32;
     let filled: Vec<_> = (0..left).map(|_| store.new_object(PAIR, u32::MAX)).collect();
-    assert_eq!(filled[left - 1], wide + BLOCK - 32 - (BLOCK - 2400) % 32);
+    assert_eq!(filled[left - 1], wide + 2400 + 32 * left);
     assert_eq!(store.new_object(PAIR, u32::MAX), small + 32);
     // Medium objects find holes that are large enough.
     let hole = store.new_object(BYTES, 700);
-    assert_eq!(hole, objects[32] - 32 * 32 + 1024);
+    assert_eq!(hole, objects[24] + LINE);
 }
 
 #[test]
@@ -424,29 +430,30 @@ fn programs_with_medium_objects_only_use_holes_too() {
 fn large_objects_have_blocks_that_follow_each_other() {
     let mut store = Store::new(LIMIT);
     let small = store.new_object(LEAF, u32::MAX);
-    let large = store.new_object(BYTES, 100_000);
-    let largest_small = store.new_object(BYTES, u32::try_from(BLOCK - 8).unwrap());
+    let length = of_blocks(3, 1000);
+    let large = store.new_object(BYTES, length);
+    let largest_small = store.new_object(BYTES, of_blocks(0, BLOCK - 8));
     assert!(store.heap.contains(large) && !store.heap.contains(large + BLOCK));
     assert_eq!(large % BLOCK, store.heap.memory.base() % BLOCK);
     assert_eq!(store.heap.used_bytes(), (1 + 4 + 1) * BLOCK);
-    let size = store.size(BYTES, 100_000);
+    let size = store.size(BYTES, length);
     // All of it leads to it, and nothing else does.
     for word in [large, large + 1, large + BLOCK, large + 3 * BLOCK + 7, large + size - 1] {
         assert_eq!(store.live_from(&[word]), size, "{word:#x}");
     }
     assert_eq!(store.heap.used_bytes(), 4 * BLOCK);
-    assert_eq!(store.heap.header(large), Some(Header { type_id: BYTES, length: 100_000 }));
+    assert_eq!(store.heap.header(large), Some(Header { type_id: BYTES, length }));
     // Its place is used again: by another, by small ones, and what is not enough, not.
     let (before, after) = (small, largest_small);
     assert_eq!(store.live_from(&[large + size, large - 1, before, after]), 0);
-    let next = store.new_object(BYTES, 150_000);
+    let next = store.new_object(BYTES, of_blocks(4, 1000));
     assert_eq!(next, before);
-    let other = store.new_object(BYTES, 33_000);
+    let other = store.new_object(BYTES, of_blocks(1, 200));
     assert_eq!(other, after);
     store.collect(&[other]);
-    let longer = store.new_object(BYTES, 200_000);
+    let longer = store.new_object(BYTES, of_blocks(6, 1000));
     assert_eq!(longer, other + 2 * BLOCK);
-    assert_eq!(store.new_object(BYTES, 33_000), before);
+    assert_eq!(store.new_object(BYTES, of_blocks(1, 200)), before);
     store.collect_with(|marker| {
         // No object starts there.
         marker.reference(longer + 8);
@@ -455,7 +462,10 @@ fn large_objects_have_blocks_that_follow_each_other() {
         marker.reference(other);
         marker.word(longer);
     });
-    assert_eq!(store.heap.live_bytes(), store.size(BYTES, 200_000) + store.size(BYTES, 33_000));
+    assert_eq!(
+        store.heap.live_bytes(),
+        store.size(BYTES, of_blocks(6, 1000)) + store.size(BYTES, of_blocks(1, 200))
+    );
 }
 
 #[test]
@@ -463,10 +473,10 @@ fn large_objects_have_blocks_that_follow_each_other() {
 fn the_end_of_the_heap_is_used_for_a_large_object() {
     let mut store = Store::new(LIMIT);
     let keep = store.new_object(LEAF, u32::MAX);
-    let array = store.new_object(BYTES, 70_000);
+    let array = store.new_object(BYTES, of_blocks(2, 1000));
     store.collect(&[keep]);
     // Three blocks are free at the end.
-    assert_eq!(store.new_object(BYTES, 170_000), array);
+    assert_eq!(store.new_object(BYTES, of_blocks(5, 1000)), array);
     assert_eq!(store.heap.used_bytes(), 7 * BLOCK);
     assert_eq!(store.heap.blocks.count(), 7);
 }
@@ -477,7 +487,7 @@ fn at_the_limit_a_collection_comes_before_the_heap_is_full() {
     let limit = 10 * BLOCK;
     for type_id in [PAIR, WIDE, BYTES] {
         let mut store = Store::new(limit);
-        let length = if type_id == BYTES { 40_000 } else { u32::MAX };
+        let length = if type_id == BYTES { of_blocks(1, 200) } else { u32::MAX };
         let mut live = Vec::new();
         let refused = loop {
             match store.try_new(type_id, length) {
@@ -494,9 +504,12 @@ fn at_the_limit_a_collection_comes_before_the_heap_is_full() {
             // Whoever tries again may have dropped something.
             assert_eq!(collected(store.try_new(type_id, length)), Some(Refused::Collect));
         }
-        // Most of a block's objects go.
+        // One that nobody asked for is not enough: roots may have gone since.
         let count = live.len();
+        store.collect(&live);
+        store.collect(&live);
         live.truncate(count / 2);
+        assert_eq!(collected(store.try_new(type_id, length)), Some(Refused::Collect));
         store.collect(&live);
         let mut new = 0;
         while store.try_new(type_id, length).is_ok() {
