@@ -383,11 +383,7 @@ impl<'code> Runner<'code> {
     }
 
     /// An argument, for a parameter of the type `ty` if there is one.
-    fn argument(
-        &mut self,
-        arg: &WastArg<'_>,
-        ty: Option<ValType>,
-    ) -> Result<Val<'code>, Wrong> {
+    fn argument(&mut self, arg: &WastArg<'_>, ty: Option<ValType>) -> Result<Val<'code>, Wrong> {
         let WastArg::Core(arg) = arg else {
             return Err(wrong("an argument is not one of core wasm"));
         };
