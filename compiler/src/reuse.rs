@@ -213,7 +213,8 @@ fn lineage(exact: &Sha256, module: &Module<'_>) -> Name {
 fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
     let Module {
         types,
-        canonical_types: _, // follows from the types
+        group_of,
+        canonical_types: _, // follows from these
         imports: _,         // the names; the types are in what follows
         exports: _,         // matter by the function references that they need
         functions,
@@ -238,7 +239,7 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
     // Writing to a hash cannot fail.
     let _ = writeln!(
         digest,
-        "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables} \
+        "{types:?} {group_of:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables} \
          {table_inits:?}\n{tags:?} {imported_tags}\n{memories:?} {imported_memories}\n\
          {globals:?} {imported_globals}\n{vmctx:?}"
     );
