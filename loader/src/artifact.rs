@@ -11,7 +11,7 @@ use cwasm_artifact::module::{Late, Module, View};
 use cwasm_artifact::records::{ExternRecord, HandlerRecord, ImageRecord, InlinedRecord, NONE};
 use cwasm_artifact::report::{Problem, Report};
 use cwasm_artifact::sites::Sites;
-use cwasm_artifact::types::{ExternType, ValType};
+use cwasm_artifact::types::{ExternType, FuncType, ValType};
 
 use crate::error::LoadError;
 use crate::snapshot::Snapshot;
@@ -386,16 +386,17 @@ impl Artifact {
             }
         }
         let view = module.view(snapshot.bytes());
-        let types: Vec<_> = (0..view.types().len())
-            .filter_map(|index| u32::try_from(index).ok())
-            .map(|index| view.func_type(index))
-            .collect();
+        let groups: Vec<_> = view.types().iter().map(|record| record.group.get()).collect();
+        // They were validated.
+        let types = (0..).zip(view.types()).map(|(index, _)| view.sub_type(index));
+        let types: Vec<_> =
+            types.map(|ty| ty.unwrap_or_else(|| FuncType::default().into())).collect();
         Ok(Self {
             module,
             digest,
             source_sha256,
             settings,
-            types: Registration::of_module(&types),
+            types: Registration::of_module(&types, &groups),
             images: OnceLock::new(),
             late_images: OnceLock::new(),
             instantiated: AtomicBool::new(false),

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::report::Report;
-use cwasm_artifact::types::{ExternType, FuncType, ValType};
+use cwasm_artifact::types::{ExternType, FuncType, HeapType, ValType};
 
 use crate::cache_dir::Exposure;
 use crate::exception::Exception;
@@ -301,6 +301,52 @@ pub enum Error {
         wanted: ValType,
         /// The type of the value.
         found: ValType,
+    },
+    /// A handle of an object was used after the call of the host function which received or made it, or after it was released.
+    #[error(
+        "the reference ended with the call of the host function that received or made it, or was released; to use one later, call `AnyRef::keep` while it is valid"
+    )]
+    StaleReference,
+    /// An external reference leads to something that wasm made.
+    #[error(
+        "the external reference is not to a value of the host, but to one that wasm made; `ExternRef::to_any` gives that"
+    )]
+    NotOfTheHost,
+    /// A reference to an object is needed, and another was given.
+    #[error("a reference to {found} has no fields or elements; only structures and arrays do")]
+    NotAnObject {
+        /// What it leads to.
+        found: HeapType,
+    },
+    /// A type of objects is needed, and another was given, or one that nothing in the store uses.
+    #[error("{found} is no {wanted}")]
+    ObjectType {
+        /// What is needed.
+        wanted: &'static str,
+        /// What was given.
+        found: HeapType,
+    },
+    /// A structure was to be made with a wrong number of values.
+    #[error("the structure has {wanted} fields, and {found} values were given")]
+    FieldCount {
+        /// How many fields it has.
+        wanted: usize,
+        /// How many values were given.
+        found: usize,
+    },
+    /// An object does not have a field or element.
+    #[error("the object has {length} fields or elements, and not one at {index}")]
+    ObjectAccess {
+        /// The field or element.
+        index: u32,
+        /// How many there are.
+        length: u32,
+    },
+    /// A field or element that cannot change was to be changed.
+    #[error("the field or element at {index} is immutable")]
+    ImmutableField {
+        /// Which.
+        index: u32,
     },
     /// A global that cannot change was to be changed.
     #[error("the global is immutable")]

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::abi::vmctx::host_context;
-use cwasm_artifact::types::{FuncType, HeapType, TypeRef};
+use cwasm_artifact::types::{FuncType, HeapType, TypeRef, ValType};
 
 use crate::error::{Error, HostError};
 use crate::exception::Exception;
@@ -17,7 +17,7 @@ use crate::external::Extern;
 use crate::instance::Instance;
 use crate::memory::Memory;
 use crate::store::{AsStore, AsStoreMut, Pending, StoreCore, StoreId, StoreMut, StoreRef};
-use crate::type_registry::Registration;
+use crate::type_registry::{Registration, TypeInfo};
 use crate::value::list::{Slots, empty_slots};
 use crate::value::sealed::{Core, Slot};
 use crate::value::{Borrow, Val, WasmTy, WasmTyList};
@@ -111,7 +111,7 @@ impl<'code> Func<'code> {
 
     pub(crate) fn type_ref_in(&self, core: &StoreCore<'_>) -> Result<TypeRef, Error> {
         let type_id = self.type_id_in(core)?;
-        let found = core.find_type(type_id).map(|(ty, _)| ty);
+        let found = core.find_type(type_id).map(TypeInfo::name);
         found.ok_or(Error::WrongStore { what: "function's type" })
     }
 
@@ -168,7 +168,24 @@ impl<'code> Func<'code> {
         Ok(results.collect())
     }
 
-    /// The function with types that Rust knows, which is faster to call.
+    /// Checks references that are about to be passed, where the function wants others than any of their kind.
+    ///
+    /// # Safety
+    /// From `slots` on there is a value for each parameter, and references belong to the store.
+    #[cold]
+    unsafe fn check(&self, core: &StoreCore<'_>, slots: *const VmValue) -> Result<(), Error> {
+        for (index, ty) in self.ty_in(core)?.params.iter().enumerate() {
+            if let ValType::Ref(wanted) = *ty {
+                // SAFETY: by the caller's promise.
+                let value = unsafe { VmValue::load(slots.add(index), *ty) };
+                core.check_reference(value.to_ref(), wanted)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The function with types that Rust knows, which is faster to call. References may be of more special types in the function: arguments
+    /// are checked then.
     ///
     /// # Errors
     /// [`Error::FuncType`] if it has other types.
@@ -176,20 +193,27 @@ impl<'code> Func<'code> {
         &self,
         store: &impl AsStore<'c>,
     ) -> Result<TypedFunc<'code, Params, Results>, Error> {
-        let found = self.ty_in(store.as_store().core())?;
-        if !Params::matches(&found.params) || !Results::matches(&found.results) {
+        let core = store.as_store().core();
+        let found = self.ty_in(core)?;
+        let fits = |found: ValType, wanted| core.is_subtype_of(found, wanted);
+        // A wasm function may want more special references than Rust has types for.
+        let params_fit = Params::matches(&found.params, |own, param| fits(param, own));
+        if !params_fit || !Results::matches(&found.results, |own, result| fits(result, own)) {
             return Err(Error::FuncType {
                 wanted: Box::new(FuncType::new(Params::types(), Results::types())),
                 found: Box::new(found.clone()),
             });
         }
-        Ok(TypedFunc { func: *self, types: PhantomData })
+        let is_checked = !Params::matches(&found.params, |own, param| own == param);
+        Ok(TypedFunc { func: *self, is_checked, types: PhantomData })
     }
 }
 
 /// A function of a store whose type was checked.
 pub struct TypedFunc<'code, Params, Results> {
     func: Func<'code>,
+    /// Whether references must be checked that are passed.
+    is_checked: bool,
     types: PhantomData<fn(Params) -> Results>,
 }
 
@@ -226,6 +250,10 @@ impl<'code, Params: WasmTyList, Results: WasmTyList> TypedFunc<'code, Params, Re
         let raw = self.func.raw(store.core_mut())?;
         let mut slots = empty_slots();
         params.store(&mut slots, &Core(store.core_mut()))?;
+        if self.is_checked {
+            // SAFETY: there is a value for each parameter of the function.
+            unsafe { self.func.check(store.core_mut(), slots.as_ptr().cast()) }?;
+        }
         // SAFETY: `store` is borrowed exclusively; the function belongs to it;
         // its type was checked when this was made, and a function never changes
         // its type. A `Slot` is a `VmValue`, and there are enough of them.
@@ -363,7 +391,7 @@ impl<V> Any0 for V {}
 
 impl fmt::Debug for dyn KeepAlive + '_ {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "host function {}", self.registration().types()[0])
+        write!(f, "host function {}", self.registration().func_type())
     }
 }
 
@@ -491,13 +519,16 @@ unsafe fn host_call<T, F, V>(
         let instance = context.importer.as_ref().map(|vmctx| vmctx.instance);
         (store, &*context.closure.cast::<F>(), instance)
     };
+    // SAFETY: nobody else uses the store, and the body does not yet, or has ended.
+    let core = || unsafe { &mut *store.as_ptr() };
+    let scope = core().roots.begin();
     let result = catch_unwind(AssertUnwindSafe(|| {
         // SAFETY: by the caller's promise.
         let store = unsafe { StoreMut::from_core(store) };
         body(closure, Caller { store, instance })
     }));
-    // SAFETY: the body's borrow of the store has ended.
-    let core = || unsafe { &mut *store.as_ptr() };
+    // Results have been converted by now.
+    core().roots.end(scope);
     match result {
         Ok(Ok(values)) => Ok(values),
         Ok(Err(error)) => Err(failure(core(), error)),

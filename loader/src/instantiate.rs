@@ -9,17 +9,18 @@ use std::ptr;
 use std::sync::Arc;
 
 use cwasm_artifact::abi::traps::Trap as TrapKind;
-use cwasm_artifact::records::{ElementRecord, NONE, Span, extern_kind, item_kind, segment_mode};
+use cwasm_artifact::records::{ItemRecord, NONE, Span, extern_kind, item_kind, segment_mode};
 use cwasm_artifact::types::{ExternType, IndexType, MemoryType};
 
 use crate::artifact::{Artifact, Images};
-use crate::constant::evaluate;
+use crate::constant::{evaluate, evaluate_plain, is_generative};
 use crate::error::{Error, LinkError};
 use crate::external::Extern;
 use crate::func::{Func, KeepAlive};
 use crate::instance::Instance;
 use crate::shared_memory::SharedMemory;
 use crate::store::{StoreCore, StoreMut};
+use crate::type_registry::TypeInfo;
 use crate::vm::builtins;
 use crate::vm::host_func::{HostCode, VmHostFunc};
 use crate::vm::instance::VmInstance;
@@ -72,14 +73,20 @@ fn check_imports(
 ) -> Result<(), Error> {
     let view = artifact.view();
     for (record, import) in view.imports().iter().zip(imports) {
-        // Equal function types have equal numbers.
-        let type_id = || artifact.types().ids().get(record.ty.ty.get() as usize).copied();
+        // Equal types have equal numbers.
+        let wanted = || artifact.types().types().get(record.ty.ty.get() as usize);
+        let type_id = || wanted().map(|ty| ty.id());
         let matches = match (record.ty.kind.get(), import) {
+            // Its type is below no other.
             (extern_kind::FUNC, Import::Host(host)) => {
                 Some(host.registration().ids()[0]) == type_id()
             }
             (extern_kind::FUNC, Import::Extern(Extern::Func(func))) => {
-                Some(func.type_id_in(core)?) == type_id()
+                let found = func.type_id_in(core)?;
+                let is_below = |wanted: &Arc<TypeInfo>| {
+                    core.find_type(found).is_some_and(|found| found.is_below(wanted.name()))
+                };
+                Some(found) == type_id() || wanted().is_some_and(is_below)
             }
             (extern_kind::TAG, Import::Extern(Extern::Tag(tag))) => {
                 Some(core.tags[tag.index(core)? as usize].type_id) == type_id()
@@ -89,7 +96,7 @@ fn check_imports(
         };
         if !matches {
             let found = match import {
-                Import::Host(host) => host.registration().types()[0].to_string(),
+                Import::Host(host) => host.registration().func_type().to_string(),
                 Import::Shared(memory) => memory.ty().to_string(),
                 Import::Extern(item) => item.ty_in(core)?.to_string(),
             };
@@ -137,7 +144,8 @@ fn import_matches(
         (ExternType::Global(ty), Import::Extern(Extern::Global(global))) => {
             let found = global.ty_in(core)?;
             // What can change must be able to hold all of the type, and nothing else.
-            found == *ty || !found.mutable && !ty.mutable && found.value.matches(ty.value)
+            found == *ty
+                || !found.mutable && !ty.mutable && core.is_subtype_of(found.value, ty.value)
         }
         _ => false,
     })
@@ -307,17 +315,20 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
     let view = artifact.view();
     let counts = *view.counts();
     for (index, record) in (counts.imported_globals..).zip(view.globals()) {
-        let value = evaluate(core, position, record.init);
+        let value = evaluate(core, position, record.init)?;
         let global = core.instances[position].globals[index as usize];
         core.set_global_value(global, value);
     }
     for (index, record) in (counts.imported_tables..).zip(view.tables()) {
         if record.init.count.get() != 0 {
-            let value = evaluate(core, position, record.init).to_ref();
+            let value = evaluate(core, position, record.init)?.to_ref();
             let table = core.instances[position].tables[index as usize] as usize;
             let size = core.tables[table].size();
             core.tables[table].fill(0, value, size);
         }
+    }
+    if artifact.types().has_objects() {
+        make_elements(core, position)?;
     }
     for (index, segment) in (0..).zip(view.elements()) {
         match segment.mode.get() {
@@ -327,14 +338,14 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
                 let table = core.instances[position].tables[segment.table.get() as usize];
                 let count = segment.items.count.get().into();
                 let done = core.init_table(position, table, index, offset, 0, count);
-                core.instances[position].dropped_elements[index as usize] = true;
+                core.instances[position].drop_elements(index);
                 if done.is_none() {
                     withdraw_images(core, position);
                     return Err(trap(TrapKind::TableOutOfBounds));
                 }
             }
             segment_mode::DECLARED => {
-                core.instances[position].dropped_elements[index as usize] = true;
+                core.instances[position].drop_elements(index);
             }
             _ => {}
         }
@@ -363,6 +374,36 @@ fn initialise(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
     Ok(())
 }
 
+/// Evaluates the expressions of element segments that make objects: once, however often the segments are used. A segment that is only
+/// declared is never used.
+#[cold]
+fn make_elements(core: &mut StoreCore<'_>, position: usize) -> Result<(), Error> {
+    let view = core.instances[position].artifact.view();
+    for (index, segment) in view.elements().iter().enumerate() {
+        let span = |item: &ItemRecord| Span { start: item.first, count: item.count };
+        let items = view.items(segment.items);
+        if segment.mode.get() == segment_mode::DECLARED
+            || segment.item_kind.get() != item_kind::EXPRESSIONS
+            || !items.iter().any(|item| is_generative(core, position, span(item)))
+        {
+            continue;
+        }
+        let all = &mut core.instances[position].made_elements;
+        if all.is_empty() {
+            *all = view.elements().iter().map(|_| None).collect();
+        }
+        // From now on, a collection finds those that are there.
+        all[index] = Some(vec![ptr::null_mut(); items.len()].into());
+        for (place, item) in items.iter().enumerate() {
+            let value = evaluate(core, position, span(item))?.to_ref();
+            if let Some(made) = &mut core.instances[position].made_elements[index] {
+                made[place] = value;
+            }
+        }
+    }
+    Ok(())
+}
+
 /// Makes memories zero that began as images: data follow elements, and those have failed. Functions of the
 /// instance may be in tables of others by now, and look.
 #[cold]
@@ -379,7 +420,7 @@ fn withdraw_images(core: &mut StoreCore<'_>, position: usize) {
 
 /// Where a segment goes, by an expression of the index type of its target.
 fn offset(core: &StoreCore<'_>, position: usize, at: Span, ty: Option<IndexType>) -> u64 {
-    let value = evaluate(core, position, at);
+    let value = evaluate_plain(core, position, at);
     match ty {
         Some(IndexType::I64) => value.low64(),
         _ => value.low32().into(),
@@ -421,24 +462,35 @@ impl StoreCore<'_> {
         length: u64,
     ) -> Option<()> {
         let instance = &self.instances[position];
-        let dropped = instance.dropped_elements[segment as usize];
-        let view = instance.artifact.view();
-        let record: &ElementRecord = view.elements().get(segment as usize)?;
-        let items = if dropped { &[] } else { view.items(record.items) };
-        let items = items.get(crate::vm::memory::range_within(from, length, items.len())?)?;
+        let items = instance.elements(segment, from, length)?;
         // The bounds come first: a failing init writes nothing.
         self.tables[table as usize].range(to, length)?;
-        for (item, index) in items.iter().zip(to..) {
-            let value: RawRef = if record.item_kind.get() == item_kind::FUNCTIONS {
-                let func = self.instances[position].item(item);
-                func.map_or(ptr::null_mut(), |func| func.as_ptr().cast())
-            } else {
-                let span = Span { start: item.first, count: item.count };
-                evaluate(self, position, span).to_ref()
-            };
+        for (at, index) in items.zip(to..) {
+            let value = self.element(position, segment, at);
             self.tables[table as usize].set(index, value)?;
         }
         Some(())
+    }
+
+    /// The reference at a place of an element segment that is not dropped. It makes no object.
+    pub(crate) fn element(&self, position: usize, segment: u32, at: usize) -> RawRef {
+        let instance = &self.instances[position];
+        if let Some(Some(made)) = instance.made_elements.get(segment as usize) {
+            return made.get(at).copied().unwrap_or_default();
+        }
+        let view = instance.artifact.view();
+        let record = view.elements().get(segment as usize);
+        let item = record.and_then(|record| Some((record, view.items(record.items).get(at)?)));
+        match item {
+            None => ptr::null_mut(),
+            Some((record, item)) if record.item_kind.get() == item_kind::FUNCTIONS => {
+                instance.item(item).map_or(ptr::null_mut(), |func| func.as_ptr().cast())
+            }
+            Some((_, item)) => {
+                let span = Span { start: item.first, count: item.count };
+                evaluate_plain(self, position, span).to_ref()
+            }
+        }
     }
 
     /// `memory.init`.
@@ -451,10 +503,7 @@ impl StoreCore<'_> {
         from: u64,
         length: u64,
     ) -> Result<(), NoAccess> {
-        let instance = &self.instances[position];
-        let view = instance.artifact.view();
-        let record = view.data_segments().get(segment as usize).ok_or(NoAccess::Outside)?;
-        let bytes = if instance.dropped_data[segment as usize] { &[] } else { view.data(record) };
+        let bytes = self.instances[position].data(segment);
         self.memories[memory as usize].init(to, bytes, from, length)
     }
 }

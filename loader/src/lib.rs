@@ -17,10 +17,11 @@
 //! The modules, in the order in which an artifact passes through them:
 //! a `source` is opened in the way that a `trust` asks for (`cache_dir` is the one that looks at
 //! directories), `snapshot` reads it into private memory (`spare` may have some) and has it checked (`hashing`), `artifact` checks and maps it, `linker` and `instantiate` make instances of it in a
-//! `store`, and the handles `func`, `memory`, `table`, `global`, `tag` and `exception` use
+//! `store`, and the handles `func`, `memory`, `table`, `global`, `tag`, `exception` and `any_ref` use
 //! them. `vm` holds what compiled code touches, `sys` what the operating system provides.
 //! All `unsafe` is in these two, and where handles meet them.
 
+mod any_ref;
 mod artifact;
 mod bundle;
 mod cache_dir;
@@ -52,6 +53,7 @@ mod type_registry;
 mod value;
 mod vm;
 
+pub use any_ref::AnyRef;
 pub use artifact::{Artifact, ExportType, ImportType};
 pub use bundle::{Bundle, Picked};
 pub use cache_dir::{CacheDir, CacheDirError, Exposure};
@@ -61,8 +63,8 @@ pub use cwasm_artifact::digest::Digest;
 pub use cwasm_artifact::report::{Problem, Report};
 pub use cwasm_artifact::signature::{KeyId, PublicKey, PublicKeyError};
 pub use cwasm_artifact::types::{
-    ExternType, FuncType, GlobalType, HeapType, IndexType, Limits, MemoryType, RefType, TableType,
-    TagType, TypeRef, ValType,
+    CompositeType, ExternType, FieldType, FuncType, GlobalType, HeapType, IndexType, Limits,
+    MemoryType, RefType, StorageType, StructType, TableType, TagType, TypeRef, ValType,
 };
 pub use embedded::{Embedded, Installed};
 pub use engine::{Config, Engine};

@@ -5,6 +5,8 @@
 //! runs, so no reference to it is held across a call. [`borrowed`] has the borrows that handles take.
 
 mod borrowed;
+mod objects;
+mod types;
 
 use std::any::Any;
 use std::fmt;
@@ -16,10 +18,12 @@ use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 use cwasm_artifact::abi::memory::wait_result;
 use cwasm_artifact::abi::traps::Trap as TrapKind;
 use cwasm_artifact::types::{
-    FuncType, GlobalType, HeapType, MemoryType, TableType, TagType, TypeRef,
+    CompositeType, FuncType, GlobalType, HeapType, MemoryType, TableType, TagType,
 };
 
 pub use borrowed::{AsStore, AsStoreMut, StoreMut, StoreRef};
+pub(crate) use objects::Content;
+use types::TypeTable;
 
 use crate::artifact::Artifact;
 use crate::engine::{Config, Engine};
@@ -34,11 +38,13 @@ use crate::type_registry::Registration;
 use crate::vm::activation::{self, Activation, Unwound};
 use crate::vm::backtrace::Frames;
 use crate::vm::exception::{Exceptions, Landing, Origin, Root, VmException, VmTag};
+use crate::vm::heap::{Heap, Window};
 use crate::vm::host_func::VmHostFunc;
 use crate::vm::instance::VmInstance;
 use crate::vm::layout::{VmExit, VmFuncRef, VmStoreContext, VmValue};
 use crate::vm::lazy::Lost;
 use crate::vm::memory::{StoreMemory, too_large};
+use crate::vm::roots::Roots;
 use crate::vm::shared::Expected;
 use crate::vm::stable::Stable;
 use crate::vm::table::{RawRef, VmTable};
@@ -62,6 +68,15 @@ pub(crate) struct VmGlobal {
     pub(crate) ty: GlobalType,
     /// The storage of a global that the host made.
     _owned: Option<Stable<VmValue>>,
+}
+
+impl VmGlobal {
+    pub(crate) fn value(&self) -> VmValue {
+        // SAFETY: the storage is in a vmctx of this store, or owned by the global;
+        // both live as long as the store. Compiled code writes to it only
+        // while the store is borrowed exclusively.
+        unsafe { self.storage.read() }
+    }
 }
 
 // SAFETY: the storage belongs to the same store as this.
@@ -127,6 +142,14 @@ pub(crate) struct StoreCore<'code> {
     /// Host functions that the application made in the store.
     host_funcs: Vec<Stable<VmHostFunc>>,
     host_types: Vec<Arc<Registration>>,
+    /// All types that the store uses, by number, if compiled code asks for them.
+    types: TypeTable,
+    /// Objects of wasm.
+    heap: Heap,
+    /// Those that the host holds.
+    pub(crate) roots: Roots,
+    /// The values of the constant expressions that are being evaluated.
+    pub(crate) constants: Vec<VmValue>,
     /// What host functions need to stay alive.
     keep_alive: KeptFuncs<'code>,
     /// Values behind external references.
@@ -157,6 +180,8 @@ impl<'code> StoreCore<'code> {
                 entry_sp: 0,
                 entry_handler: 0,
                 exit: VmExit::default(),
+                objects: Window::default(),
+                type_infos: ptr::null(),
             },
             max_wasm_stack: engine.config().max_wasm_stack,
             host_stack: engine.config().host_stack.max(Config::MIN_HOST_STACK),
@@ -178,6 +203,10 @@ impl<'code> StoreCore<'code> {
             activation: ptr::null(),
             host_funcs: Vec::new(),
             host_types: Vec::new(),
+            types: TypeTable::default(),
+            heap: Heap::new(),
+            roots: Roots::default(),
+            constants: Vec::new(),
             keep_alive: KeptFuncs::default(),
             externs: Vec::new(),
             pending: None,
@@ -323,6 +352,7 @@ impl<'code> StoreCore<'code> {
             return;
         }
         self.artifacts.push(artifact);
+        self.add_types_of(artifact);
         let mut ranges: Vec<_> = self
             .artifacts
             .iter()
@@ -365,39 +395,12 @@ impl<'code> StoreCore<'code> {
         ptr::null()
     }
 
-    /// The type of a function of this store, by its number.
-    pub(crate) fn func_type(&self, type_id: u32) -> Option<&FuncType> {
-        self.find_type(type_id).map(|(_, ty)| ty)
-    }
-
-    /// The name and the type with this number, if the store uses it.
-    pub(crate) fn find_type(&self, type_id: u32) -> Option<(TypeRef, &FuncType)> {
-        self.artifacts
-            .iter()
-            .map(|artifact| artifact.types())
-            .chain(self.host_types.iter().map(|types| &**types))
-            .find_map(|types| types.find(type_id))
-    }
-
     /// Keeps a closure alive as long as the store. Takes a share of it the first time only, so that
     /// an instance more costs no count, neither now nor when it is dropped.
     pub(crate) fn keep(&mut self, func: &Arc<dyn KeepAlive + 'code>) {
         if self.keep_alive.insert(func) {
-            self.host_types.push(func.registration());
+            self.keep_types(func.registration());
         }
-    }
-
-    /// The heap type of functions of a type.
-    pub(crate) fn heap_type(&mut self, ty: FuncType) -> HeapType {
-        let registration = Arc::new(Registration::new(ty));
-        let heap = HeapType::Concrete(registration.type_refs()[0]);
-        self.keep_types(registration);
-        heap
-    }
-
-    /// Keeps types registered as long as the store.
-    pub(crate) fn keep_types(&mut self, types: Arc<Registration>) {
-        self.host_types.push(types);
     }
 
     /// A reference to a host function that no instance imports.
@@ -467,14 +470,11 @@ impl<'code> StoreCore<'code> {
     }
 
     pub(crate) fn global_value(&self, index: u32) -> VmValue {
-        // SAFETY: the storage is in a vmctx of this store, or owned by the global;
-        // both live as long as the store. Compiled code writes to it only
-        // while the store is borrowed exclusively.
-        unsafe { self.globals[index as usize].storage.read() }
+        self.globals[index as usize].value()
     }
 
     pub(crate) fn set_global_value(&mut self, index: u32, value: VmValue) {
-        // SAFETY: as in `global_value`, and `&mut self` is exclusive.
+        // SAFETY: as in `VmGlobal::value`, and `&mut self` is exclusive.
         unsafe { self.globals[index as usize].storage.write(value) };
     }
 
@@ -750,14 +750,48 @@ impl<'code, T> Store<'code, T> {
     #[must_use]
     pub fn func_type(&self, heap: HeapType) -> Option<&FuncType> {
         let HeapType::Concrete(wanted) = heap else { return None };
-        let (found, ty) = self.as_store().core().find_type(wanted.number())?;
-        (found == wanted).then_some(ty)
+        self.as_store().core().named_type(wanted)?.func()
+    }
+
+    /// What a type of this store is made of that a module declares: a function, a structure or an array. References in it are to types of this
+    /// store. `None` if nothing in the store uses the type.
+    ///
+    /// Types of globals, tables, functions and tags of a store name the types of modules.
+    #[must_use]
+    pub fn composite_type(&self, heap: HeapType) -> Option<&CompositeType> {
+        let info = self.as_store().core().named_type(heap.concrete()?)?;
+        (info.heap_type() == heap).then(|| &info.ty().composite)
+    }
+
+    /// Whether references to values of the type `found` may stand where those to values of `wanted` are expected (specification, 3.3.5).
+    #[must_use]
+    pub fn is_subtype(&self, found: HeapType, wanted: HeapType) -> bool {
+        let core = self.as_store().core();
+        found.matches(wanted, |found, wanted| core.is_subtype(found, wanted))
     }
 
     /// How many exceptions there are, also those that nothing leads to any more.
     #[must_use]
     pub fn exceptions(&self) -> usize {
         self.as_store().core().exceptions.count()
+    }
+
+    /// How many bytes the objects of wasm take, with those that nothing leads to any more and what is free between them.
+    #[must_use]
+    pub fn object_bytes(&self) -> usize {
+        self.as_store().core().object_bytes()
+    }
+
+    /// Frees objects and exceptions that nothing leads to. This happens by itself when there are many.
+    pub fn collect(&mut self) {
+        // SAFETY: no wasm of the store runs: that would need a borrow of it.
+        unsafe { self.as_store_mut().core_mut().collect(None) };
+    }
+
+    /// Ends all handles of objects that were received or made outside of host functions, but for those that are
+    /// kept. See [`crate::AnyRef`].
+    pub fn release_references(&mut self) {
+        self.as_store_mut().core_mut().roots.release_all();
     }
 
     /// What the store may hold.

@@ -6,35 +6,36 @@ use std::ptr::{self, NonNull};
 
 use cwasm_artifact::types::{HeapType, RefType, ValType};
 
+use crate::any_ref::{AnyRef, Collected};
 use crate::error::Error;
 use crate::exception::ExnRef;
 use crate::func::Func;
-use crate::store::{AsStore, AsStoreMut, StoreCore, StoreId};
+use crate::store::{AsStore, AsStoreMut, StoreCore};
 use crate::vm::layout::VmValue;
 use crate::vm::table::RawRef;
 
 /// A value of the host that wasm can hold and pass around, but not look into.
 ///
 /// The value lives as long as its store.
+///
+/// Wasm can also make a reference like this of one to an object or a small integer (`extern.convert_any`). [`ExternRef::to_any`] gives those, and
+/// says how long a handle of an object lasts. Two references are equal if they are to the same value of the host, to equal integers,
+/// or copies of one handle; [`AnyRef::same`] tells whether two handles are of the same object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ExternRef {
-    store: StoreId,
-    /// From 1: zero is null.
-    number: usize,
-}
+pub struct ExternRef(pub(crate) Collected);
 
 impl ExternRef {
     /// Puts a value into a store for wasm to refer to.
     pub fn new<'c>(store: &mut impl AsStoreMut<'c>, value: impl Any + Send + Sync) -> Self {
         let mut store = store.as_store_mut();
         let core = store.core_mut();
-        Self { store: core.id, number: core.add_extern(Box::new(value)) }
+        Self(Collected::Host { store: core.id, number: core.add_extern(Box::new(value)) })
     }
 
     /// The value.
     ///
     /// # Errors
-    /// [`Error::WrongStore`].
+    /// [`Error::WrongStore`]; [`Error::NotOfTheHost`] if it is one of wasm.
     pub fn get<'s, 'c>(
         &self,
         store: &'s impl AsStore<'c>,
@@ -44,22 +45,20 @@ impl ExternRef {
     {
         let core = store.as_store().core();
         let wrong = Error::WrongStore { what: "external reference" };
-        if self.store != core.id {
-            return Err(wrong);
-        }
-        core.extern_value(self.number).ok_or(wrong)
-    }
-
-    fn to_raw(self, core: &StoreCore<'_>) -> Result<RawRef, Error> {
-        if self.store == core.id {
-            Ok(ptr::without_provenance_mut(self.number))
-        } else {
-            Err(Error::WrongStore { what: "external reference" })
+        match self.0 {
+            Collected::Host { store, number } if store == core.id => {
+                core.extern_value(number).ok_or(wrong)
+            }
+            Collected::Object { store, .. } if store == core.id => Err(Error::NotOfTheHost),
+            Collected::I31(_) => Err(Error::NotOfTheHost),
+            _ => Err(wrong),
         }
     }
 
-    fn from_raw(raw: RawRef, core: &StoreCore<'_>) -> Option<Self> {
-        (!raw.is_null()).then(|| Self { store: core.id, number: raw.addr() })
+    /// The same reference as wasm has it inside (`any.convert_extern`).
+    #[must_use]
+    pub fn to_any(self) -> AnyRef {
+        AnyRef(self.0)
     }
 }
 
@@ -73,16 +72,19 @@ pub enum Ref<'code> {
     Extern(Option<ExternRef>),
     /// An exception, or null.
     Exn(Option<ExnRef>),
+    /// A structure, an array, a small integer or a value of the host that became one of these, or null.
+    Any(Option<AnyRef>),
 }
 
 impl<'code> Ref<'code> {
-    /// The most general type of the reference: `funcref`, `externref` or `exnref`.
+    /// The most general type of the reference: `funcref`, `externref`, `exnref` or `anyref`.
     #[must_use]
     pub fn ty(&self) -> ValType {
         match self {
             Self::Func(_) => ValType::FuncRef,
             Self::Extern(_) => ValType::ExternRef,
             Self::Exn(_) => ValType::ExnRef,
+            Self::Any(_) => ValType::AnyRef,
         }
     }
 
@@ -92,6 +94,7 @@ impl<'code> Ref<'code> {
         match ty.heap.top() {
             HeapType::Extern => Self::Extern(None),
             HeapType::Exn => Self::Exn(None),
+            HeapType::Any => Self::Any(None),
             _ => Self::Func(None),
         }
     }
@@ -99,7 +102,7 @@ impl<'code> Ref<'code> {
     /// Whether the reference is null.
     #[must_use]
     pub fn is_null(&self) -> bool {
-        matches!(self, Self::Func(None) | Self::Extern(None) | Self::Exn(None))
+        matches!(self, Self::Func(None) | Self::Extern(None) | Self::Exn(None) | Self::Any(None))
     }
 
     /// The most special type that this very reference has.
@@ -109,24 +112,30 @@ impl<'code> Ref<'code> {
             Self::Func(Some(func)) => non_null(HeapType::Concrete(func.type_ref_in(core)?)),
             Self::Extern(Some(_)) => non_null(HeapType::Extern),
             Self::Exn(Some(_)) => non_null(HeapType::Exn),
+            Self::Any(Some(value)) => non_null(value.0.own_type(core)?),
             Self::Func(None) => Ok(RefType::FUNC.null()),
             Self::Extern(None) => Ok(RefType::EXTERN.null()),
             Self::Exn(None) => Ok(RefType::EXN.null()),
+            Self::Any(None) => Ok(RefType::ANY.null()),
         }
     }
 
     pub(crate) fn to_raw(self, wanted: ValType, core: &StoreCore<'_>) -> Result<RawRef, Error> {
-        // Any function is a `funcref`, whose type need not be looked up.
+        // Any function is a `funcref`, whose type need not be looked up; and so for others.
         if self.ty() != wanted {
             let found = ValType::Ref(self.own_type(core)?);
-            if !found.matches(wanted) {
+            if !core.is_subtype_of(found, wanted) {
                 return Err(Error::ValueType { wanted, found });
             }
         }
         match self {
-            Self::Func(None) | Self::Extern(None) | Self::Exn(None) => Ok(ptr::null_mut()),
+            Self::Func(None) | Self::Extern(None) | Self::Exn(None) | Self::Any(None) => {
+                Ok(ptr::null_mut())
+            }
             Self::Func(Some(func)) => Ok(func.raw(core)?.as_ptr().cast()),
-            Self::Extern(Some(value)) => value.to_raw(core),
+            Self::Extern(Some(ExternRef(value))) | Self::Any(Some(AnyRef(value))) => {
+                value.to_raw(core)
+            }
             Self::Exn(Some(exception)) => exception.to_raw(core),
         }
     }
@@ -136,7 +145,10 @@ impl<'code> Ref<'code> {
     pub(crate) unsafe fn from_raw(raw: RawRef, ty: ValType, core: &StoreCore<'code>) -> Self {
         let top = if let ValType::Ref(ty) = ty { ty.heap.top() } else { HeapType::Func };
         match top {
-            HeapType::Extern => return Self::Extern(ExternRef::from_raw(raw, core)),
+            HeapType::Extern => {
+                return Self::Extern(Collected::from_raw(raw, core).map(ExternRef));
+            }
+            HeapType::Any => return Self::Any(Collected::from_raw(raw, core).map(AnyRef)),
             // SAFETY: by the caller's promise.
             HeapType::Exn => return Self::Exn(unsafe { ExnRef::from_raw(raw, core) }),
             _ => {}
@@ -167,10 +179,12 @@ pub enum Val<'code> {
     ExternRef(Option<ExternRef>),
     /// A reference to an exception, or null.
     ExnRef(Option<ExnRef>),
+    /// A reference to a structure, an array, a small integer or a value of the host that became one of these, or null.
+    AnyRef(Option<AnyRef>),
 }
 
 impl<'code> Val<'code> {
-    /// The type of the value; of a reference the most general one: `funcref`, `externref` or `exnref`.
+    /// The type of the value; of a reference the most general one: `funcref`, `externref`, `exnref` or `anyref`.
     #[must_use]
     pub fn ty(&self) -> ValType {
         match self {
@@ -182,6 +196,7 @@ impl<'code> Val<'code> {
             Self::FuncRef(_) => ValType::FuncRef,
             Self::ExternRef(_) => ValType::ExternRef,
             Self::ExnRef(_) => ValType::ExnRef,
+            Self::AnyRef(_) => ValType::AnyRef,
         }
     }
 
@@ -243,6 +258,7 @@ impl<'code> Val<'code> {
             Self::FuncRef(func) => VmValue::from_ref(Ref::Func(func).to_raw(wanted, core)?),
             Self::ExternRef(value) => VmValue::from_ref(Ref::Extern(value).to_raw(wanted, core)?),
             Self::ExnRef(value) => VmValue::from_ref(Ref::Exn(value).to_raw(wanted, core)?),
+            Self::AnyRef(value) => VmValue::from_ref(Ref::Any(value).to_raw(wanted, core)?),
         })
     }
 
@@ -261,6 +277,7 @@ impl<'code> Val<'code> {
                 Ref::Func(func) => Self::FuncRef(func),
                 Ref::Extern(value) => Self::ExternRef(value),
                 Ref::Exn(value) => Self::ExnRef(value),
+                Ref::Any(value) => Self::AnyRef(value),
             },
         }
     }
@@ -272,6 +289,7 @@ impl<'code> From<Ref<'code>> for Val<'code> {
             Ref::Func(func) => Self::FuncRef(func),
             Ref::Extern(value) => Self::ExternRef(value),
             Ref::Exn(value) => Self::ExnRef(value),
+            Ref::Any(value) => Self::AnyRef(value),
         }
     }
 }
@@ -334,7 +352,9 @@ impl VmValue {
 }
 
 /// A type that typed functions take and return: `i32`, `u32`, `i64`, `u64`,
-/// `f32`, `f64`, `u128` for a `v128`, and `Option<ExternRef>`.
+/// `f32`, `f64`, `u128` for a `v128`, `Option<ExternRef>`, and `Option<AnyRef>`.
+///
+/// Wasm functions may take and return more special references than these. Arguments are checked then.
 ///
 /// Sealed: implementations must agree with compiled code.
 pub trait WasmTy: sealed::Raw + Copy + 'static {
@@ -345,7 +365,7 @@ pub trait WasmTy: sealed::Raw + Copy + 'static {
 pub(crate) mod sealed {
     use core::mem::MaybeUninit;
 
-    use super::{Error, ExternRef, StoreCore, VmValue};
+    use super::{AnyRef, Collected, Error, ExternRef, StoreCore, VmValue};
 
     /// Conversion to and from the slots and registers that values travel in.
     pub trait Raw: Sized {
@@ -432,21 +452,27 @@ pub(crate) mod sealed {
         u128: None;
     }
 
-    impl Raw for Option<ExternRef> {
-        type Wire = u64;
-        const REGISTER: Option<Register> = Some(Register::General);
+    macro_rules! references {
+        ($($ty:ident)*) => { $(
+            impl Raw for Option<$ty> {
+                type Wire = u64;
+                const REGISTER: Option<Register> = Some(Register::General);
 
-        #[inline]
-        fn to_wire(self, core: &Core<'_, '_>) -> Result<u64, Error> {
-            let raw = self.map_or(Ok(core::ptr::null_mut()), |value| value.to_raw(core.0))?;
-            Ok(VmValue::from_ref(raw).low64())
-        }
+                #[inline]
+                fn to_wire(self, core: &Core<'_, '_>) -> Result<u64, Error> {
+                    let raw = self.map_or(Ok(core::ptr::null_mut()), |it| it.0.to_raw(core.0))?;
+                    Ok(VmValue::from_ref(raw).low64())
+                }
 
-        #[inline]
-        unsafe fn from_wire(wire: u64, core: &Core<'_, '_>) -> Self {
-            ExternRef::from_raw(VmValue(wire.into()).to_ref(), core.0)
-        }
+                #[inline]
+                unsafe fn from_wire(wire: u64, core: &Core<'_, '_>) -> Self {
+                    Collected::from_raw(VmValue(wire.into()).to_ref(), core.0).map($ty)
+                }
+            }
+        )* };
     }
+
+    references! { ExternRef AnyRef }
 }
 
 macro_rules! wasm_types {
@@ -466,6 +492,7 @@ wasm_types! {
     f64 => F64;
     u128 => V128;
     Option<ExternRef> => ExternRef;
+    Option<AnyRef> => AnyRef;
 }
 
 /// A list of [`WasmTy`]s: a single one, or a tuple of up to 16.
@@ -500,8 +527,9 @@ pub(crate) mod list {
         /// From `slots` on there must be values of these types, of the store.
         #[doc(hidden)]
         unsafe fn load(slots: *const Slot, core: &Core<'_, '_>) -> Self;
+        /// Whether there are as many types, and each fits its own, which is given first.
         #[doc(hidden)]
-        fn matches(params: &[ValType]) -> bool;
+        fn matches(types: &[ValType], fits: impl Fn(ValType, ValType) -> bool) -> bool;
     }
 
     impl<V: WasmTy> Slots for V {
@@ -525,8 +553,8 @@ pub(crate) mod list {
             unsafe { V::from_slot(slots, core) }
         }
 
-        fn matches(types: &[ValType]) -> bool {
-            types == [V::TYPE]
+        fn matches(types: &[ValType], fits: impl Fn(ValType, ValType) -> bool) -> bool {
+            matches!(types, [ty] if fits(V::TYPE, *ty))
         }
     }
 
@@ -569,8 +597,9 @@ pub(crate) mod list {
                     ($( unsafe { $name::from_slot(slots.add($index), core) }, )*)
                 }
 
-                fn matches(types: &[ValType]) -> bool {
-                    types == [$($name::TYPE),*]
+                #[allow(unused_variables, reason = "the empty tuple asks nothing")]
+                fn matches(types: &[ValType], fits: impl Fn(ValType, ValType) -> bool) -> bool {
+                    types.len() == Self::COUNT $( && fits($name::TYPE, types[$index]) )*
                 }
             }
 

@@ -2,7 +2,7 @@
 //! platform: address space, page protection, faults as signals, the bounds
 //! of a thread's stack, and directories by descriptor. And what is asked of the processor: [`leaf_pair`].
 //!
-//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`open_pages`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install`],
+//! A platform module offers [`Dir`], [`effective_user`], [`page_size`], [`Reservation`], [`Region`], [`open_pages`], [`ImageFile`], [`Image`], [`protect_code`], [`protect_absent`], [`install`],
 //! [`install_fault_handler`], [`Fault`], [`catches_faults`], [`promises_pages`] and [`thread_stack`].
 
 #[cfg(target_os = "linux")]
@@ -12,6 +12,8 @@ mod image;
 mod leaves;
 #[cfg(target_os = "linux")]
 mod linux;
+#[cfg(target_os = "linux")]
+mod region;
 #[cfg(target_os = "linux")]
 mod reservation;
 #[cfg(target_os = "linux")]
@@ -28,6 +30,8 @@ pub(crate) use linux::{
     Access, Fault, catches_faults, ensure_signal_stack, install, install_fault_handler, page_size,
     promises_pages, protect_absent, protect_code, thread_stack,
 };
+#[cfg(target_os = "linux")]
+pub(crate) use region::Region;
 #[cfg(target_os = "linux")]
 pub(crate) use reservation::{Reservation, open_pages};
 

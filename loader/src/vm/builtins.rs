@@ -47,6 +47,9 @@ static BUILTINS: BuiltinArray = BuiltinArray({
     array[Builtin::ExceptionNew as usize] = throw::exception_new as *const c_void;
     array[Builtin::ExceptionDrop as usize] = exception_drop as *const c_void;
     array[Builtin::Throw as usize] = throw::throw as *const c_void;
+    array[Builtin::ObjectNew as usize] = throw::object_new as *const c_void;
+    array[Builtin::ArrayInitData as usize] = array_init_data as *const c_void;
+    array[Builtin::ArrayInitElem as usize] = array_init_elem as *const c_void;
     array
 });
 
@@ -322,13 +325,55 @@ unsafe extern "C" fn table_init(
 unsafe extern "C" fn elem_drop(vmctx: *mut VmContext, segment: u32) {
     // SAFETY: compiled code passes its own vmctx.
     let (store, instance) = unsafe { caller(vmctx) };
-    store.instances[instance].dropped_elements[segment as usize] = true;
+    store.instances[instance].drop_elements(segment);
 }
 
 unsafe extern "C" fn exception_drop(vmctx: *mut VmContext, exception: RawRef) {
     // SAFETY: compiled code passes its own vmctx.
     let (store, _) = unsafe { caller(vmctx) };
     store.exceptions.caught(exception);
+}
+
+unsafe extern "C" fn array_init_data(
+    vmctx: *mut VmContext,
+    segment: u32,
+    to: *mut u8,
+    from: u64,
+    length: u64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let bytes = store.instances[instance].data(segment);
+    let bytes = range_within(from, length, bytes.len()).and_then(|range| bytes.get(range));
+    if let Some(bytes) = bytes
+        && !to.is_null()
+    {
+        // SAFETY: compiled code passes the address of elements of an array that have as many bytes. No reference to an object exists.
+        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len()) };
+    }
+    u32::from(bytes.is_some())
+}
+
+unsafe extern "C" fn array_init_elem(
+    vmctx: *mut VmContext,
+    segment: u32,
+    to: *mut RawRef,
+    from: u64,
+    length: u64,
+) -> u32 {
+    // SAFETY: compiled code passes its own vmctx.
+    let (store, instance) = unsafe { caller(vmctx) };
+    let places = store.instances[instance].elements(segment, from, length);
+    if let Some(places) = places.clone()
+        && !to.is_null()
+    {
+        for (index, place) in places.enumerate() {
+            let value = store.element(instance, segment, place);
+            // SAFETY: compiled code passes the address of as many elements, which are references, of an array.
+            unsafe { to.add(index).write(value) };
+        }
+    }
+    success(places.map(|_| ()))
 }
 
 unsafe extern "C" fn memory_wait32(

@@ -3,9 +3,9 @@
 //! An exception is a block of memory that wasm refers to by address. The store owns it. It ends
 //! * when code catches it without asking for the reference, and nobody else may hold one;
 //! * or at a collection, if nothing leads to it. One happens when the number of exceptions has doubled
-//!   since the last. The roots are: what the host holds, tables and globals of exceptions, and every
+//!   since the last, and when the heap of objects asks for one (`store/objects`). The roots are: what the host holds, tables and globals of exceptions, and every
 //!   word of the stack between the wasm frames of the store that happens to be the address of one. Values
-//!   of exceptions that live are followed.
+//!   of exceptions that live are followed, and so are fields of objects.
 //!
 //! No reference is in a register alone during a collection: code keeps those that it needs after a call in
 //! its frame (`cwasm_artifact::abi`).
@@ -170,25 +170,32 @@ impl Exceptions {
         }
     }
 
-    /// Marks an exception, and those that its values lead to.
-    fn mark(&mut self, address: usize) {
-        let mut found = vec![address];
-        while let Some(address) = found.pop() {
-            let Some(entry) = self.all.get_mut(&address).filter(|entry| !entry.marked) else {
-                continue;
-            };
-            entry.marked = true;
-            // SAFETY: the exception lives, and its tag as long as the store.
-            let types = unsafe { &(*entry.memory.front().as_ref().tag).ty.params };
-            for (index, _) in types.iter().enumerate().filter(|(_, ty)| holds_exceptions(**ty)) {
-                // SAFETY: there is a slot for each value behind the front.
-                let value = unsafe { entry.memory.0.cast::<VmValue>().add(index + 1).read() };
-                found.push(value.to_ref().addr());
+    /// Marks an exception, and those that its values lead to. References to anything else that is collected are added to `objects`.
+    pub(crate) fn mark(&mut self, address: usize, objects: &mut Vec<usize>) {
+        let mut next = Some(address);
+        let mut found = Vec::new();
+        while let Some(address) = next {
+            if let Some(entry) = self.all.get_mut(&address).filter(|entry| !entry.marked) {
+                entry.marked = true;
+                // SAFETY: the exception lives, and its tag as long as the store.
+                let types = unsafe { &(*entry.memory.front().as_ref().tag).ty.params };
+                for (index, ty) in types.iter().enumerate() {
+                    let all = match ty {
+                        ty if holds_exceptions(*ty) => &mut found,
+                        ty if ty.is_collected() => &mut *objects,
+                        _ => continue,
+                    };
+                    // SAFETY: there is a slot for each value behind the front.
+                    let value = unsafe { entry.memory.0.cast::<VmValue>().add(index + 1).read() };
+                    all.push(value.to_ref().addr());
+                }
             }
+            next = found.pop();
         }
     }
 
-    fn mark_what_the_host_holds(&mut self) {
+    /// Marks what handles of the host lead to, as [`Exceptions::mark`] does.
+    pub(crate) fn mark_what_the_host_holds(&mut self, objects: &mut Vec<usize>) {
         let held = |entry: &Entry| {
             // SAFETY: the exception lives.
             let pinned = unsafe { &entry.memory.front().as_ref().pinned };
@@ -197,12 +204,12 @@ impl Exceptions {
         let held: Vec<_> =
             self.all.iter().filter(|(_, entry)| held(entry)).map(|(address, _)| *address).collect();
         for address in held {
-            self.mark(address);
+            self.mark(address, objects);
         }
     }
 
     /// Frees what is not marked. `looked_at` says how many words the marking has read.
-    fn sweep(&mut self, looked_at: usize) {
+    pub(crate) fn sweep(&mut self, looked_at: usize) {
         self.all.retain(|_, entry| std::mem::take(&mut entry.marked));
         // So that collections cost a constant share of the time that it takes to throw.
         self.threshold = (self.all.len() * 2).max(FIRST_COLLECTION).max(looked_at / 16);
@@ -210,7 +217,7 @@ impl Exceptions {
 }
 
 /// Whether values of a type can be exceptions.
-fn holds_exceptions(ty: ValType) -> bool {
+pub(crate) fn holds_exceptions(ty: ValType) -> bool {
     matches!(ty, ValType::Ref(ty) if ty.heap.top() == HeapType::Exn)
 }
 
@@ -245,45 +252,12 @@ impl StoreCore<'_> {
         let limit = self.limits.exceptions;
         if self.exceptions.count() >= self.exceptions.threshold.min(limit) {
             // SAFETY: the caller's promise is the same.
-            unsafe { self.collect_exceptions(stack) };
+            unsafe { self.collect(stack) };
         }
         if self.exceptions.count() >= limit {
             return None;
         }
         Some(self.exceptions.add(&self.tags[tag as usize]))
-    }
-
-    /// Frees exceptions that nothing leads to.
-    ///
-    /// # Safety
-    /// As for [`StoreCore::add_exception`].
-    unsafe fn collect_exceptions(&mut self, stack: Option<usize>) {
-        let mut exceptions = std::mem::replace(&mut self.exceptions, Exceptions::new());
-        exceptions.mark_what_the_host_holds();
-        let mut looked_at = 0;
-        for table in self.tables.iter().filter(|table| holds_exceptions(table.ty().element)) {
-            for raw in table.range(0, table.size()).unwrap_or_default() {
-                looked_at += 1;
-                exceptions.mark(raw.addr());
-            }
-        }
-        for (index, global) in (0..).zip(&self.globals) {
-            if holds_exceptions(global.ty.value) {
-                exceptions.mark(self.global_value(index).to_ref().addr());
-            }
-        }
-        for (from, to) in self.wasm_stack(stack) {
-            let mut at = from.next_multiple_of(size_of::<usize>());
-            while at < to {
-                looked_at += 1;
-                // SAFETY: the range is a part of this thread's stack, or of that of a thread which waits for this
-                // one, between frames of compiled code that are not finished.
-                exceptions.mark(unsafe { std::ptr::with_exposed_provenance::<usize>(at).read() });
-                at += size_of::<usize>();
-            }
-        }
-        exceptions.sweep(looked_at);
-        self.exceptions = exceptions;
     }
 }
 

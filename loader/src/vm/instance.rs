@@ -3,6 +3,7 @@
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::ffi::c_void;
+use std::ops::Range;
 use std::ptr::NonNull;
 
 use cwasm_artifact::abi::vmctx::{VMCTX_MAGIC, VmctxLayout};
@@ -11,9 +12,9 @@ use cwasm_artifact::records::{ItemRecord, NONE};
 use super::exception::VmTag;
 use super::host_func::VmHostFunc;
 use super::layout::{VmContext, VmFuncImport, VmFuncRef, VmMemorySlot, VmStoreContext, VmValue};
-use super::memory::StoreMemory;
+use super::memory::{StoreMemory, range_within};
 use super::stable::Stable;
-use super::table::VmTable;
+use super::table::{RawRef, VmTable};
 use crate::artifact::Artifact;
 use crate::error::Error;
 
@@ -31,6 +32,8 @@ pub(crate) struct VmInstance<'code> {
     /// Host functions that were imported for this instance.
     pub(crate) host_funcs: Vec<Stable<VmHostFunc>>,
     pub(crate) dropped_elements: Box<[bool]>,
+    /// The references of element segments whose expressions make objects, until they are dropped. Empty, if there is no such segment.
+    pub(crate) made_elements: Box<[Option<Box<[RawRef]>>]>,
     pub(crate) dropped_data: Box<[bool]>,
     /// The store index of the memory exported as `memory`.
     pub(crate) exported_memory: Option<u32>,
@@ -74,6 +77,7 @@ impl<'code> VmInstance<'code> {
             tags: Box::default(),
             host_funcs: Vec::new(),
             dropped_elements: vec![false; module.elements().len()].into(),
+            made_elements: Box::default(),
             dropped_data: vec![false; module.data_segments().len()].into(),
             exported_memory: None,
         })
@@ -170,6 +174,31 @@ impl<'code> VmInstance<'code> {
                 NonNull::new(self.func_ref(number))
             }
             _ => None,
+        }
+    }
+
+    /// The places of a range of an element segment. `None` if it is out of bounds; a segment that was dropped has none.
+    pub(crate) fn elements(&self, segment: u32, from: u64, length: u64) -> Option<Range<usize>> {
+        let record = self.artifact.view().elements().get(segment as usize)?;
+        let dropped = self.dropped_elements[segment as usize];
+        let count = if dropped { 0 } else { record.items.count.get() as usize };
+        range_within(from, length, count)
+    }
+
+    /// The bytes of a data segment, which has none any more if it was dropped.
+    pub(crate) fn data(&self, segment: u32) -> &'code [u8] {
+        let view = self.artifact.view();
+        match view.data_segments().get(segment as usize) {
+            Some(record) if !self.dropped_data[segment as usize] => view.data(record),
+            _ => &[],
+        }
+    }
+
+    /// `elem.drop`.
+    pub(crate) fn drop_elements(&mut self, segment: u32) {
+        self.dropped_elements[segment as usize] = true;
+        if let Some(made) = self.made_elements.get_mut(segment as usize) {
+            *made = None;
         }
     }
 

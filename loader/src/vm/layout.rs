@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize};
 
 use cwasm_artifact::abi::vmctx;
 
+use super::heap::Window;
+
 /// The first bytes of a vmctx or a host context. What follows depends on the
 /// module, and is accessed by offset.
 #[derive(Debug)]
@@ -43,6 +45,10 @@ pub(crate) struct VmStoreContext {
     pub(crate) entry_sp: usize,
     pub(crate) entry_handler: usize,
     pub(crate) exit: VmExit,
+    /// Where objects are made.
+    pub(crate) objects: Window,
+    /// What code may know of types, by their numbers; null if no code asks.
+    pub(crate) type_infos: *const *const u32,
 }
 
 /// Where wasm was left for the host.
@@ -77,6 +83,9 @@ const _: () = {
     assert!(offset_of!(VmStoreContext, entry_handler) == offset::ENTRY_HANDLER as usize);
     assert!(offset_of!(VmStoreContext, exit.fp) == offset::EXIT_FP as usize);
     assert!(offset_of!(VmStoreContext, exit.return_at) == offset::EXIT_RETURN as usize);
+    assert!(offset_of!(VmStoreContext, objects.next) == offset::OBJECTS_NEXT as usize);
+    assert!(offset_of!(VmStoreContext, objects.end) == offset::OBJECTS_END as usize);
+    assert!(offset_of!(VmStoreContext, type_infos) == offset::TYPE_INFOS as usize);
     assert!(size_of::<VmStoreContext>() == offset::SIZE as usize);
 };
 

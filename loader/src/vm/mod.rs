@@ -12,6 +12,7 @@
 //! * [`builtins`]: the functions that compiled code calls;
 //! * [`host_func`]: host functions as compiled code sees them; [`direct`]: calls of them without a trampoline;
 //! * [`exception`], [`throw`]: exceptions, and how one reaches its handler;
+//! * [`heap`]: the objects of a store, and how those that nothing leads to are found; [`roots`]: those that the host holds;
 //! * [`lazy`]: parts of an artifact that are loaded when they are needed; [`pending`]: memories that begin without their image;
 //! * [`activation`]: entering wasm, and leaving it by a trap;
 //! * [`backtrace`]: walking the frames of wasm.
@@ -23,6 +24,7 @@ pub(crate) mod bytes;
 pub(crate) mod direct;
 pub(crate) mod exception;
 pub(crate) mod growth;
+pub(crate) mod heap;
 pub(crate) mod host_func;
 pub(crate) mod instance;
 pub(crate) mod layout;
@@ -30,6 +32,7 @@ pub(crate) mod lazy;
 pub(crate) mod memory;
 pub(crate) mod pending;
 pub(crate) mod racy;
+pub(crate) mod roots;
 pub(crate) mod shared;
 pub(crate) mod space;
 pub(crate) mod stable;

@@ -1,4 +1,4 @@
-//! The two builtins that are called as wasm functions. They look at the frame of their caller, and one
+//! The builtins that are called as wasm functions. They look at the frame of their caller, and one
 //! of them goes on in another. Rust can do neither; these are a few instructions in front of Rust
 //! functions, which return before anything is skipped.
 //!
@@ -79,6 +79,24 @@ pub(crate) unsafe extern "C" fn exception_new() {
     )
 }
 
+/// `(vmctx, size) -> address`. See [`cwasm_artifact::abi::builtins::Builtin::ObjectNew`].
+///
+/// # Safety
+/// For compiled code only.
+#[cfg(target_arch = "x86_64")]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn object_new() {
+    naked_asm!(
+        "lea rdx, [rsp + 8]", // the caller's stack pointer
+        "push rbp",
+        "mov rbp, rsp",
+        "call {new}",
+        "pop rbp",
+        "ret",
+        new = sym new_object,
+    )
+}
+
 /// `(vmctx, exception)`. See [`cwasm_artifact::abi::builtins::Builtin::Throw`].
 ///
 /// # Safety
@@ -126,6 +144,26 @@ pub(crate) unsafe extern "C" fn exception_new() {
     )
 }
 
+/// `(vmctx, size) -> address`. See [`cwasm_artifact::abi::builtins::Builtin::ObjectNew`].
+///
+/// # Safety
+/// For compiled code only.
+#[cfg(target_arch = "aarch64")]
+#[unsafe(naked)]
+pub(crate) unsafe extern "C" fn object_new() {
+    naked_asm!(
+        "mov x0, x2",
+        "mov x1, x3",
+        "mov x2, sp", // the caller's stack pointer
+        "stp x29, x30, [sp, #-16]!",
+        "mov x29, sp",
+        "bl {new}",
+        "ldp x29, x30, [sp], #16",
+        "ret",
+        new = sym new_object,
+    )
+}
+
 /// Where the thread goes on, or null.
 ///
 /// # Safety
@@ -157,4 +195,17 @@ unsafe extern "C" fn new(vmctx: *mut VmContext, tag: u32, stack: usize) -> RawRe
         let tag = store.instances[instance].tags[tag as usize];
         store.add_exception(tag, Some(stack)).map_or(ptr::null_mut(), |new| new.as_ptr().cast())
     }
+}
+
+/// Memory for an object, or null.
+///
+/// # Safety
+/// Called by [`object_new`] only, with the arguments of compiled code and its stack pointer.
+unsafe extern "C" fn new_object(vmctx: *mut VmContext, size: u64, stack: usize) -> *mut u8 {
+    // SAFETY: compiled code passes its own vmctx; the stack pointer is that of the innermost activation.
+    let place = unsafe {
+        let (store, _) = super::builtins::caller(vmctx);
+        usize::try_from(size).ok().and_then(|size| store.allocate(size, Some(stack)))
+    };
+    place.map_or(ptr::null_mut(), NonNull::as_ptr)
 }
