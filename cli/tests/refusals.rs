@@ -88,8 +88,8 @@ fn a_component() {
 #[test]
 fn features_that_are_not_supported() {
     for (text, feature) in [
-        ("(module (type (struct)))", "garbage-collected"),
-        ("(module (func (drop (ref.i31 (i32.const 1)))))", "garbage-collected"),
+        ("(module (type (func)) (type (cont 0)))", "stack switching"),
+        ("(module (type (shared (struct))))", "shared-everything threads"),
     ] {
         let folder = Folder::new();
         folder.write("in.wat", text);

@@ -348,7 +348,8 @@ impl Trampolines {
         let escaping = distinct(&mut certain.iter().filter(defined));
         let of_elements = all.difference(&escaping).copied().collect();
         let imported = distinct(&mut (0..module.imported_functions).map(FuncIndex::from_u32));
-        let by_reference = module.distinct_types().filter(|ty| !imported.contains(ty)).collect();
+        let by_reference =
+            module.distinct_signatures().filter(|ty| !imported.contains(ty)).collect();
         let entries = escaping.into_iter().map(|ty| (ty, Direction::Entry));
         let exits = imported.into_iter().map(|ty| (ty, Direction::Exit));
         Self { needed: entries.chain(exits).collect(), by_reference, of_elements }
@@ -509,7 +510,7 @@ impl Workers {
     ) -> Result<Code, CompileError> {
         let mut worker = self.take();
         worker.clear();
-        let func_type = &env.module.types[ty];
+        let func_type = env.module.signature(ty);
         let Worker { context, builder, .. } = &mut *worker;
         trampoline::build(direction, func_type, env.isa, &mut context.func, builder);
         worker.locations = Locations::default();

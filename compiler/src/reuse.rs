@@ -37,7 +37,7 @@ use crate::unwind::Unwind;
 
 /// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
 /// done to code once it is generated, and with [`Stored`].
-const FORM: &str = "cwasm function, form 12";
+const FORM: &str = "cwasm function, form 13";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];
@@ -213,7 +213,8 @@ fn lineage(exact: &Sha256, module: &Module<'_>) -> Name {
 fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
     let Module {
         types,
-        canonical_types: _, // follows from the types
+        group_of,
+        canonical_types: _, // follows from these
         imports: _,         // the names; the types are in what follows
         exports: _,         // matter by the function references that they need
         functions,
@@ -238,7 +239,7 @@ fn declarations(digest: &mut Digest<'_>, module: &Module<'_>) {
     // Writing to a hash cannot fail.
     let _ = writeln!(
         digest,
-        "{types:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables} \
+        "{types:?} {group_of:?}\n{functions:?} {imported_functions}\n{func_refs:?}\n{tables:?} {imported_tables} \
          {table_inits:?}\n{tags:?} {imported_tags}\n{memories:?} {imported_memories}\n\
          {globals:?} {imported_globals}\n{vmctx:?}"
     );

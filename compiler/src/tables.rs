@@ -130,7 +130,8 @@ fn types(tables: &mut Tables, compiled: &CompiledModule<'_>) -> Result<(), Compi
             .map(|position| text.trampolines[position].1)
             .unwrap_or_default();
         let offset = |range: Option<crate::link::TextRange>| range.map(|range| range.offset);
-        tables.add_type(ty, offset(trampolines.entry), offset(trampolines.exit))?;
+        let group = module.group_of[index.as_u32() as usize];
+        tables.add_type(ty, group, offset(trampolines.entry), offset(trampolines.exit))?;
     }
     Ok(())
 }
@@ -250,6 +251,16 @@ fn const_op(op: ConstOp) -> ConstOpRecord {
         ConstOp::I64Arithmetic(Arithmetic::Add) => (const_op::I64_ADD, 0, 0),
         ConstOp::I64Arithmetic(Arithmetic::Sub) => (const_op::I64_SUB, 0, 0),
         ConstOp::I64Arithmetic(Arithmetic::Mul) => (const_op::I64_MUL, 0, 0),
+        ConstOp::StructNew(ty) => (const_op::STRUCT_NEW, ty.as_u32(), 0),
+        ConstOp::StructNewDefault(ty) => (const_op::STRUCT_NEW_DEFAULT, ty.as_u32(), 0),
+        ConstOp::ArrayNew(ty) => (const_op::ARRAY_NEW, ty.as_u32(), 0),
+        ConstOp::ArrayNewDefault(ty) => (const_op::ARRAY_NEW_DEFAULT, ty.as_u32(), 0),
+        ConstOp::ArrayNewFixed(ty, length) => {
+            (const_op::ARRAY_NEW_FIXED, ty.as_u32(), length.into())
+        }
+        ConstOp::RefI31 => (const_op::REF_I31, 0, 0),
+        ConstOp::AnyConvertExtern => (const_op::ANY_CONVERT_EXTERN, 0, 0),
+        ConstOp::ExternConvertAny => (const_op::EXTERN_CONVERT_ANY, 0, 0),
     };
     #[expect(clippy::cast_possible_truncation, reason = "a half is taken")]
     let (low, high) = (value as u64, (value >> 64) as u64);

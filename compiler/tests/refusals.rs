@@ -72,12 +72,9 @@ fn damaged_modules_are_refused_or_compiled_but_never_panic() {
 #[test]
 fn features_of_later_versions_are_named() {
     for (text, feature) in [
-        ("(module (type (func)) (rec (type (func)) (type (func))))", "garbage-collected types"),
-        ("(module (func (param anyref)))", "garbage-collected types"),
-        ("(module (func (local anyref)))", "garbage-collected types"),
-        ("(module (type (struct)))", "garbage-collected types"),
-        ("(module (type (sub (func))))", "garbage-collected types"),
-        ("(module (func (drop (ref.i31 (i32.const 1)))))", "garbage-collected types"),
+        ("(module (type (func)) (type (cont 0)))", "stack switching"),
+        ("(module (type (shared (struct))))", "shared-everything threads"),
+        ("(module (func (param (ref null (shared any)))))", "shared-everything threads"),
     ] {
         match refusal(&wasm(text)) {
             CompileError::Unsupported { feature: found, .. } => {
@@ -117,7 +114,7 @@ fn errors_in_bodies_name_the_first_function_that_has_one() {
             other => panic!("{other}"),
         }
     }
-    let module = wasm("(module (func) (func (drop (ref.i31 (i32.const 1)))))");
+    let module = wasm("(module (func) (func (drop (ref.null (shared any)))))");
     assert!(matches!(refusal(&module), CompileError::Unsupported { function: Some(1), .. }));
 }
 

@@ -45,8 +45,8 @@ pub const NO_ARRAY: u32 = u32::MAX;
 pub const ALIGNMENT: u32 = 8;
 /// No field needs a higher alignment.
 pub const MAX_ALIGNMENT: u32 = 8;
-/// An array has fewer elements. To ask for more is to ask for too much memory.
-pub const MAX_LENGTH: u32 = 1 << 30;
+/// No object is larger, so that no array has as many elements as a structure seems to have.
+pub const MAX_SIZE: u64 = u32::MAX as u64;
 
 /// What is known of a type at run time, by its number: what an entry of the store context's array leads to.
 pub mod type_info {
@@ -110,6 +110,7 @@ pub(super) fn describe(text: &mut String) {
         ("object.length", LENGTH.into()),
         ("object.first", FIRST.into()),
         ("no array", NO_ARRAY.into()),
+        ("largest object", MAX_SIZE),
         ("type_info.depth", type_info::DEPTH.into()),
         ("type_info.above", type_info::ABOVE.into()),
         ("type_info.at_least", type_info::AT_LEAST.into()),

@@ -5,12 +5,12 @@
 //! on an import is a single constant.
 
 use cranelift_codegen::entity::PrimaryMap;
-use cwasm_artifact::types::ValType;
+use cwasm_artifact::types::{RefType, ValType};
 use wasmparser::Operator;
 
 use super::Global;
-use super::index::{FuncIndex, GlobalIndex};
-use super::types::ref_type;
+use super::index::{FuncIndex, GlobalIndex, TypeIndex};
+use super::types::{Declared, heap_type};
 
 /// An operation of a constant expression.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,6 +35,38 @@ pub enum ConstOp {
     I32Arithmetic(Arithmetic),
     /// `i64.add`, `i64.sub` or `i64.mul`
     I64Arithmetic(Arithmetic),
+    /// `struct.new`
+    StructNew(TypeIndex),
+    /// `struct.new_default`
+    StructNewDefault(TypeIndex),
+    /// `array.new`
+    ArrayNew(TypeIndex),
+    /// `array.new_default`
+    ArrayNewDefault(TypeIndex),
+    /// `array.new_fixed`, with so many elements.
+    ArrayNewFixed(TypeIndex, u32),
+    /// `ref.i31`
+    RefI31,
+    /// `any.convert_extern`
+    AnyConvertExtern,
+    /// `extern.convert_any`
+    ExternConvertAny,
+}
+
+impl ConstOp {
+    /// Whether it is the same wherever and whenever it is computed.
+    const fn is_constant(self) -> bool {
+        matches!(
+            self,
+            Self::I32(_)
+                | Self::I64(_)
+                | Self::F32(_)
+                | Self::F64(_)
+                | Self::V128(_)
+                | Self::RefNull(_)
+                | Self::RefFunc(_)
+        )
+    }
 }
 
 /// Arithmetic of constant expressions, which wraps.
@@ -65,6 +97,7 @@ impl ConstExpr {
     pub(super) fn read(
         expr: &wasmparser::ConstExpr<'_>,
         globals: &PrimaryMap<GlobalIndex, Global>,
+        declared: &impl Declared,
     ) -> wasmparser::Result<Option<Self>> {
         let mut operators = expr.get_operators_reader();
         let mut ops = Vec::new();
@@ -77,9 +110,8 @@ impl ConstExpr {
                 Operator::F64Const { value } => ConstOp::F64(value.bits()),
                 Operator::V128Const { value } => ConstOp::V128(u128::from_le_bytes(*value.bytes())),
                 Operator::RefNull { hty } => {
-                    let ty = wasmparser::RefType::new(true, hty).and_then(ref_type);
-                    let Some(ty) = ty else { return Ok(None) };
-                    ConstOp::RefNull(ty)
+                    let Some(heap) = heap_type(hty, declared) else { return Ok(None) };
+                    ConstOp::RefNull(RefType { nullable: true, heap }.into())
                 }
                 Operator::RefFunc { function_index } => {
                     ConstOp::RefFunc(FuncIndex::from_u32(function_index))
@@ -95,6 +127,24 @@ impl ConstExpr {
                 Operator::I64Add => ConstOp::I64Arithmetic(Arithmetic::Add),
                 Operator::I64Sub => ConstOp::I64Arithmetic(Arithmetic::Sub),
                 Operator::I64Mul => ConstOp::I64Arithmetic(Arithmetic::Mul),
+                Operator::StructNew { struct_type_index: ty } => {
+                    ConstOp::StructNew(TypeIndex::from_u32(ty))
+                }
+                Operator::StructNewDefault { struct_type_index: ty } => {
+                    ConstOp::StructNewDefault(TypeIndex::from_u32(ty))
+                }
+                Operator::ArrayNew { array_type_index: ty } => {
+                    ConstOp::ArrayNew(TypeIndex::from_u32(ty))
+                }
+                Operator::ArrayNewDefault { array_type_index: ty } => {
+                    ConstOp::ArrayNewDefault(TypeIndex::from_u32(ty))
+                }
+                Operator::ArrayNewFixed { array_type_index: ty, array_size } => {
+                    ConstOp::ArrayNewFixed(TypeIndex::from_u32(ty), array_size)
+                }
+                Operator::RefI31 => ConstOp::RefI31,
+                Operator::AnyConvertExtern => ConstOp::AnyConvertExtern,
+                Operator::ExternConvertAny => ConstOp::ExternConvertAny,
                 _ => return Ok(None),
             };
             push_folded(&mut ops, op);
@@ -118,8 +168,8 @@ impl ConstExpr {
     #[must_use]
     pub fn constant(&self) -> Option<ConstOp> {
         match self.0 {
-            Ops::One(ConstOp::GlobalGet(_)) | Ops::Many(_) => None,
-            Ops::One(op) => Some(op),
+            Ops::One(op) if op.is_constant() => Some(op),
+            _ => None,
         }
     }
 

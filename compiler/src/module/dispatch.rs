@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 
+use cwasm_artifact::types::SubType;
 use memchr::memchr2_iter;
 use wasmparser::{BinaryReader, Operator};
 
@@ -51,7 +52,12 @@ pub enum Targets {
 impl Dispatch {
     /// Finds the tables of a module.
     pub(crate) fn of(module: &Module<'_>, bodies: &[Body<'_>]) -> Self {
-        let mut found = constant_at_first(module);
+        // Where types have subtypes, a call takes functions of several types.
+        let open = |ty: &SubType| !ty.is_final && ty.func().is_some();
+        let mut found = match module.types.values().any(open) {
+            true => HashMap::new(),
+            false => constant_at_first(module),
+        };
         // Nobody looks through the bodies in vain.
         if !found.is_empty() {
             for body in bodies.iter().filter(|body| may_write(module, body.body.as_bytes())) {

@@ -4,11 +4,8 @@
 use crate::error::CompileError;
 use wasmparser::{Validator, WasmFeatures};
 
-/// Wasm 2.0, these proposals, and nothing else: what the specification declares
+/// Wasm 3.0, these proposals, and nothing else: what the specification declares
 /// invalid must be refused.
-///
-/// The validator knows recursive types, and constant expressions that read globals of the module, as
-/// parts of garbage collection. What else that allows is refused where it is met.
 pub(super) const SUPPORTED: WasmFeatures = WasmFeatures::WASM2
     .union(WasmFeatures::RELAXED_SIMD)
     .union(WasmFeatures::WIDE_ARITHMETIC)
@@ -34,8 +31,8 @@ const PROPOSALS: &[(WasmFeatures, &str)] = &[
     (WasmFeatures::STACK_SWITCHING, "stack switching"),
 ];
 
-/// What the types and instructions of the garbage collection proposal are called.
-pub(crate) const GC: &str = "garbage-collected types";
+/// What the types and instructions are called that none of the proposals allows which are compiled.
+pub(crate) const TYPES: &str = "types of another proposal";
 
 /// Refuses a module with vectors, for targets whose registers have none.
 pub(crate) fn refuse_vectors(wasm: &[u8]) -> Result<(), CompileError> {

@@ -15,14 +15,14 @@ mod types;
 
 use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};
 use cwasm_artifact::abi::vmctx::VmctxLayout;
-use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, TableType, ValType};
+use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, SubType, TableType, ValType};
 use wasmparser::{
     FuncToValidate, FuncValidator, FuncValidatorAllocations, FunctionBody, ValidatorResources,
 };
 
 pub use constant::{Arithmetic, ConstExpr, ConstOp};
 pub use dispatch::{ConstantTable, Dispatch, Targets};
-pub(crate) use features::{GC, refuse_vectors};
+pub(crate) use features::{TYPES, refuse_vectors};
 pub use hints::BranchHints;
 pub use images::{Image, Images};
 pub use index::{
@@ -33,7 +33,7 @@ pub use names::Names;
 pub(crate) use parse::explain_in_body;
 pub use parse::parse;
 pub use types::ExternType;
-pub(crate) use types::val_type;
+pub(crate) use types::{heap_type, ref_type, val_type};
 
 /// Something that a module imports.
 #[derive(Clone, Copy, Debug)]
@@ -146,7 +146,9 @@ pub struct DataSegment<'wasm> {
 #[derive(Debug)]
 pub struct Module<'wasm> {
     /// The type section.
-    pub types: PrimaryMap<TypeIndex, FuncType>,
+    pub types: PrimaryMap<TypeIndex, SubType>,
+    /// For each type, the first of its recursion group.
+    pub group_of: Vec<u32>,
     /// For each type, the first type that is equal to it.
     pub canonical_types: SecondaryMap<TypeIndex, TypeIndex>,
     /// Imports, in order.
@@ -213,12 +215,51 @@ impl Module<'_> {
     /// The type of a function.
     #[must_use]
     pub fn func_type(&self, index: FuncIndex) -> &FuncType {
-        &self.types[self.functions[index].ty]
+        self.signature(self.functions[index].ty)
     }
 
-    /// The types that stand for all types equal to them, in order.
-    pub fn distinct_types(&self) -> impl Iterator<Item = TypeIndex> + '_ {
-        self.types.keys().filter(|ty| self.canonical_types[*ty] == *ty)
+    /// The function type with this index.
+    #[must_use]
+    pub fn signature(&self, index: TypeIndex) -> &FuncType {
+        static NONE: FuncType = FuncType { params: Vec::new(), results: Vec::new() };
+        // Validation makes sure that it is one, wherever one is needed.
+        self.types[index].func().unwrap_or(&NONE)
+    }
+
+    /// The types of functions that stand for all types equal to them, in order.
+    pub fn distinct_signatures(&self) -> impl Iterator<Item = TypeIndex> + '_ {
+        let is_func = |ty: &TypeIndex| self.types[*ty].func().is_some();
+        self.types.keys().filter(|ty| self.canonical_types[*ty] == *ty).filter(is_func)
+    }
+
+    /// How many types a type is declared below.
+    #[must_use]
+    pub fn depth(&self, ty: TypeIndex) -> u32 {
+        let mut depth = 0;
+        let mut next = self.supertype(ty);
+        while let Some(above) = next {
+            depth += 1;
+            next = self.supertype(above);
+        }
+        depth
+    }
+
+    /// Whether a type is another, or declared below it.
+    #[must_use]
+    pub fn is_below(&self, ty: TypeIndex, above: TypeIndex) -> bool {
+        let mut next = Some(ty);
+        while let Some(ty) = next {
+            if self.canonical_types[ty] == self.canonical_types[above] {
+                return true;
+            }
+            next = self.supertype(ty);
+        }
+        false
+    }
+
+    /// The type that a type is declared below, which comes before it.
+    fn supertype(&self, ty: TypeIndex) -> Option<TypeIndex> {
+        self.types[ty].supertype.map(|above| TypeIndex::from_u32(above.number()))
     }
 }
 

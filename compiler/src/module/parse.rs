@@ -4,10 +4,10 @@
 use cranelift_codegen::entity::{PrimaryMap, SecondaryMap};
 use cwasm_artifact::abi::vmctx::{VmctxCounts, VmctxLayout};
 use cwasm_artifact::reference;
-use cwasm_artifact::types::{FuncType, GlobalType, MemoryType, RefType, TableType, ValType};
+use cwasm_artifact::types::{GlobalType, HeapType, MemoryType, RefType, SubType, TableType};
 use wasmparser::{ExternalKind, Parser, Payload, TypeRef, ValidPayload, Validator};
 
-use super::features::{self, GC, SUPPORTED};
+use super::features::{self, SUPPORTED, TYPES};
 use super::references::Referring;
 use super::{
     Body, BranchHints, ConstExpr, DataSegment, ElementItems, ElementSegment, Export, ExportItem,
@@ -86,7 +86,11 @@ impl From<wasmparser::Error> for Problem {
 
 /// What has been read so far.
 struct Reader<'wasm> {
-    types: PrimaryMap<TypeIndex, FuncType>,
+    types: PrimaryMap<TypeIndex, SubType>,
+    /// For each type, the first of its recursion group.
+    group_of: Vec<u32>,
+    /// What refers to each type; also to those of the group that is being read.
+    heap_types: Vec<HeapType>,
     imports: Vec<Import<'wasm>>,
     exports: Vec<Export<'wasm>>,
     function_types: PrimaryMap<FuncIndex, TypeIndex>,
@@ -112,6 +116,8 @@ impl<'wasm> Reader<'wasm> {
     fn new() -> Self {
         Self {
             types: PrimaryMap::new(),
+            group_of: Vec::new(),
+            heap_types: Vec::new(),
             imports: Vec::new(),
             exports: Vec::new(),
             function_types: PrimaryMap::new(),
@@ -152,17 +158,9 @@ impl<'wasm> Reader<'wasm> {
     fn section(&mut self, payload: Payload<'wasm>) -> Result<(), Problem> {
         match payload {
             Payload::TypeSection(section) => {
-                let offset = section.range().start;
-                for ty in section.into_iter_err_on_gc_types() {
-                    // It is valid, so this is the only error that is left.
-                    let ty = ty.map_err(|error| Problem::Unsupported(GC, error.offset()))?;
-                    let convert = |types: &[wasmparser::ValType]| {
-                        types.iter().map(|ty| value_type(*ty, offset)).collect::<Result<_, _>>()
-                    };
-                    self.types.push(FuncType {
-                        params: convert(ty.params())?,
-                        results: convert(ty.results())?,
-                    });
+                for group in section.into_iter_with_offsets() {
+                    let (offset, group) = group?;
+                    self.group(&group).ok_or(Problem::Unsupported(TYPES, offset))?;
                 }
             }
             Payload::ImportSection(section) => {
@@ -179,7 +177,7 @@ impl<'wasm> Reader<'wasm> {
             Payload::TableSection(section) => {
                 for table in section.into_iter_with_offsets() {
                     let (offset, table) = table?;
-                    let index = self.tables.push(table_type(table.ty, offset)?);
+                    let index = self.tables.push(self.table_type(table.ty, offset)?);
                     if let wasmparser::TableInit::Expr(init) = &table.init {
                         self.table_inits[index] = Some(self.const_expr(init, offset)?);
                     }
@@ -198,7 +196,7 @@ impl<'wasm> Reader<'wasm> {
             Payload::GlobalSection(section) => {
                 for global in section.into_iter_with_offsets() {
                     let (offset, global) = global?;
-                    let ty = global_type(global.ty, offset)?;
+                    let ty = self.global_type(global.ty, offset)?;
                     let init = Some(self.const_expr(&global.init_expr, offset)?);
                     self.globals.push(Global { ty, init });
                 }
@@ -266,7 +264,7 @@ impl<'wasm> Reader<'wasm> {
                 ExternType::Func(index)
             }
             TypeRef::Table(ty) => {
-                let ty = table_type(ty, offset)?;
+                let ty = self.table_type(ty, offset)?;
                 self.tables.push(ty);
                 self.imported_tables += 1;
                 ExternType::Table(ty)
@@ -278,7 +276,7 @@ impl<'wasm> Reader<'wasm> {
                 ExternType::Memory(ty)
             }
             TypeRef::Global(ty) => {
-                let ty = global_type(ty, offset)?;
+                let ty = self.global_type(ty, offset)?;
                 self.globals.push(Global { ty, init: None });
                 self.imported_globals += 1;
                 ExternType::Global(ty)
@@ -316,7 +314,8 @@ impl<'wasm> Reader<'wasm> {
                 (ty.into(), ElementItems::Funcs(functions?))
             }
             wasmparser::ElementItems::Expressions(ty, expressions) => {
-                let ty = value_type(wasmparser::ValType::Ref(*ty), offset)?;
+                let ty = types::ref_type(*ty, &self.heap_types);
+                let ty = ty.ok_or(Problem::Unsupported(TYPES, offset))?.into();
                 let mut items = Vec::new();
                 for expression in expressions.clone() {
                     items.push(self.const_expr(&expression?, offset)?);
@@ -333,7 +332,29 @@ impl<'wasm> Reader<'wasm> {
         expr: &wasmparser::ConstExpr<'_>,
         offset: u64,
     ) -> Result<ConstExpr, Problem> {
-        ConstExpr::read(expr, &self.globals)?.ok_or(Problem::Unsupported(REFERENCES, offset))
+        let expr = ConstExpr::read(expr, &self.globals, &self.heap_types)?;
+        expr.ok_or(Problem::Unsupported(TYPES, offset))
+    }
+
+    /// Reads a recursion group. `None` if something in it is not compiled.
+    fn group(&mut self, group: &wasmparser::RecGroup) -> Option<()> {
+        let first = u32::try_from(self.types.len()).ok()?;
+        for (index, ty) in (first..).zip(group.types()) {
+            self.heap_types.push(types::heap_type_of(ty, index)?);
+            self.group_of.push(first);
+        }
+        for ty in group.types() {
+            self.types.push(types::sub_type(ty, &self.heap_types)?);
+        }
+        Some(())
+    }
+
+    fn table_type(&self, ty: wasmparser::TableType, offset: u64) -> Result<TableType, Problem> {
+        types::table_type(ty, &self.heap_types).ok_or(Problem::Unsupported(TYPES, offset))
+    }
+
+    fn global_type(&self, ty: wasmparser::GlobalType, offset: u64) -> Result<GlobalType, Problem> {
+        types::global_type(ty, &self.heap_types).ok_or(Problem::Unsupported(TYPES, offset))
     }
 
     /// Marks the functions that escape, and lays out the vmctx.
@@ -370,8 +391,9 @@ impl<'wasm> Reader<'wasm> {
         })?;
 
         let module = Module {
-            canonical_types: canonical(&self.types),
+            canonical_types: canonical(&self.types, &self.group_of),
             types: self.types,
+            group_of: self.group_of,
             imports: self.imports,
             exports: self.exports,
             functions,
@@ -402,25 +424,14 @@ fn count(number: usize, what: &'static str) -> Result<u32, CompileError> {
 }
 
 /// For each type, the first that is equal to it.
-fn canonical(types: &PrimaryMap<TypeIndex, FuncType>) -> SecondaryMap<TypeIndex, TypeIndex> {
+fn canonical(
+    types: &PrimaryMap<TypeIndex, SubType>,
+    group_of: &[u32],
+) -> SecondaryMap<TypeIndex, TypeIndex> {
     let mut canonical = SecondaryMap::with_default(TypeIndex::from_u32(0));
-    for (index, first) in types.keys().zip(reference::canonical(types.values())) {
+    for (index, first) in types.keys().zip(reference::canonical(types.as_values_slice(), group_of))
+    {
         canonical[index] = TypeIndex::from_u32(first);
     }
     canonical
 }
-
-fn value_type(ty: wasmparser::ValType, offset: u64) -> Result<ValType, Problem> {
-    types::val_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
-}
-
-fn table_type(ty: wasmparser::TableType, offset: u64) -> Result<TableType, Problem> {
-    types::table_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
-}
-
-fn global_type(ty: wasmparser::GlobalType, offset: u64) -> Result<GlobalType, Problem> {
-    types::global_type(ty).ok_or(Problem::Unsupported(REFERENCES, offset))
-}
-
-/// What the value types belong to that an artifact cannot hold.
-const REFERENCES: &str = GC;

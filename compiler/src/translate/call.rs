@@ -9,7 +9,7 @@ use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{func_import, func_ref};
 use wasmparser::Operator;
 
-use super::exception::is_exception;
+use super::reference::is_traced;
 use super::runtime::{field, offset32};
 use super::{Translator, trap_code, wasm_signature};
 use crate::module::{FuncIndex, TableIndex, TypeIndex};
@@ -84,13 +84,32 @@ impl Translator<'_, '_> {
         let module = self.env.module;
         let slot = module.vmctx.type_id(module.canonical_types[ty].as_u32());
         let expected = self.vmctx_field(types::I32, slot);
-        let differs = self.builder.ins().icmp(IntCC::NotEqual, found, expected);
-        self.builder.ins().trapnz(differs, trap_code(Trap::IndirectCallTypeMismatch));
+        if module.types[ty].is_final {
+            let differs = self.builder.ins().icmp(IntCC::NotEqual, found, expected);
+            self.builder.ins().trapnz(differs, trap_code(Trap::IndirectCallTypeMismatch));
+        } else {
+            self.check_below(found, expected, ty);
+        }
 
         let flags = field().with_readonly();
         let code = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::CODE));
         let vmctx = self.builder.ins().load(types::I64, flags, callee, offset32(func_ref::VMCTX));
         self.emit_call(ty, Callee::Pointer(code), vmctx, tail);
+    }
+
+    /// Traps unless a function's type is the expected one, or below it.
+    fn check_below(&mut self, found: Value, expected: Value, ty: TypeIndex) {
+        let (yes, other, no) =
+            (self.new_block(), self.builder.create_block(), self.builder.create_block());
+        self.builder.set_cold_block(other);
+        self.builder.set_cold_block(no);
+        let equal = self.builder.ins().icmp(IntCC::Equal, found, expected);
+        self.builder.ins().brif(equal, yes, &[], other, &[]);
+        self.go_on_in(other);
+        self.decide_below(found, ty, yes, no);
+        self.go_on_in(no);
+        self.builder.ins().trap(trap_code(Trap::IndirectCallTypeMismatch));
+        self.go_on_in(yes);
     }
 
     /// Validation has shown that a reference which is not null leads to a function of the type.
@@ -113,8 +132,8 @@ impl Translator<'_, '_> {
         // The callee counts on from there.
         self.save_fuel();
         let signature = self.signature(ty);
-        let results = &self.env.module.types[ty].results;
-        self.holds_exceptions |= results.iter().copied().any(is_exception);
+        let results = &self.env.module.signature(ty).results;
+        self.holds_traced |= results.iter().copied().any(is_traced);
         if tail {
             let ins = self.builder.ins();
             match callee {
@@ -131,7 +150,7 @@ impl Translator<'_, '_> {
 
     /// Takes the arguments of a call from the stack, and puts the vmctx before them.
     fn call_arguments(&mut self, ty: TypeIndex, vmctx: Value) -> Vec<Value> {
-        let count = self.env.module.types[ty].params.len();
+        let count = self.env.module.signature(ty).params.len();
         let mut arguments = Vec::with_capacity(count + 1);
         arguments.push(vmctx);
         arguments.extend_from_slice(self.stack.top(count));
@@ -145,7 +164,8 @@ impl Translator<'_, '_> {
         if let Some(signature) = self.signatures.get(&ty) {
             return *signature;
         }
-        let signature = self.builder.import_signature(wasm_signature(&self.env.module.types[ty]));
+        let signature =
+            self.builder.import_signature(wasm_signature(self.env.module.signature(ty)));
         self.signatures.insert(ty, signature);
         signature
     }

@@ -14,7 +14,7 @@ use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::types::ValType;
 use wasmparser::{BlockType, Operator};
 
-use super::exception::is_exception;
+use super::reference::is_traced;
 use super::stack::{Frame, FrameKind};
 use super::{Translator, clif_type, trap_code};
 use crate::module::{TypeIndex, val_type};
@@ -92,11 +92,11 @@ impl Translator<'_, '_> {
     }
 
     pub(super) fn open(&mut self, kind: FrameKind, ty: BlockType) {
-        self.holds_exceptions |= match ty {
+        self.holds_traced |= match ty {
             BlockType::Empty => false,
-            BlockType::Type(ty) => val_type(ty).is_some_and(is_exception),
+            BlockType::Type(ty) => val_type(ty, &self.env.module.types).is_some_and(is_traced),
             BlockType::FuncType(ty) => {
-                self.env.module.types[TypeIndex::from_u32(ty)].values().any(is_exception)
+                self.env.module.signature(TypeIndex::from_u32(ty)).values().any(is_traced)
             }
         };
         let height = self.stack.values.len() - self.params(ty).len();
@@ -344,7 +344,7 @@ impl Translator<'_, '_> {
     }
 
     /// A block that runs as seldom as the current one.
-    fn new_block(&mut self) -> Block {
+    pub(super) fn new_block(&mut self) -> Block {
         let block = self.builder.create_block();
         if self.cold {
             self.builder.set_cold_block(block);
@@ -368,12 +368,12 @@ impl Translator<'_, '_> {
         match ty {
             BlockType::Empty => {}
             BlockType::Type(ty) if !params => {
-                let ty = val_type(ty).unwrap_or(ValType::I64);
+                let ty = val_type(ty, &self.env.module.types).unwrap_or(ValType::I64);
                 self.builder.append_block_param(block, clif_type(ty));
             }
             BlockType::Type(_) => {}
             BlockType::FuncType(index) => {
-                let ty = &self.env.module.types[TypeIndex::from_u32(index)];
+                let ty = self.env.module.signature(TypeIndex::from_u32(index));
                 let types = if params { &ty.params } else { &ty.results };
                 for ty in types {
                     self.builder.append_block_param(block, clif_type(*ty));
@@ -387,7 +387,9 @@ impl Translator<'_, '_> {
     fn params(&self, ty: BlockType) -> &[ValType] {
         match ty {
             BlockType::Empty | BlockType::Type(_) => &[],
-            BlockType::FuncType(index) => &self.env.module.types[TypeIndex::from_u32(index)].params,
+            BlockType::FuncType(index) => {
+                &self.env.module.signature(TypeIndex::from_u32(index)).params
+            }
         }
     }
 }

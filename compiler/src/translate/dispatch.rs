@@ -4,11 +4,9 @@
 //! are the distance from the table to the function, and the others the number of its type.
 
 use cranelift_codegen::ir::{
-    ExternalName, GlobalValue, GlobalValueData, InstBuilder as _, InstructionData, Opcode, Value,
-    condcodes::IntCC, types,
+    ExternalName, GlobalValue, GlobalValueData, InstBuilder as _, Value, condcodes::IntCC, types,
 };
 use cwasm_artifact::abi::traps::Trap;
-use cwasm_artifact::types::IndexType;
 
 use super::call::Callee;
 use super::runtime::field;
@@ -80,17 +78,7 @@ impl Translator<'_, '_> {
         index: Value,
         ty: TypeIndex,
     ) -> Option<FuncIndex> {
-        let inst = self.builder.func.dfg.value_def(index).inst()?;
-        let InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } =
-            self.builder.func.dfg.insts[inst]
-        else {
-            return None;
-        };
-        let index = match self.env.module.tables[table].index {
-            // The upper half of a constant of 32 bits is of no meaning.
-            IndexType::I32 => imm.bits() & i64::from(u32::MAX),
-            IndexType::I64 => imm.bits(),
-        };
+        let index = self.constant_of(index)?;
         let elements = &self.env.dispatch.table(table)?.elements;
         let function = (*elements.get(usize::try_from(index).ok()?)?)?;
         let module = self.env.module;

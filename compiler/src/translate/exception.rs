@@ -7,7 +7,7 @@
 //!
 //! Throwing is a call too, of a builtin, with the handlers of any other call at this place.
 //!
-//! The loader looks for references to exceptions on the stack, and not in registers. So a function that may hold one
+//! The loader looks for references to exceptions and objects on the stack, and not in registers. So a function that may hold one
 //! makes all its calls as if an exception could end them: then no register survives a call, and
 //! what is needed after it is in the frame.
 
@@ -21,10 +21,11 @@ use cranelift_codegen::ir::{
 use cwasm_artifact::abi::builtins::Builtin;
 use cwasm_artifact::abi::traps::Trap;
 use cwasm_artifact::abi::vmctx::{VALUE_SIZE, exception};
-use cwasm_artifact::types::{HeapType, ValType};
+use cwasm_artifact::types::ValType;
 use wasmparser::{Catch, Operator, TryTable};
 
 use super::call::Callee;
+use super::reference::is_traced;
 use super::runtime::{field, offset32};
 use super::stack::{FrameKind, Handler};
 use super::{BodyError, Translator, clif_type, trap_code};
@@ -74,7 +75,7 @@ impl Translator<'_, '_> {
     /// The types of the values of a tag.
     fn tag_values(&self, tag: u32) -> &[ValType] {
         let module = self.env.module;
-        &module.types[module.tags[TagIndex::from_u32(tag)]].params
+        &module.signature(module.tags[TagIndex::from_u32(tag)]).params
     }
 
     fn open_try(&mut self, try_table: &TryTable) {
@@ -100,7 +101,7 @@ impl Translator<'_, '_> {
             Catch::All { label } => (None, label, false),
             Catch::AllRef { label } => (None, label, true),
         };
-        self.holds_exceptions |= by_reference;
+        self.holds_traced |= by_reference;
         let (target, _) = self.target(label);
         let pad = self.builder.create_block();
         self.builder.set_cold_block(pad);
@@ -110,7 +111,7 @@ impl Translator<'_, '_> {
         let mut arguments = Vec::new();
         if let Some(tag) = tag {
             for (position, ty) in (0..).zip(self.tag_values(tag).to_vec()) {
-                self.holds_exceptions |= is_exception(ty);
+                self.holds_traced |= is_traced(ty);
                 let ty = clif_type(ty);
                 let value = self.builder.ins().load(ty, field(), exception, value_offset(position));
                 arguments.push(BlockArg::from(value));
@@ -143,7 +144,8 @@ impl Translator<'_, '_> {
         callee: Callee,
         arguments: &[Value],
     ) -> Vec<Value> {
-        if self.stack.handlers.is_empty() && !self.holds_exceptions {
+        let handlers = self.effective_handlers();
+        if handlers.is_empty() && !self.holds_traced {
             let call = match callee {
                 Callee::Direct(callee) => self.builder.ins().call(callee, arguments),
                 Callee::Pointer(code) => {
@@ -152,7 +154,19 @@ impl Translator<'_, '_> {
             };
             return self.builder.inst_results(call).to_vec();
         }
-        let returned = self.builder.create_block();
+        self.call_and_keep_nothing(signature, callee, arguments, &handlers)
+    }
+
+    /// Calls something with these handlers, such that no register keeps what it has, and all that is needed after the call is in the
+    /// frame.
+    pub(super) fn call_and_keep_nothing(
+        &mut self,
+        signature: SigRef,
+        callee: Callee,
+        arguments: &[Value],
+        handlers: &[Handler],
+    ) -> Vec<Value> {
+        let returned = self.new_block();
         let results: Vec<_> = self.builder.func.dfg.signatures[signature]
             .returns
             .iter()
@@ -165,10 +179,10 @@ impl Translator<'_, '_> {
         }
         let returned_call = self.builder.func.dfg.block_call(returned, &returned_arguments);
         let mut items = Vec::new();
-        if !self.stack.handlers.is_empty() {
+        if !handlers.is_empty() {
             items.push(ExceptionTableItem::Context(self.vmctx));
         }
-        for &Handler { tag, pad } in &*self.effective_handlers() {
+        for &Handler { tag, pad } in handlers {
             let call = self.builder.func.dfg.block_call(pad, &[BlockArg::TryCallExn(0)]);
             items.push(match tag {
                 Some(tag) => ExceptionTableItem::Tag(ExceptionTag::from_u32(tag), call),
@@ -220,11 +234,6 @@ impl Translator<'_, '_> {
 /// How many edges from calls to handlers a function may have. Nesting makes them many times more than
 /// there are calls and catch clauses.
 const MAX_HANDLER_EDGES: usize = 1_000_000;
-
-/// Whether values of a type can be exceptions.
-pub(super) fn is_exception(ty: ValType) -> bool {
-    matches!(ty, ValType::Ref(ty) if ty.heap.top() == HeapType::Exn)
-}
 
 /// Where a value is in an exception.
 fn value_offset(position: u32) -> i32 {

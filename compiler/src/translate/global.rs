@@ -4,7 +4,7 @@
 use cranelift_codegen::ir::{InstBuilder as _, MemFlagsData, Value, immediates, types};
 use wasmparser::Operator;
 
-use super::exception::is_exception;
+use super::reference::is_traced;
 use super::runtime::{field, offset32};
 use super::{Translator, clif_type};
 use crate::module::{ConstOp, GlobalIndex};
@@ -15,7 +15,7 @@ impl Translator<'_, '_> {
         match *operator {
             Operator::GlobalGet { global_index } => {
                 let index = GlobalIndex::from_u32(global_index);
-                self.holds_exceptions |= is_exception(self.env.module.globals[index].ty.value);
+                self.holds_traced |= is_traced(self.env.module.globals[index].ty.value);
                 let value = self.global_constant(index).unwrap_or_else(|| {
                     let ty = clif_type(self.env.module.globals[index].ty.value);
                     let (base, offset, flags) = self.global_storage(index);
@@ -46,9 +46,8 @@ impl Translator<'_, '_> {
             ConstOp::V128(bits) => self.vector_constant(types::I8X16, bits.to_le_bytes()),
             ConstOp::RefNull(_) => ins.iconst(types::I64, 0),
             ConstOp::RefFunc(function) => self.func_ref(function),
-            ConstOp::GlobalGet(_) | ConstOp::I32Arithmetic(_) | ConstOp::I64Arithmetic(_) => {
-                return None;
-            }
+            // Those are computed when an instance is made.
+            _ => return None,
         })
     }
 

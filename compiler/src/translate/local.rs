@@ -1,7 +1,9 @@
 //! Locals, constants, and operators that only move operands.
 
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
-use cranelift_codegen::ir::{self, InstBuilder as _, Value, immediates, types};
+use cranelift_codegen::ir::{
+    self, InstBuilder as _, InstructionData, Opcode, Value, immediates, types,
+};
 use cranelift_frontend::Variable;
 use wasmparser::{FunctionBody, Operator};
 
@@ -112,6 +114,18 @@ impl Translator<'_, '_> {
         let value = self.builder.use_var(self.locals.variables[local]);
         self.know(local, value);
         value
+    }
+
+    /// The bits of an integer that is a constant of the wasm. The upper half of one of 32 bits is zero.
+    pub(super) fn constant_of(&self, value: Value) -> Option<i64> {
+        let dfg = &self.builder.func.dfg;
+        let InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } =
+            dfg.insts[dfg.value_def(value).inst()?]
+        else {
+            return None;
+        };
+        let mask = if dfg.value_type(value) == types::I32 { i64::from(u32::MAX) } else { -1 };
+        Some(imm.bits() & mask)
     }
 
     /// Assigns a local.

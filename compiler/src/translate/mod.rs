@@ -11,16 +11,19 @@
 //! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`], of which [`dispatch`] is a part;
 //! * [`exception`]: throwing, catching, and which handlers a call has;
+//! * [`structure`] and [`array`], whose objects are made and accessed in [`object`], and [`cast`];
 //! * [`simd`]: 128-bit vectors; [`wide`]: 128-bit integers.
 //!
 //! [`stack`] holds the operands and the open blocks, [`runtime`] knows how code
 //! reaches the vmctx and the loader's builtins, [`interrupt`] adds fuel and epochs,
 //! and [`nans`] makes NaNs canonical.
 
+mod array;
 mod atomic;
 mod bounds;
 mod bulk;
 mod call;
+mod cast;
 mod control;
 mod dispatch;
 mod exception;
@@ -31,11 +34,13 @@ mod loops;
 mod memory;
 mod nans;
 mod numeric;
+mod object;
 mod reference;
 mod rounding;
 mod runtime;
 mod simd;
 mod stack;
+mod structure;
 mod table;
 mod wide;
 
@@ -51,7 +56,7 @@ use serde::{Deserialize, Serialize};
 use wasmparser::{FuncValidator, FunctionBody, Operator, ValidatorResources};
 
 use crate::module::{
-    DefinedFuncIndex, Dispatch, FuncIndex, GC, Module, TableIndex, TypeIndex, val_type,
+    DefinedFuncIndex, Dispatch, FuncIndex, Module, TYPES, TableIndex, TypeIndex, val_type,
 };
 use crate::product;
 use crate::settings::{MemoryBounds, RelaxedSimd, Settings};
@@ -154,7 +159,7 @@ pub(crate) fn translate(
     translator.locate(start);
     for local in body.get_locals_reader()? {
         let (count, ty) = local?;
-        let ty = val_type(ty).ok_or(BodyError::Unsupported(GC, start))?;
+        let ty = val_type(ty, &env.module.types).ok_or(BodyError::Unsupported(TYPES, start))?;
         translator.declare_locals(count, ty);
     }
     translator.enter_function();
@@ -164,6 +169,9 @@ pub(crate) fn translate(
     let mut operators = wasmparser::OperatorsReader::new(reader);
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
+        if cast::tests_operand(&operator) {
+            translator.operand = cast::Known::of(validator.get_operand_type(0));
+        }
         validator.op(offset, &operator)?;
         if product.is_none() {
             translator.operator(&operator, offset)?;
@@ -216,9 +224,11 @@ struct Translator<'a, 'f> {
     builtins: FxHashMap<Builtin, SigRef>,
     /// How many edges lead from calls to handlers of exceptions.
     handler_edges: usize,
-    /// Whether a value may be a reference to an exception from here on.
-    holds_exceptions: bool,
+    /// Whether a value may be a reference to an exception or an object from here on.
+    holds_traced: bool,
     func_refs: FuncRefUse,
+    /// What the current operator tests, if it tests a reference.
+    operand: cast::Known,
 }
 
 impl<'a, 'f> Translator<'a, 'f> {
@@ -261,8 +271,9 @@ impl<'a, 'f> Translator<'a, 'f> {
             signatures: FxHashMap::default(),
             builtins: FxHashMap::default(),
             handler_edges: 0,
-            holds_exceptions: ty.values().any(exception::is_exception),
+            holds_traced: ty.values().any(reference::is_traced),
             func_refs: FuncRefUse::default(),
+            operand: cast::Known::of(None),
         };
         for (position, ty) in ty.params.iter().enumerate() {
             let value = this.builder.block_params(entry)[position + 1];
@@ -295,7 +306,7 @@ impl<'a, 'f> Translator<'a, 'f> {
             ValType::V128 => self.vector_constant(clif_type(ty), [0; 16]),
             _ => self.constant(clif_type(ty), 0),
         };
-        self.holds_exceptions |= exception::is_exception(ty);
+        self.holds_traced |= reference::is_traced(ty);
         for _ in 0..count {
             self.declare_local(clif_type(ty), zero);
         }
@@ -321,13 +332,15 @@ impl<'a, 'f> Translator<'a, 'f> {
             || self.table(operator)
             || self.atomic(operator)
             || self.reference(operator)
+            || self.structure(operator)
+            || self.array(operator)
+            || self.cast(operator)
             || self.vector(operator)
             || self.wide(operator);
-        // The validator lets through what it knows as parts of garbage collection.
         if done {
             self.check_handler_edges(offset)
         } else {
-            Err(BodyError::Unsupported(GC, offset))
+            Err(BodyError::Unsupported(TYPES, offset))
         }
     }
 }

@@ -76,6 +76,8 @@ pub(super) struct Regions {
     pub(super) globals: AliasRegion,
     /// The store context.
     pub(super) store: AliasRegion,
+    /// Objects that are collected.
+    pub(super) objects: AliasRegion,
 }
 
 /// How many defined globals have an alias region each. The number of distinct flags in a function is limited; and the optimiser
@@ -110,6 +112,7 @@ impl Regions {
             definitions: region("memory and table definitions"),
             globals: region("globals"),
             store: region("store context"),
+            objects: region("objects"),
         }
     }
 

@@ -8,7 +8,7 @@ use cwasm_artifact::types::IndexType;
 use wasmparser::Operator;
 
 use super::bulk::shorter;
-use super::exception::is_exception;
+use super::reference::is_traced;
 use super::runtime::field;
 use super::{Translator, trap_code};
 use crate::module::TableIndex;
@@ -19,7 +19,7 @@ impl Translator<'_, '_> {
         match *operator {
             Operator::TableGet { table } => {
                 let ty = self.env.module.tables[TableIndex::from_u32(table)];
-                self.holds_exceptions |= is_exception(ty.element);
+                self.holds_traced |= is_traced(ty.element);
                 self.func_refs.taken = true;
                 let index = self.stack.pop();
                 let value = self.table_element(table, index, Trap::TableOutOfBounds);

@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use cwasm_artifact::abi::object::{
-    FIRST, HOST, I31, LENGTH, MAX_LENGTH, NO_ARRAY, TAG_MASK, TYPE_ID,
+    FIRST, HOST, I31, LENGTH, MAX_SIZE, NO_ARRAY, TAG_MASK, TYPE_ID,
 };
 use cwasm_artifact::types::{HeapType, RefType, ValType};
 
@@ -37,6 +37,9 @@ impl StoreCore<'_> {
         size: usize,
         stack: Option<usize>,
     ) -> Option<NonNull<u8>> {
+        if size as u64 > MAX_SIZE {
+            return None;
+        }
         let limit = self.limits.objects;
         if size > limit {
             return None;
@@ -69,9 +72,6 @@ impl StoreCore<'_> {
             Content::Elements(values) => u32::try_from(values.len()).ok()?,
             Content::Repeated(_, length) => length,
         };
-        if length >= MAX_LENGTH && length != NO_ARRAY {
-            return None;
-        }
         let size = shape.size(length);
         // SAFETY: the caller's promise is the same.
         let place = unsafe { self.allocate(size, stack) }?;

@@ -62,7 +62,7 @@ const NAMES: &[&str] = &[
     "unwind",
 ];
 
-/// Files that need types which are not compiled yet (garbage collection).
+/// Files that need objects, for which the host of these tests has no memory.
 const NOT_HERE: &[&str] = &["ref_cast", "ref_test", "ref_eq", "ref_null", "br_on_cast"];
 
 /// On the machine that compiles, a few are enough to show that the host is right.
