@@ -245,7 +245,7 @@ impl<'code> Val<'code> {
 
     /// The reference, if it is one of type `anyref` that is not null.
     #[must_use]
-    pub fn as_any(&self) -> Option<AnyRef> {
+    pub fn any_ref(&self) -> Option<AnyRef> {
         if let Self::AnyRef(value) = self { *value } else { None }
     }
 

@@ -15,19 +15,21 @@ pub(crate) enum Limit {
     Table(u64),
     /// How many instances there may be.
     Instances(u64),
+    /// How much memory there may be for objects, in bytes.
+    Objects(u64),
     /// How deep the stack may get, in bytes.
     Stack(u64),
 }
 
 const HOW: &str =
-    "a limit is given as memory=SIZE, table=N, instances=N or stack=SIZE, with sizes like 64M";
+    "a limit is given as memory=SIZE, table=N, instances=N, objects=SIZE or stack=SIZE, with sizes like 64M";
 
 impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         let (what, number) = text.split_once('=').ok_or(HOW)?;
-        let sized = matches!(what, "memory" | "stack");
+        let sized = matches!(what, "memory" | "objects" | "stack");
         let number = parse_number(number, sized).ok_or_else(|| {
             format!("{number:?} is no {}; {HOW}", if sized { "size" } else { "number" })
         })?;
@@ -35,6 +37,7 @@ impl FromStr for Limit {
             "memory" => Ok(Self::Memory(number)),
             "table" => Ok(Self::Table(number)),
             "instances" => Ok(Self::Instances(number)),
+            "objects" => Ok(Self::Objects(number)),
             "stack" => Ok(Self::Stack(number)),
             _ => Err(HOW.to_owned()),
         }
@@ -96,6 +99,9 @@ pub(crate) fn apply(limits: &[Limit], store: &mut StoreLimits) {
             Limit::Instances(count) => {
                 store.instances = usize::try_from(count).unwrap_or(usize::MAX);
             }
+            Limit::Objects(bytes) => {
+                store.objects = usize::try_from(bytes).unwrap_or(usize::MAX);
+            }
             Limit::Stack(_) => {}
         }
     }
@@ -111,6 +117,7 @@ mod tests {
         assert_eq!("memory=0".parse(), Ok(Limit::Memory(0)));
         assert_eq!("table=1000".parse(), Ok(Limit::Table(1000)));
         assert_eq!("stack=512K".parse(), Ok(Limit::Stack(512 << 10)));
+        assert_eq!("objects=2G".parse(), Ok(Limit::Objects(2 << 30)));
         assert_eq!("instances=3".parse(), Ok(Limit::Instances(3)));
         for wrong in [
             "",

@@ -11,7 +11,7 @@ use super::StoreCore;
 use crate::error::Error;
 use crate::type_registry::TypeInfo;
 use crate::vm::exception::holds_exceptions;
-use crate::vm::heap::Refused;
+use crate::vm::heap::{Refused, Shape};
 use crate::vm::layout::VmValue;
 use crate::vm::table::RawRef;
 
@@ -66,11 +66,17 @@ impl StoreCore<'_> {
         content: Content<'_>,
         stack: Option<usize>,
     ) -> Option<NonNull<u8>> {
-        let shape = self.types.get(type_id)?.shape()?;
-        let length = match content {
-            Content::Fields(_) => NO_ARRAY,
-            Content::Elements(values) => u32::try_from(values.len()).ok()?,
-            Content::Repeated(_, length) => length,
+        let ty = self.types.get(type_id)?;
+        let shape = ty.shape()?;
+        let length = match (content, shape) {
+            (Content::Fields(values), Shape::Struct { .. })
+                if values.len() == ty.fields().len() =>
+            {
+                NO_ARRAY
+            }
+            (Content::Elements(values), Shape::Array { .. }) => u32::try_from(values.len()).ok()?,
+            (Content::Repeated(_, length), Shape::Array { .. }) => length,
+            _ => return None,
         };
         let size = shape.size(length);
         // SAFETY: the caller's promise is the same.
@@ -316,7 +322,7 @@ mod tests {
         assert_eq!((object.len(&store).unwrap(), object.ty(&store).unwrap()), (10, wide));
         assert!(store.is_subtype(wide, pair) && !store.is_subtype(pair, wide));
         let shown: Vec<_> = (0..10).map(|index| object.get(&store, index).unwrap()).collect();
-        assert_eq!(shown[0].as_any().and_then(|value| value.as_i31()), Some(9));
+        assert_eq!(shown[0].any_ref().and_then(|value| value.as_i31()), Some(9));
         assert!(matches!(shown[1], Val::AnyRef(None)));
         assert_eq!(shown[2].i32(), Some(0xff));
         assert_eq!(shown[3].i32(), Some(0x8001));
