@@ -158,14 +158,14 @@ impl Blocks {
         }
         let size = lines.ilog2() as usize % SIZES;
         let unsearched = self.unsearched[size].min(self.recyclable.len());
-        for last in (unsearched.saturating_sub(SEARCHED)..unsearched).rev() {
-            self.unsearched[size] = last + 1;
-            if let Some(run) = self.take_hole_of(self.recyclable[last] as usize, lines) {
-                return Some(run);
-            }
-            self.unsearched[size] = last;
-        }
-        None
+        let searched = unsearched.saturating_sub(SEARCHED);
+        let found = (searched..unsearched).rev().find_map(|at| {
+            let run = self.take_hole_of(self.recyclable[at] as usize, lines)?;
+            Some((at, run))
+        });
+        // There may be another where there was one.
+        self.unsearched[size] = found.map_or(searched, |(at, _)| at + 1);
+        found.map(|(_, run)| run)
     }
 
     fn take_hole_of(&mut self, block: usize, lines: usize) -> Option<Run> {
