@@ -1,7 +1,7 @@
 //! Structures, arrays and small integers: what crosses instances and the border to the host, what keeps
 //! objects, and that nothing else does.
 
-use cwasm_compiler::{MemoryBounds, OptLevel, Settings};
+use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
 use cwasm_loader::{
     AnyRef, Artifact, Caller, CompositeType, Engine, Error, Exception, ExternRef, Global,
     GlobalType, HeapType, HostError, Instance, LinkError, Linker, Ref, RefType, Store, Table,
@@ -54,7 +54,7 @@ fn all_settings() -> [Settings; 4] {
         Settings::default(),
         Settings { opt_level: OptLevel::None, ..Settings::default() },
         Settings { fuel: true, epoch: true, ..Settings::default() },
-        Settings { memory_bounds: MemoryBounds::Explicit, cpu: cwasm_compiler::Cpu::Native, ..Settings::default() },
+        Settings { memory_bounds: MemoryBounds::Explicit, cpu: CpuLevel::Native, ..Settings::default() },
     ]
 }
 
@@ -147,14 +147,22 @@ fn what_frames_hold_is_kept() {
         let mut store = store();
         store.set_fuel(u64::MAX >> 2);
         store.set_epoch_deadline(1);
-        let instance = instantiate(&mut store, &artifact);
-        let sum = |count: i32| count * (count + 1) / 2;
-        let deep = int(call(&mut store, &instance, "deep", &[Val::I32(40)]));
-        assert_eq!(deep, (1..=40).map(sum).sum::<i32>());
-        assert_eq!(int(call(&mut store, &instance, "inside", &[Val::I32(2999)])), 14);
-        let operands = int(call(&mut store, &instance, "operands", &[]));
-        assert_eq!(operands, sum(10) + sum(20) + sum(30));
+        // Also with a collection before each object.
+        for interval in [4 << 20, 0] {
+            store.collect_after(interval);
+            check_frames(&mut store, &artifact);
+        }
     }
+}
+
+fn check_frames<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) {
+    let instance = instantiate(store, artifact);
+    let sum = |count: i32| count * (count + 1) / 2;
+    let deep = int(call(store, &instance, "deep", &[Val::I32(40)]));
+    assert_eq!(deep, (1..=40).map(sum).sum::<i32>());
+    assert_eq!(int(call(store, &instance, "inside", &[Val::I32(2999)])), 14);
+    let operands = int(call(store, &instance, "operands", &[]));
+    assert_eq!(operands, sum(10) + sum(20) + sum(30));
 }
 
 #[test]
@@ -220,8 +228,8 @@ fn what_the_store_holds_is_kept() {
 #[test]
 fn objects_and_exceptions_that_lead_to_each_other_are_collected_together() {
     let text = r#"(module
-        (type $box (struct (field $exception (mut exnref)) (field $bytes (ref $bytes))))
         (type $bytes (array i8))
+        (type $box (struct (field $exception (mut exnref)) (field $bytes (ref $bytes))))
         (tag $tag (param (ref $box)))
         (func (export "cycles") (param $count i32) (local $box (ref null $box))
             (loop $again
@@ -239,10 +247,7 @@ fn objects_and_exceptions_that_lead_to_each_other_are_collected_together() {
                 (try_table (catch $tag $caught)
                     (throw_ref (struct.get $box $exception (local.get $box))))
                 (unreachable)))))"#;
-    let text = text.replacen("(type $box", "(rec (type $bytes (array i8)) (type $box", 1);
-    let text = text.replacen("(field $bytes (ref $bytes))))", "(field $bytes (ref $bytes)))))", 1);
-    let text = text.replacen("        (type $bytes (array i8))\n        (tag", "        (tag", 1);
-    let artifact = artifact(&text);
+    let artifact = artifact(text);
     let mut store = store();
     let instance = instantiate(&mut store, &artifact);
     call(&mut store, &instance, "cycles", &[Val::I32(20_000)]).unwrap();
@@ -287,29 +292,26 @@ fn handles_keep_objects_until_they_end() {
     let list = any(call(&mut store, &instance, "list", &[Val::I32(100)]));
     let other = any(call(&mut store, &instance, "list", &[Val::I32(50)]));
     call(&mut store, &instance, "churn", &[Val::I32(5000)]).unwrap();
-    let sum = |store: &mut Store<'_, ()>, list| match list {
-        list => int(call_any(store, &instance, list)),
-    };
-    fn call_any<'code>(
-        store: &mut Store<'code, ()>,
-        instance: &Instance<'code>,
-        list: AnyRef,
-    ) -> Result<Vec<Val<'code>>, Error> {
-        call(store, instance, "sum", &[Val::AnyRef(Some(list))])
-    }
-    let _ = sum;
-    assert_eq!(int(call_any(&mut store, &instance, list)), 5050);
-    assert_eq!(int(call_any(&mut store, &instance, other)), 1275);
+    assert_eq!(int(sum(&mut store, &instance, list)), 5050);
+    assert_eq!(int(sum(&mut store, &instance, other)), 1275);
     list.release(&mut store).unwrap();
-    assert!(matches!(call_any(&mut store, &instance, list), Err(Error::StaleReference)));
+    assert!(matches!(sum(&mut store, &instance, list), Err(Error::StaleReference)));
     assert!(matches!(list.ty(&store), Err(Error::StaleReference)));
     call(&mut store, &instance, "churn", &[Val::I32(5000)]).unwrap();
-    assert_eq!(int(call_any(&mut store, &instance, other)), 1275);
+    assert_eq!(int(sum(&mut store, &instance, other)), 1275);
     // Another store has none of it.
     let mut second = self::store();
     let theirs = instantiate(&mut second, &artifact);
-    let result = call_any(&mut second, &theirs, other);
+    let result = sum(&mut second, &theirs, other);
     assert!(matches!(result, Err(Error::WrongStore { .. })), "{result:?}");
+}
+
+fn sum<'code>(
+    store: &mut Store<'code, ()>,
+    instance: &Instance<'code>,
+    list: AnyRef,
+) -> Result<Vec<Val<'code>>, Error> {
+    call(store, instance, "sum", &[Val::AnyRef(Some(list))])
 }
 
 #[test]
