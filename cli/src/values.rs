@@ -63,15 +63,23 @@ pub(crate) fn show(value: &Val<'_>) -> String {
         Val::F32(bits) => f32::from_bits(*bits).to_string(),
         Val::F64(bits) => f64::from_bits(*bits).to_string(),
         Val::V128(bits) => format!("{bits:#034x}"),
-        Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None) => "null".to_owned(),
+        Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None) | Val::AnyRef(None) => {
+            "null".to_owned()
+        }
         Val::FuncRef(Some(_)) => "funcref".to_owned(),
         Val::ExternRef(Some(_)) => "externref".to_owned(),
+        Val::AnyRef(Some(value)) => match value.as_i31() {
+            Some(integer) => format!("(ref.i31 {integer})"),
+            None => "anyref".to_owned(),
+        },
         other => other.ty().to_string(),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use cwasm_loader::AnyRef;
+
     use super::*;
 
     fn round_trip(text: &str, ty: ValType) -> String {
@@ -105,6 +113,8 @@ mod tests {
         assert_eq!(round_trip("nan", ValType::F64), "NaN");
         assert_eq!(round_trip("-inf", ValType::F64), "-inf");
         assert_eq!(round_trip("null", ValType::ExternRef), "null");
+        assert_eq!(round_trip("null", ValType::AnyRef), "null");
+        assert_eq!(show(&Val::AnyRef(AnyRef::from_i31(-3))), "(ref.i31 -3)");
         assert!(parse("0", ValType::FuncRef).is_err());
     }
 }

@@ -33,9 +33,9 @@ impl Collected {
     /// The reference as wasm has it.
     pub(crate) fn to_raw(self, core: &StoreCore<'_>) -> Result<RawRef, Error> {
         match self {
-            #[expect(clippy::cast_sign_loss, reason = "the bits are what counts")]
             Self::I31(value) => {
-                Ok(ptr::without_provenance_mut((value as u32) as usize * 2 % (1 << 32) | TAG_I31))
+                let bits = value.cast_unsigned() << 1;
+                Ok(ptr::without_provenance_mut(bits as usize | TAG_I31))
             }
             Self::Host { store, number } if store == core.id => {
                 Ok(ptr::without_provenance_mut(number << HOST_SHIFT | TAG_HOST))

@@ -26,8 +26,9 @@ pub struct StoreLimits {
     /// How many exceptions there may be at a time that something leads to. Wasm that throws
     /// another traps.
     pub exceptions: usize,
-    /// How many bytes of memory there may be for objects, in blocks of 32 KiB. 1 GiB by default, which is address space until it is needed, and 64 GiB
-    /// at most. Wasm that would need more, even without the objects that nothing leads to, traps. May be raised later to what it was when the first object was made.
+    /// How many bytes of memory there may be for objects, counted in blocks. 1 GiB by default, which is address space until it is needed, and 64 GiB
+    /// at most. Wasm that needs more, also without the objects that nothing leads to, traps. Whatever it is set to later, there
+    /// is address space only for what it was when the first object was made.
     pub objects: usize,
     /// How many bytes of stack wasm may use, counted from where the host calls into it; at most 2 KiB more are used by small functions, which compare less often. No more
     /// than what the engine allows ([`crate::Config::max_wasm_stack`]) in any case, which is the default. Applies to

@@ -756,18 +756,16 @@ impl<'code, T> Store<'code, T> {
     /// What a type of this store is made of that a module declares: a function, a structure or an array. References in it are to types of this
     /// store. `None` if nothing in the store uses the type.
     ///
-    /// Types of globals, tables, functions and tags of a store name the types of modules.
+    /// Types of globals, tables, functions and tags of a store name the types of modules. A host function asks [`StoreRef::composite_type`].
     #[must_use]
     pub fn composite_type(&self, heap: HeapType) -> Option<&CompositeType> {
-        let info = self.as_store().core().named_type(heap.concrete()?)?;
-        (info.heap_type() == heap).then(|| &info.ty().composite)
+        self.as_store().composite_type(heap)
     }
 
     /// Whether references to values of the type `found` may stand where those to values of `wanted` are expected (specification, 3.3.5).
     #[must_use]
     pub fn is_subtype(&self, found: HeapType, wanted: HeapType) -> bool {
-        let core = self.as_store().core();
-        found.matches(wanted, |found, wanted| core.is_subtype(found, wanted))
+        self.as_store().is_subtype(found, wanted)
     }
 
     /// How many exceptions there are, also those that nothing leads to any more.

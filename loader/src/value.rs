@@ -243,6 +243,12 @@ impl<'code> Val<'code> {
         if let Self::V128(bits) = self { Some(*bits) } else { None }
     }
 
+    /// The reference, if it is one of type `anyref` that is not null.
+    #[must_use]
+    pub fn as_any(&self) -> Option<AnyRef> {
+        if let Self::AnyRef(value) = self { *value } else { None }
+    }
+
     /// The value as wasm takes it, if it has the type `wanted` and belongs to the store.
     #[expect(clippy::cast_sign_loss, reason = "the bits are what counts")]
     pub(crate) fn to_raw(self, wanted: ValType, core: &StoreCore<'_>) -> Result<VmValue, Error> {

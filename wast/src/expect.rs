@@ -1,6 +1,6 @@
 //! Comparing results with what a script asserts.
 
-use cwasm_loader::{AsStore, TrapKind, Val};
+use cwasm_loader::{AsStore, HeapType, TrapKind, Val};
 use wast::WastRet;
 use wast::core::{NanPattern, V128Pattern, WastRetCore};
 use wast::token::{F32, F64};
@@ -15,13 +15,16 @@ pub(crate) fn matches<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &Wa
 
 fn matches_core<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRetCore<'_>) -> bool {
     match (found, wanted) {
+        (found, WastRetCore::Either(any)) => {
+            any.iter().any(|wanted| matches_core(store, found, wanted))
+        }
         (Val::I32(found), WastRetCore::I32(_)) => bits_match(found.cast_unsigned().into(), wanted),
         (Val::I64(found), WastRetCore::I64(_)) => bits_match(found.cast_unsigned().into(), wanted),
         (Val::F32(found), WastRetCore::F32(_)) => bits_match(u128::from(*found), wanted),
         (Val::F64(found), WastRetCore::F64(_)) => bits_match(u128::from(*found), wanted),
         (Val::V128(found), WastRetCore::V128(_)) => bits_match(*found, wanted),
         (
-            Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None),
+            Val::FuncRef(None) | Val::ExternRef(None) | Val::ExnRef(None) | Val::AnyRef(None),
             WastRetCore::RefNull(_),
         ) => true,
         (Val::FuncRef(Some(_)), WastRetCore::RefFunc(_)) => true,
@@ -29,11 +32,29 @@ fn matches_core<'c>(store: &impl AsStore<'c>, found: &Val<'_>, wanted: &WastRetC
         (Val::ExternRef(Some(found)), WastRetCore::RefExtern(Some(wanted))) => {
             found.get(store).is_ok_and(|value| value.downcast_ref() == Some(wanted))
         }
-        (found, WastRetCore::Either(any)) => {
-            any.iter().any(|wanted| matches_core(store, found, wanted))
+        (Val::AnyRef(Some(_)), WastRetCore::RefAny) => true,
+        (Val::AnyRef(Some(found)), WastRetCore::RefHost(wanted)) => {
+            let value = found.to_extern();
+            value.get(store).is_ok_and(|value| value.downcast_ref() == Some(wanted))
+        }
+        (Val::AnyRef(Some(found)), wanted) => {
+            found.ty(store).is_ok_and(|found| heap_type_matches(found, wanted))
         }
         _ => false,
     }
+}
+
+/// Whether the very type of an object or integer is the one that was asserted, or below it.
+fn heap_type_matches(found: HeapType, wanted: &WastRetCore<'_>) -> bool {
+    let wanted = match wanted {
+        WastRetCore::RefEq => HeapType::Eq,
+        WastRetCore::RefI31 => HeapType::I31,
+        WastRetCore::RefStruct => HeapType::Struct,
+        WastRetCore::RefArray => HeapType::Array,
+        _ => return false,
+    };
+    // No declared type is among those.
+    found.matches(wanted, |_, _| false)
 }
 
 /// Whether the low bits of a slot are the number or vector that was asserted. `false` for what is neither.

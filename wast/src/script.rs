@@ -6,7 +6,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 use cwasm_compiler::{CompileError, Settings};
 use cwasm_loader::{
     Artifact, Config, Digest, Engine, Error, ExternRef, Instance, LinkError, Linker, SharedMemory,
-    Store, Trust, Val,
+    Store, Trust, Val, ValType,
 };
 use elsa::FrozenVec;
 use wast::core::{AbstractHeapType, HeapType, WastArgCore};
@@ -133,9 +133,15 @@ fn run_directives<'scope, 'a: 'scope>(
             WastDirective::Wait { thread, .. } => {
                 join(threads.remove(thread.name()).ok_or_else(|| wrong("there is no such thread")))
             }
-            directive => runner
-                .directive(directive)
-                .map(|is_assertion| Summary { passed: is_assertion.into(), failures: Vec::new() }),
+            directive => {
+                let result = runner.directive(directive);
+                // No directive needs what another returned.
+                runner.store.release_references();
+                result.map(|is_assertion| Summary {
+                    passed: is_assertion.into(),
+                    failures: Vec::new(),
+                })
+            }
         };
         summary.add(result.unwrap_or_else(|error| origin.failure(span, error.to_string())));
     }
@@ -369,12 +375,15 @@ impl<'code> Runner<'code> {
 
     fn invoke(&mut self, invoke: &WastInvoke<'_>) -> Result<Vec<Val<'code>>, Wrong> {
         let func = self.instance(invoke.module)?.func(&self.store, invoke.name)?;
-        let args =
-            invoke.args.iter().map(|arg| self.argument(arg)).collect::<Result<Vec<_>, _>>()?;
+        let params = func.ty(&self.store)?.params;
+        let params = params.into_iter().map(Some).chain(std::iter::repeat(None));
+        let args = invoke.args.iter().zip(params).map(|(arg, ty)| self.argument(arg, ty));
+        let args = args.collect::<Result<Vec<_>, _>>()?;
         Ok(func.call(&mut self.store, &args)?)
     }
 
-    fn argument(&mut self, arg: &WastArg<'_>) -> Result<Val<'code>, Wrong> {
+    /// An argument, for a parameter of the type `ty` if there is one.
+    fn argument(&mut self, arg: &WastArg<'_>, ty: Option<ValType>) -> Result<Val<'code>, Wrong> {
         let WastArg::Core(arg) = arg else {
             return Err(wrong("an argument is not one of core wasm"));
         };
@@ -388,16 +397,27 @@ impl<'code> Runner<'code> {
                 AbstractHeapType::Func | AbstractHeapType::NoFunc => Val::FuncRef(None),
                 AbstractHeapType::Extern | AbstractHeapType::NoExtern => Val::ExternRef(None),
                 AbstractHeapType::Exn | AbstractHeapType::NoExn => Val::ExnRef(None),
+                AbstractHeapType::Any
+                | AbstractHeapType::Eq
+                | AbstractHeapType::I31
+                | AbstractHeapType::Struct
+                | AbstractHeapType::Array
+                | AbstractHeapType::None => Val::AnyRef(None),
                 other => return Err(wrong(format!("null of type {other:?} is not supported"))),
             },
-            WastArgCore::RefNull(_) => Val::FuncRef(None),
-            WastArgCore::RefExtern(number) => {
-                let store = &mut self.store;
-                let make = || ExternRef::new(store, *number);
-                Val::ExternRef(Some(*self.host_values.entry(*number).or_insert_with(make)))
-            }
+            // The module knows what is declared under the index: what the parameter is.
+            WastArgCore::RefNull(_) => ty.map_or(Val::FuncRef(None), Val::default_of),
+            WastArgCore::RefExtern(number) => Val::ExternRef(Some(self.host_value(*number))),
+            WastArgCore::RefHost(number) => Val::AnyRef(Some(self.host_value(*number).to_any())),
+            #[allow(unreachable_patterns, reason = "there may be others in later versions")]
             other => return Err(wrong(format!("arguments like {other:?} are not supported"))),
         })
+    }
+
+    /// The value of the host that scripts call by this number.
+    fn host_value(&mut self, number: u32) -> ExternRef {
+        let store = &mut self.store;
+        *self.host_values.entry(number).or_insert_with(|| ExternRef::new(store, number))
     }
 
     fn unlinkable(&mut self, mut module: Wat<'_>, message: &str) -> Result<bool, Wrong> {

@@ -3,6 +3,8 @@
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
+use cwasm_artifact::types::{CompositeType, HeapType};
+
 use super::{Store, StoreCore, StoreInner};
 
 /// A shared borrow of a store.
@@ -26,6 +28,19 @@ unsafe impl<T: Sync> Send for StoreRef<'_, '_, T> {}
 unsafe impl<T: Sync> Sync for StoreRef<'_, '_, T> {}
 
 impl<'a, 'code, T> StoreRef<'a, 'code, T> {
+    /// What a type is made of. See [`Store::composite_type`].
+    #[must_use]
+    pub fn composite_type(self, heap: HeapType) -> Option<&'a CompositeType> {
+        let info = self.core().named_type(heap.concrete()?)?;
+        (info.heap_type() == heap).then(|| &info.ty().composite)
+    }
+
+    /// Whether a type is a subtype of another. See [`Store::is_subtype`].
+    #[must_use]
+    pub fn is_subtype(self, found: HeapType, wanted: HeapType) -> bool {
+        found.matches(wanted, |found, wanted| self.core().is_subtype(found, wanted))
+    }
+
     pub(crate) fn core(self) -> &'a StoreCore<'code> {
         // SAFETY: the store is borrowed for `'a`.
         unsafe { &(*self.inner.as_ptr()).core }

@@ -58,29 +58,35 @@ impl Shapes for TypeTable {
 impl<'code> StoreCore<'code> {
     /// Notes the types of an artifact that is one of the store's now.
     pub(super) fn add_types_of(&mut self, artifact: &'code Artifact) {
-        let is_new = self.types.infos.is_empty();
-        if is_new && !artifact.types().is_of_interest() {
-            return;
-        }
-        // SAFETY: the store borrows its artifacts, and never gives up the types of the host.
-        unsafe {
-            self.types.add(artifact.types());
-            if is_new {
-                self.artifacts.iter().for_each(|artifact| self.types.add(artifact.types()));
-                self.host_types.iter().for_each(|types| self.types.add(types));
-            }
-        }
-        self.context.type_infos = self.types.for_code.as_ptr();
+        // SAFETY: the store borrows its artifacts.
+        unsafe { self.add_types(artifact.types()) };
     }
 
     /// Keeps types registered as long as the store.
     pub(crate) fn keep_types(&mut self, types: Arc<Registration>) {
-        if !self.types.infos.is_empty() {
-            // SAFETY: the store never gives them up.
-            unsafe { self.types.add(&types) };
-            self.context.type_infos = self.types.for_code.as_ptr();
-        }
+        // SAFETY: the store never gives them up.
+        unsafe { self.add_types(&types) };
         self.host_types.push(types);
+    }
+
+    /// Adds types to the table, if there is one, or is to be one now.
+    ///
+    /// # Safety
+    /// The registration outlives the store.
+    unsafe fn add_types(&mut self, types: &Registration) {
+        if self.types.infos.is_empty() {
+            if !types.is_of_interest() {
+                return;
+            }
+            let known = self.artifacts.iter().map(|artifact| artifact.types());
+            for types in known.chain(self.host_types.iter().map(|types| &**types)) {
+                // SAFETY: the store borrows its artifacts, and never gives up the types of the host.
+                unsafe { self.types.add(types) };
+            }
+        }
+        // SAFETY: by the caller's promise.
+        unsafe { self.types.add(types) };
+        self.context.type_infos = self.types.for_code.as_ptr();
     }
 
     /// The type with this number, if the store uses it.
