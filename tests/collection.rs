@@ -1,11 +1,9 @@
 //! Structures, arrays and small integers: what crosses instances and the border to the host, what keeps
 //! objects, and that nothing else does.
 
-use cwasm_compiler::{MemoryBounds, OptLevel, Settings};
+use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
 use cwasm_loader::{
-    AnyRef, Artifact, Caller, CompositeType, Engine, Error, Exception, ExternRef, Global,
-    GlobalType, HeapType, HostError, Instance, LinkError, Linker, Ref, RefType, Store, Table,
-    TableType, TrapKind, Val, ValType,
+    AnyRef, Artifact, Caller, Engine, Error, HostError, Instance, Linker, Store, TrapKind, Val,
 };
 use cwasm_tests::{artifact, compile_with, load};
 
@@ -54,7 +52,11 @@ fn all_settings() -> [Settings; 4] {
         Settings::default(),
         Settings { opt_level: OptLevel::None, ..Settings::default() },
         Settings { fuel: true, epoch: true, ..Settings::default() },
-        Settings { memory_bounds: MemoryBounds::Explicit, cpu: cwasm_compiler::Cpu::Native, ..Settings::default() },
+        Settings {
+            memory_bounds: MemoryBounds::Explicit,
+            cpu: CpuLevel::Native,
+            ..Settings::default()
+        },
     ]
 }
 
@@ -147,14 +149,22 @@ fn what_frames_hold_is_kept() {
         let mut store = store();
         store.set_fuel(u64::MAX >> 2);
         store.set_epoch_deadline(1);
-        let instance = instantiate(&mut store, &artifact);
-        let sum = |count: i32| count * (count + 1) / 2;
-        let deep = int(call(&mut store, &instance, "deep", &[Val::I32(40)]));
-        assert_eq!(deep, (1..=40).map(sum).sum::<i32>());
-        assert_eq!(int(call(&mut store, &instance, "inside", &[Val::I32(2999)])), 14);
-        let operands = int(call(&mut store, &instance, "operands", &[]));
-        assert_eq!(operands, sum(10) + sum(20) + sum(30));
+        // Also with a collection before each object.
+        for interval in [4 << 20, 0] {
+            store.collect_after(interval);
+            check_frames(&mut store, &artifact);
+        }
     }
+}
+
+fn check_frames<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) {
+    let instance = instantiate(store, artifact);
+    let sum = |count: i32| count * (count + 1) / 2;
+    let deep = int(call(store, &instance, "deep", &[Val::I32(40)]));
+    assert_eq!(deep, (1..=40).map(sum).sum::<i32>());
+    assert_eq!(int(call(store, &instance, "inside", &[Val::I32(2999)])), 14);
+    let operands = int(call(store, &instance, "operands", &[]));
+    assert_eq!(operands, sum(10) + sum(20) + sum(30));
 }
 
 #[test]
@@ -209,19 +219,18 @@ fn what_the_store_holds_is_kept() {
         let sum: i32 = [10, 20, 30, 40, 50, 1].iter().map(|count| count * (count + 1) / 2).sum();
         assert_eq!(int(call(&mut store, &instance, "check", &[])), sum);
     }
-    let node = |store: &Store<'_, ()>| store.object_bytes();
-    call(&mut store, &instance, "churn", &[Val::I32(5000)]).unwrap();
-    let with = node(&store);
+    store.collect();
+    assert!(store.object_bytes() > 0);
     call(&mut store, &instance, "clear", &[]).unwrap();
-    call(&mut store, &instance, "churn", &[Val::I32(5000)]).unwrap();
-    assert!(node(&store) <= with);
+    store.collect();
+    assert_eq!((store.object_bytes(), store.exceptions()), (0, 0));
 }
 
 #[test]
 fn objects_and_exceptions_that_lead_to_each_other_are_collected_together() {
     let text = r#"(module
-        (type $box (struct (field $exception (mut exnref)) (field $bytes (ref $bytes))))
         (type $bytes (array i8))
+        (type $box (struct (field $exception (mut exnref)) (field $bytes (ref $bytes))))
         (tag $tag (param (ref $box)))
         (func (export "cycles") (param $count i32) (local $box (ref null $box))
             (loop $again
@@ -239,10 +248,7 @@ fn objects_and_exceptions_that_lead_to_each_other_are_collected_together() {
                 (try_table (catch $tag $caught)
                     (throw_ref (struct.get $box $exception (local.get $box))))
                 (unreachable)))))"#;
-    let text = text.replacen("(type $box", "(rec (type $bytes (array i8)) (type $box", 1);
-    let text = text.replacen("(field $bytes (ref $bytes))))", "(field $bytes (ref $bytes)))))", 1);
-    let text = text.replacen("        (type $bytes (array i8))\n        (tag", "        (tag", 1);
-    let artifact = artifact(&text);
+    let artifact = artifact(text);
     let mut store = store();
     let instance = instantiate(&mut store, &artifact);
     call(&mut store, &instance, "cycles", &[Val::I32(20_000)]).unwrap();
@@ -252,14 +258,16 @@ fn objects_and_exceptions_that_lead_to_each_other_are_collected_together() {
 
 #[test]
 fn a_store_has_no_more_memory_for_objects_than_it_may_have() {
-    let text = lists(r#"
+    let text = lists(
+        r#"
         (global $keep (mut (ref null $node)) (ref.null $node))
         (func (export "keep") (param i32) (global.set $keep (call $list (local.get 0))))
         (func (export "array") (param i32) (result i32)
             (array.len (array.new_default $bytes (local.get 0))))
         (type $vectors (array (mut v128)))
         (func (export "vectors") (param i32) (result i32)
-            (array.len (array.new_default $vectors (local.get 0))))"#);
+            (array.len (array.new_default $vectors (local.get 0))))"#,
+    );
     let artifact = artifact(&text);
     let mut store = store();
     store.limits_mut().objects = 4 << 20;
@@ -267,7 +275,11 @@ fn a_store_has_no_more_memory_for_objects_than_it_may_have() {
     let out = TrapKind::OutOfObjectMemory;
     for name in ["array", "vectors"] {
         for length in [5_000_000, i32::MAX, -1, -8, -9] {
-            assert_eq!(trap(call(&mut store, &instance, name, &[Val::I32(length)])), out, "{length}");
+            assert_eq!(
+                trap(call(&mut store, &instance, name, &[Val::I32(length)])),
+                out,
+                "{length}"
+            );
         }
         assert_eq!(int(call(&mut store, &instance, name, &[Val::I32(100_000)])), 100_000);
     }
@@ -287,55 +299,56 @@ fn handles_keep_objects_until_they_end() {
     let list = any(call(&mut store, &instance, "list", &[Val::I32(100)]));
     let other = any(call(&mut store, &instance, "list", &[Val::I32(50)]));
     call(&mut store, &instance, "churn", &[Val::I32(5000)]).unwrap();
-    let sum = |store: &mut Store<'_, ()>, list| match list {
-        list => int(call_any(store, &instance, list)),
-    };
-    fn call_any<'code>(
-        store: &mut Store<'code, ()>,
-        instance: &Instance<'code>,
-        list: AnyRef,
-    ) -> Result<Vec<Val<'code>>, Error> {
-        call(store, instance, "sum", &[Val::AnyRef(Some(list))])
-    }
-    let _ = sum;
-    assert_eq!(int(call_any(&mut store, &instance, list)), 5050);
-    assert_eq!(int(call_any(&mut store, &instance, other)), 1275);
+    assert_eq!(int(sum(&mut store, &instance, list)), 5050);
+    assert_eq!(int(sum(&mut store, &instance, other)), 1275);
     list.release(&mut store).unwrap();
-    assert!(matches!(call_any(&mut store, &instance, list), Err(Error::StaleReference)));
+    assert!(matches!(sum(&mut store, &instance, list), Err(Error::StaleReference)));
     assert!(matches!(list.ty(&store), Err(Error::StaleReference)));
     call(&mut store, &instance, "churn", &[Val::I32(5000)]).unwrap();
-    assert_eq!(int(call_any(&mut store, &instance, other)), 1275);
+    assert_eq!(int(sum(&mut store, &instance, other)), 1275);
     // Another store has none of it.
     let mut second = self::store();
     let theirs = instantiate(&mut second, &artifact);
-    let result = call_any(&mut second, &theirs, other);
+    let result = sum(&mut second, &theirs, other);
     assert!(matches!(result, Err(Error::WrongStore { .. })), "{result:?}");
+}
+
+fn sum<'code>(
+    store: &mut Store<'code, ()>,
+    instance: &Instance<'code>,
+    list: AnyRef,
+) -> Result<Vec<Val<'code>>, Error> {
+    call(store, instance, "sum", &[Val::AnyRef(Some(list))])
+}
+
+/// Keeps a handle, and hands out the one that ends with its call.
+fn see(
+    mut caller: Caller<'_, '_, Vec<AnyRef>>,
+    seen: Option<AnyRef>,
+) -> Result<Option<AnyRef>, HostError> {
+    let seen = seen.ok_or("null")?;
+    let kept = seen.keep(&mut caller)?;
+    let churn = caller.export("churn").and_then(|item| item.into_func()).ok_or("no export")?;
+    churn.call(&mut caller, &[Val::I32(5000)])?;
+    assert!(seen.is_struct(&caller)?);
+    assert_eq!(seen.get(&caller, 0)?.i32(), Some(1));
+    caller.data_mut().extend([seen, kept]);
+    Ok(Some(seen))
 }
 
 #[test]
 fn a_host_function_has_handles_for_the_time_of_its_call() {
+    let import = r#"(module (import "host" "see" (func $see (param anyref) (result anyref)))"#;
     let text = lists(
-        r#"
-        (import "host" "see" (func $see (param anyref) (result anyref)))
-        (func (export "go") (result i32)
+        r#"(func (export "go") (result i32)
             (call $sum (ref.cast (ref null $node) (call $see (call $list (i32.const 9))))))"#,
     );
     // Imports come first.
-    let import = r#"(import "host" "see" (func $see (param anyref) (result anyref)))"#;
-    let text = text.replace(import, "").replacen("(module", &format!("(module {import}"), 1);
+    let text = text.replacen("(module", import, 1);
     let artifact = artifact(&text);
     let mut store: Store<'_, Vec<AnyRef>> = Store::new(&Engine::default(), Vec::new());
     let mut linker = Linker::new(&Engine::default());
-    linker.func_wrap("host", "see", |mut caller: Caller<'_, '_, Vec<AnyRef>>, seen: Option<AnyRef>| {
-        let seen = seen.unwrap();
-        let kept = seen.keep(&mut caller).unwrap();
-        let churn = caller.export("churn").and_then(|it| it.into_func()).unwrap();
-        churn.call(&mut caller, &[Val::I32(5000)]).unwrap();
-        assert!(seen.is_struct(&caller).unwrap());
-        assert_eq!(seen.get(&caller, 0).unwrap().i32(), Some(1));
-        caller.data_mut().extend([seen, kept]);
-        Ok::<_, HostError>(Some(seen))
-    });
+    linker.func("host", "see", see).unwrap();
     let instance = linker.instantiate(&mut store, &artifact).unwrap();
     let go = instance.typed_func::<(), i32>(&mut store, "go").unwrap();
     assert_eq!(go.call(&mut store, ()).unwrap(), 45);
@@ -348,29 +361,37 @@ fn a_host_function_has_handles_for_the_time_of_its_call() {
 
 #[test]
 fn functions_in_tables_are_called_as_what_they_are_below() {
-    let text = |what: &str| format!(r#"(module
+    let text = |what: &str| {
+        format!(
+            r#"(module
         (type $base (sub (func (result i32))))
         (type $below (sub $base (func (result i32))))
         (type $last (sub final $below (func (result i32))))
-        (type $other (sub $base (func (result i32)))) {what})"#);
-    let provider = artifact(&text(r#"
+        (type $plain (func (result i32))) {what})"#
+        )
+    };
+    let provider = artifact(&text(
+        r#"
         (table (export "table") 5 funcref)
         (elem (i32.const 0) func $base $below $last $plain)
         (func $base (type $base) (i32.const 1))
         (func $below (type $below) (i32.const 2))
         (func $last (type $last) (i32.const 3))
-        (func $plain (result i32) (i32.const 4))"#));
-    let user = artifact(&text(r#"
+        (func $plain (type $plain) (i32.const 4))"#,
+    ));
+    let user = artifact(&text(
+        r#"
         (import "p" "table" (table 5 funcref))
         (func (export "base") (param i32) (result i32) (call_indirect (type $base) (local.get 0)))
         (func (export "below") (param i32) (result i32) (call_indirect (type $below) (local.get 0)))
         (func (export "last") (param i32) (result i32) (call_indirect (type $last) (local.get 0)))
         (func (export "test") (param i32) (result i32)
-            (ref.test (ref $below) (table.get 0 (local.get 0))))"#));
+            (ref.test (ref $below) (table.get 0 (local.get 0))))"#,
+    ));
     let mut store = store();
     let mut linker = linker();
     let provider = linker.instantiate(&mut store, &provider).unwrap();
-    linker.instance(&store, "p", &provider).unwrap();
+    linker.instance(&store, "p", provider).unwrap();
     let user = linker.instantiate(&mut store, &user).unwrap();
     let mut results = |name: &str| -> Vec<Option<i32>> {
         let call = |index| call(&mut store, &user, name, &[Val::I32(index)]);
@@ -400,11 +421,13 @@ fn deep_hierarchies_are_told_apart() {
         })
         .collect();
     let tests: String = [0, 1, 6, 7, 8, 9, 30, 59]
-        .map(|depth| format!(
-            r#"(func (export "is{depth}") (param anyref) (result i32)
+        .map(|depth| {
+            format!(
+                r#"(func (export "is{depth}") (param anyref) (result i32)
                 (ref.test (ref $t{depth}) (local.get 0)))
             (func (export "new{depth}") (result anyref) (struct.new $t{depth}))"#
-        ))
+            )
+        })
         .concat();
     let artifact = artifact(&format!("(module {types} {tests})"));
     let mut store = store();
@@ -412,7 +435,8 @@ fn deep_hierarchies_are_told_apart() {
     for depth in [0, 1, 6, 7, 8, 9, 30, 59] {
         let object = any(call(&mut store, &instance, &format!("new{depth}"), &[]));
         for above in [0, 1, 6, 7, 8, 9, 30, 59] {
-            let is = call(&mut store, &instance, &format!("is{above}"), &[Val::AnyRef(Some(object))]);
+            let is =
+                call(&mut store, &instance, &format!("is{above}"), &[Val::AnyRef(Some(object))]);
             assert_eq!(int(is), i32::from(above <= depth), "{depth} {above}");
         }
     }

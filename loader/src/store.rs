@@ -774,6 +774,13 @@ impl<'code, T> Store<'code, T> {
         self.as_store().core().exceptions.count()
     }
 
+    /// Sets how many bytes of objects are made between two collections at least, 4 MiB at first. There is no collection either before as many are made
+    /// as lived on at the last one. With more, less time is spent on it; with none, there is one before each object, to find out whether all
+    /// that is needed is kept.
+    pub fn collect_after(&mut self, bytes: usize) {
+        self.as_store_mut().core_mut().heap.set_interval(bytes);
+    }
+
     /// How many bytes the objects of wasm take, with those that nothing leads to any more and what is free between them.
     #[must_use]
     pub fn object_bytes(&self) -> usize {

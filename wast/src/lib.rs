@@ -10,4 +10,4 @@ pub mod expect;
 mod script;
 mod spectest;
 
-pub use script::{Failure, Summary, run_script, run_script_with};
+pub use script::{Failure, Summary, run_script, run_script_collecting, run_script_with};

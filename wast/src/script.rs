@@ -74,7 +74,18 @@ pub fn run_script(name: &str, source: &str) -> Summary {
 /// this machine.
 #[must_use]
 pub fn run_script_with(name: &str, source: &str, settings: &Settings) -> Summary {
-    let origin = Origin { name, source, settings };
+    run(Origin { name, source, settings, collect_always: false })
+}
+
+/// The same with a collection before each object that is made, which finds out whether all that is needed is
+/// kept.
+#[must_use]
+pub fn run_script_collecting(name: &str, source: &str, settings: &Settings) -> Summary {
+    run(Origin { name, source, settings, collect_always: true })
+}
+
+fn run(origin: Origin<'_>) -> Summary {
+    let source = origin.source;
     let mut lexer = Lexer::new(source);
     lexer.allow_confusing_unicode(true);
     let buffer = match ParseBuffer::new_with_lexer(lexer) {
@@ -95,6 +106,7 @@ struct Origin<'a> {
     name: &'a str,
     source: &'a str,
     settings: &'a Settings,
+    collect_always: bool,
 }
 
 impl Origin<'_> {
@@ -116,7 +128,7 @@ fn run_directives<'scope, 'a: 'scope>(
     scope: &'scope Scope<'scope, '_>,
 ) -> Summary {
     let artifacts = FrozenVec::new();
-    let mut runner = match Runner::new(&artifacts, origin.settings, given) {
+    let mut runner = match Runner::new(&artifacts, origin, given) {
         Ok(runner) => runner,
         Err(error) => return origin.failure(Span::from_offset(0), error.to_string()),
     };
@@ -183,7 +195,7 @@ struct Runner<'code> {
 impl<'code> Runner<'code> {
     fn new(
         artifacts: &'code FrozenVec<Box<Artifact>>,
-        settings: &Settings,
+        origin: Origin<'_>,
         given: Given,
     ) -> Result<Self, Error> {
         // Scripts exhaust the stack on purpose; a small one is soon exhausted.
@@ -191,6 +203,9 @@ impl<'code> Runner<'code> {
         config.max_wasm_stack = 512 << 10;
         let engine = Engine::new(config);
         let mut store = Store::new(&engine, ());
+        if origin.collect_always {
+            store.collect_after(0);
+        }
         let mut linker = Linker::new(&engine);
         linker.allow_shadowing(true);
         spectest::define(&mut linker, &mut store)?;
@@ -198,7 +213,7 @@ impl<'code> Runner<'code> {
             artifacts,
             linker,
             store,
-            settings: Settings { jobs: 1, ..settings.clone() },
+            settings: Settings { jobs: 1, ..origin.settings.clone() },
             definitions: HashMap::new(),
             last_definition: None,
             instances: HashMap::new(),

@@ -158,14 +158,14 @@ impl Blocks {
         }
         let size = lines.ilog2() as usize % SIZES;
         let unsearched = self.unsearched[size].min(self.recyclable.len());
-        for last in (unsearched.saturating_sub(SEARCHED)..unsearched).rev() {
-            self.unsearched[size] = last + 1;
-            if let Some(run) = self.take_hole_of(self.recyclable[last] as usize, lines) {
-                return Some(run);
-            }
-            self.unsearched[size] = last;
-        }
-        None
+        let searched = unsearched.saturating_sub(SEARCHED);
+        let found = (searched..unsearched).rev().find_map(|at| {
+            let run = self.take_hole_of(self.recyclable[at] as usize, lines)?;
+            Some((at, run))
+        });
+        // There may be another where there was one.
+        self.unsearched[size] = found.map_or(searched, |(at, _)| at + 1);
+        found.map(|(_, run)| run)
     }
 
     fn take_hole_of(&mut self, block: usize, lines: usize) -> Option<Run> {
@@ -341,5 +341,112 @@ impl Blocks {
             excess -= run;
             end = start.saturating_sub(1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn take_block(blocks: &mut Blocks) -> usize {
+        blocks.take_block(usize::MAX, |_| true).unwrap().start / BLOCK
+    }
+
+    fn take_large(blocks: &mut Blocks, count: usize) -> usize {
+        blocks.take_large(count * BLOCK, usize::MAX, |_| true).unwrap() / BLOCK
+    }
+
+    /// Marks bytes of a block as those of an object.
+    fn mark(blocks: &mut Blocks, block: usize, bytes: Range<usize>) {
+        let block = blocks.get_mut(block).unwrap();
+        block.marks.insert(bytes.start);
+        block.live.insert(Lines::touched(bytes));
+    }
+
+    #[test]
+    fn large_objects_are_where_enough_blocks_are_free() {
+        let mut blocks = Blocks::new();
+        assert_eq!([take_large(&mut blocks, 3), take_block(&mut blocks)], [0, 3]);
+        assert_eq!(blocks.get(2).unwrap().kind, Kind::Rest { start: 0 });
+        mark(&mut blocks, 3, 0..8);
+        blocks.sweep();
+        assert_eq!((blocks.count(), blocks.used(), blocks.kept()), (4, 1, 3));
+        // What is not there for four is there for three.
+        assert_eq!([take_large(&mut blocks, 4), take_large(&mut blocks, 3)], [4, 0]);
+        blocks.sweep();
+        assert_eq!(blocks.used(), 0);
+        assert_eq!(take_large(&mut blocks, 8), 0);
+        // Neither what may be used is exceeded nor what can be had.
+        assert!(blocks.take_block(8, |_| true).is_none());
+        assert!(blocks.take_block(9, |_| false).is_none());
+        assert_eq!((blocks.count(), blocks.used()), (8, 8));
+    }
+
+    #[test]
+    fn holes_of_many_lines_are_found_behind_many_blocks_without_any() {
+        let mut blocks = Blocks::new();
+        let count = 3 * SEARCHED;
+        for block in 0..count {
+            assert_eq!(take_block(&mut blocks), block);
+            // All but two lines.
+            mark(&mut blocks, block, 0..BLOCK - 2 * LINE);
+        }
+        let last = take_block(&mut blocks);
+        mark(&mut blocks, last, 0..BLOCK - 4 * LINE);
+        blocks.sweep();
+        // Some are searched each time.
+        let found: Vec<_> = (0..5).map(|_| blocks.take_hole(3 * LINE)).collect();
+        let start = (last + 1) * BLOCK - 4 * LINE;
+        let hole = Run { start, next: start, end: start + 4 * LINE };
+        assert_eq!(found, [None, None, None, Some(hole), None]);
+        // The others are there for others.
+        assert_eq!(blocks.take_hole(LINE).map(|run| run.start), Some(BLOCK - 2 * LINE));
+    }
+
+    #[test]
+    fn lines_that_nothing_is_in_are_taken_again() {
+        let mut blocks = Blocks::new();
+        let mut run = blocks.take_block(1, |_| true).unwrap();
+        assert_eq!(blocks.take_hole(LINE), None);
+        run.next += 5 * LINE + 8;
+        assert_eq!(blocks.close(run), BLOCK - 6 * LINE);
+        let hole = Run { start: 6 * LINE, next: 6 * LINE, end: BLOCK };
+        assert_eq!(blocks.take_hole(LINE), Some(hole));
+        assert_eq!(blocks.take_hole(LINE), None);
+        // Of what has objects, each place is told once.
+        assert_eq!(blocks.take_recent(0, 5 * LINE + 8), None);
+        assert_eq!(blocks.take_recent(0, 5 * LINE + 7), Some(0..5 * LINE + 8));
+        assert_eq!(blocks.take_recent(0, 0), None);
+        // Nothing at all, and what is full.
+        assert_eq!(blocks.close(Run::NONE), 0);
+        assert_eq!(blocks.close(Run { next: BLOCK, ..hole }), 0);
+        assert_eq!(blocks.take_recent(0, BLOCK - 1), Some(6 * LINE..BLOCK));
+    }
+
+    #[test]
+    fn the_last_free_blocks_are_given_back_first_and_once() {
+        let mut blocks = Blocks::new();
+        for block in 0..10 {
+            take_block(&mut blocks);
+            if block == 2 || block == 7 {
+                mark(&mut blocks, block, 0..8);
+            }
+        }
+        blocks.sweep();
+        let mut given = Vec::new();
+        let mut give_back = |blocks: &mut Blocks, keep| {
+            given.clear();
+            blocks.give_back(keep, |bytes| given.push(bytes.start / BLOCK..bytes.end / BLOCK));
+            given.clone()
+        };
+        assert_eq!(give_back(&mut blocks, 8), []);
+        assert_eq!(give_back(&mut blocks, 5), [8..10, 6..7]);
+        assert_eq!((blocks.kept(), blocks.used()), (5, 2));
+        assert_eq!(give_back(&mut blocks, 5), []);
+        assert_eq!(give_back(&mut blocks, 1), [3..6, 1..2]);
+        assert_eq!(give_back(&mut blocks, 0), [Range { start: 0, end: 1 }]);
+        assert_eq!(take_block(&mut blocks), 0);
+        blocks.sweep();
+        assert_eq!(give_back(&mut blocks, 1), [7..8, 2..3]);
     }
 }

@@ -94,6 +94,8 @@ pub(crate) struct Heap {
     handed_out: usize,
     /// At how many the next is due.
     threshold: usize,
+    /// How many there are between two at least.
+    interval: usize,
     /// How many bytes the objects had that were live then.
     live: usize,
     /// What the last allocation came to.
@@ -112,10 +114,21 @@ impl Heap {
             spare: Run::NONE,
             handed_out: 0,
             threshold: MIN_THRESHOLD,
+            interval: MIN_THRESHOLD,
             live: 0,
             answer: Answer::Given,
             is_marking: false,
         }
+    }
+
+    /// Sets how many bytes are handed out between two collections at least. With none, there is one before each object.
+    pub(crate) fn set_interval(&mut self, bytes: usize) {
+        self.interval = bytes;
+        self.threshold = self.next_threshold();
+    }
+
+    fn next_threshold(&self) -> usize {
+        if self.interval == 0 { 0 } else { self.live.max(self.interval) }
     }
 
     /// Memory for an object of `size` bytes, header included, while no more than `limit` bytes are in use: those of whole blocks. `window` is the one that
@@ -168,7 +181,11 @@ impl Heap {
             return Some(place);
         }
         let run = self.blocks.take_hole(size);
-        let run = run.or_else(|| self.blocks.take_block(most, open))?;
+        let mut run = run.or_else(|| self.blocks.take_block(most, open))?;
+        if self.interval == 0 {
+            // Nothing is left for an object that compiled code would make by itself. What is not used is free after the next collection.
+            run.end = run.start + size;
+        }
         self.handed_out += run.left();
         if self.open.left() > self.spare.left() {
             std::mem::swap(&mut self.open, &mut self.spare);
@@ -236,8 +253,8 @@ impl Heap {
             _ => Answer::Given,
         };
         self.handed_out = 0;
-        self.threshold = self.live.max(MIN_THRESHOLD);
-        let keep = (self.live + self.threshold).div_ceil(BLOCK);
+        self.threshold = self.next_threshold();
+        let keep = (self.live + self.threshold.max(MIN_THRESHOLD)).div_ceil(BLOCK);
         self.blocks.give_back(keep, |bytes| self.memory.give_back(bytes));
     }
 

@@ -209,10 +209,11 @@ fn objects_follow_each_other_and_tell_their_headers() {
     assert_eq!(store.heap.header(pair), Some(Header { type_id: PAIR, length: u32::MAX }));
     assert!(!store.heap.contains(array + 4) && !store.heap.contains(pair + (1 << 20)));
     assert_eq!(store.heap.used_bytes(), BLOCK);
-    // Zero bytes are an object, too: a header.
-    let one = store.heap.allocate(&mut store.window, 0, LIMIT).unwrap();
-    write_header(one.addr().get(), BYTES, 0);
-    assert_eq!(store.window.next - one.addr().get(), 8);
+    // Zero bytes are an object, too: a header. Others are rounded up.
+    for (size, rounded) in [(0, 8), (9, 16), (16, 16)] {
+        let object = store.heap.allocate(&mut store.window, size, LIMIT).unwrap();
+        assert_eq!(store.window.next - object.addr().get(), rounded);
+    }
 }
 
 #[test]
@@ -231,7 +232,8 @@ fn what_roots_lead_to_lives_and_cycles_without_roots_do_not() {
     let (first, second) = (ring(), ring());
     store.collect(&[first, second]);
     assert_eq!(store.heap.live_bytes(), 200 * 32);
-    store.collect(&[second, 0, 5, 6, second + 4, second.wrapping_sub(1 << 40)]);
+    // Other values first.
+    store.collect(&[0, 5, 6, second + 4, second.wrapping_sub(1 << 40), second]);
     assert_eq!(store.heap.live_bytes(), 100 * 32);
     store.collect(&[]);
     assert_eq!((store.heap.live_bytes(), store.heap.used_bytes()), (0, 0));
@@ -347,6 +349,36 @@ fn what_has_an_unknown_type_ends_a_run_and_is_no_object() {
         marker.reference(known + BLOCK);
     });
     assert_eq!(store.heap.live_bytes(), 24);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "maps memory")]
+fn wrong_references_are_not_remembered() {
+    let mut store = Store::new(LIMIT);
+    let array = store.new_object(BYTES, 100);
+    // What looks like something long.
+    write_header(array + 16, BYTES, u32::MAX);
+    store.collect(&[array, array + 16, array + 24]);
+    assert_eq!(store.heap.live_bytes(), store.size(BYTES, 100));
+    assert_eq!(store.live_from(&[array + 40]), store.size(BYTES, 100));
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "maps memory")]
+fn what_two_windows_leave_is_used_in_the_end() {
+    let mut store = Store::new(LIMIT);
+    let bytes = |store: &mut Store, size: usize| store.new_object(BYTES, of_blocks(0, size - 8));
+    let (first, second) = (bytes(&mut store, 12_008), bytes(&mut store, 10_000));
+    let third = bytes(&mut store, 8000);
+    assert_eq!([second - first, third - first], [BLOCK, 2 * BLOCK]);
+    // What is left of the third, and of the second.
+    assert_eq!(bytes(&mut store, BLOCK - 8000), third + 8000);
+    assert_eq!(bytes(&mut store, BLOCK - 10_000), second + 10_000);
+    // There were three windows.
+    let rest = 12_008_usize.next_multiple_of(LINE);
+    assert_eq!(bytes(&mut store, 16), first + rest);
+    assert_eq!(bytes(&mut store, BLOCK - rest - 16), first + rest + 16);
+    assert_eq!(bytes(&mut store, 8), third + BLOCK);
 }
 
 #[test]
@@ -596,28 +628,41 @@ fn exceptions_are_told_and_what_they_lead_to_is_traced_then() {
     assert_eq!(store.heap.live_bytes(), 32 + 32 + 32);
 }
 
+/// What the system says about the mappings of a heap: where each starts, how many bytes have memory, and whether large pages are wanted.
+fn mappings(store: &Store) -> Vec<(usize, usize, bool)> {
+    let start = store.heap.memory.base();
+    let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+    let mut found: Vec<(usize, usize, bool)> = Vec::new();
+    let mut is_there = false;
+    for line in maps.lines() {
+        let range = line.split(' ').next().and_then(|range| range.split_once('-'));
+        if let Some((from, to)) = range
+            && let [Ok(from), Ok(_)] = [from, to].map(|it| usize::from_str_radix(it, 16))
+        {
+            is_there = (start..start + LIMIT).contains(&from);
+            if is_there {
+                found.push((from - start, 0, false));
+            }
+        } else if let Some((_, bytes, is_large)) = found.last_mut().filter(|_| is_there) {
+            if let Some(kilobytes) = line.strip_prefix("Rss:") {
+                let kilobytes = kilobytes.trim().trim_end_matches(" kB");
+                *bytes = kilobytes.parse::<usize>().unwrap() << 10;
+            } else if let Some(flags) = line.strip_prefix("VmFlags:") {
+                *is_large = flags.split_whitespace().any(|flag| flag == "hg");
+            }
+        }
+    }
+    found
+}
+
+/// How many bytes of a heap have memory.
+fn resident(store: &Store) -> usize {
+    mappings(store).iter().map(|(_, bytes, _)| bytes).sum()
+}
+
 #[test]
 #[cfg_attr(miri, ignore = "maps memory")]
 fn memory_far_beyond_the_need_is_given_back() {
-    /// How many bytes of the process have memory.
-    fn resident(store: &Store) -> usize {
-        let start = store.heap.memory.base();
-        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let mut is_there = false;
-        let mut bytes = 0;
-        for line in maps.lines() {
-            let range = line.split(' ').next().and_then(|range| range.split_once('-'));
-            if let Some((from, to)) = range
-                && let [Ok(from), Ok(_)] = [from, to].map(|it| usize::from_str_radix(it, 16))
-            {
-                is_there = (start..start + LIMIT).contains(&from);
-            } else if is_there && let Some(kilobytes) = line.strip_prefix("Rss:") {
-                let kilobytes = kilobytes.trim().trim_end_matches(" kB");
-                bytes += kilobytes.parse::<usize>().unwrap() << 10;
-            }
-        }
-        bytes
-    }
     let mut store = Store::new(LIMIT);
     let arrays: Vec<_> = (0..60)
         .scan(Vec::new(), |live, _| {
@@ -642,6 +687,28 @@ fn memory_far_beyond_the_need_is_given_back() {
     for array in next.into_iter().chain([arrays[0], arrays[30]]) {
         assert!((array + 8..array + (1 << 20)).all(|at| read_byte(at) == pattern(at)));
     }
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "maps memory")]
+fn all_but_the_beginning_is_in_large_pages() {
+    let has_some = std::path::Path::new("/sys/kernel/mm/transparent_hugepage").exists();
+    if !has_some || crate::sys::page_size() != 4096 {
+        return eprintln!("skipped: this system has no large pages");
+    }
+    let mut store = Store::new(LIMIT);
+    let is_large = |store: &Store| {
+        let starts = mappings(store).into_iter().filter(|(.., is_large)| *is_large);
+        starts.map(|(start, ..)| start).next()
+    };
+    store.new_object(BYTES, 1 << 20);
+    assert_eq!(is_large(&store), None);
+    store.new_object(BYTES, 1 << 20);
+    assert_eq!(is_large(&store), Some(2 << 20));
+    // One that begins with more.
+    let mut store = Store::new(LIMIT);
+    store.new_object(BYTES, 20 << 20);
+    assert_eq!(is_large(&store), Some(2 << 20));
 }
 
 #[test]
