@@ -106,6 +106,7 @@ impl Translator<'_, '_> {
     }
 
     fn open_loop(&mut self, ty: BlockType) {
+        self.fill_ahead();
         self.flush_fuel();
         let params = self.params(ty).len();
         let header = self.block_with_params(ty, true);
@@ -344,7 +345,7 @@ impl Translator<'_, '_> {
     }
 
     /// A block that runs as seldom as the current one.
-    fn new_block(&mut self) -> Block {
+    pub(super) fn new_block(&mut self) -> Block {
         let block = self.builder.create_block();
         if self.cold {
             self.builder.set_cold_block(block);
