@@ -36,6 +36,7 @@ pub mod effort;
 mod embed;
 mod error;
 mod fields;
+mod filling;
 mod inline;
 pub mod input;
 mod instructions;

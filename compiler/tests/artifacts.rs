@@ -819,7 +819,7 @@ fn what_a_loop_passes_on_is_not_computed_again() {
     // The optimiser compares what the last turn began with to 7. Then there are two counts at the end of a turn, and two instructions more.
     let text = r#"(module (memory 1) (func (export "f") (param i32 i32)
         (loop $l
-          (i32.store8 (local.get 0) (local.get 1))
+          (i32.store8 (local.get 0) (local.get 0))
           (local.set 0 (i32.add (local.get 0) (i32.const 1)))
           (br_if $l (i32.ne (local.get 0) (i32.const 8))))))"#;
     let length = length_of_code(text, OptLevel::Speed);

@@ -128,3 +128,42 @@ fn settings_that_contradict_the_target_are_refused() {
     let message = compile(&wasm("(module)"), &settings).unwrap_err().to_string();
     assert!(message.contains("x86-64-v3") && message.contains("aarch64"), "{message}");
 }
+
+/// The compiler looks ahead at loops, before they are validated.
+#[test]
+fn loops_that_are_not_valid_are_refused_whatever_they_look_like() {
+    let with = |loop_: &str| {
+        wasm(&format!(
+            "(module (memory 1) (func (param i32 i32 i64 i32 f32) (local i32)
+               (loop {loop_} (local.set 0 (i32.add (local.get 0) (i32.const 1)))
+                 (br_if 0 (local.tee 1 (i32.add (local.get 1) (i32.const -1)))))))"
+        ))
+    };
+    let valid = "(i32.store8 (local.get 0) (local.get 3))";
+    // A byte of a wider local is no less valid.
+    for loop_ in [valid, "(i64.store8 (local.get 0) (local.get 2))"] {
+        assert!(compile(&with(loop_), &Settings::default()).is_ok(), "{loop_}");
+    }
+    for (from, to) in [
+        ("local.get 0", "local.get 2"),
+        ("local.get 0", "local.get 4"),
+        ("local.get 0", "local.get 99"),
+        ("local.get 0", "i64.const 0"),
+        ("local.get 3", "local.get 2"),
+        ("local.get 3", "local.get 4"),
+        ("local.get 3", "local.get 99"),
+        ("local.get 3", "i64.const 0"),
+        ("local.get 3", "i32.load (local.get 2)"),
+        ("i32.store8", "i32.store8 1"),
+        ("i32.store8", "i32.store8 offset=0x100000000"),
+        ("i32.store8 (local.get 0)", "i64.store8 (local.get 0)"),
+        ("(i32.store8", "(local.set 2 (local.get 0)) (i32.store8"),
+        ("(i32.store8", "(local.set 99 (local.get 0)) (i32.store8"),
+        (valid, "local.get 0 i32.store8"),
+        (valid, "local.get 3"),
+    ] {
+        assert!(valid.contains(from), "{from}");
+        let module = with(&valid.replace(from, to));
+        assert!(compile(&module, &Settings::default()).is_err(), "{from} -> {to}");
+    }
+}

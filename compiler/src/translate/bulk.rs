@@ -86,11 +86,16 @@ impl Translator<'_, '_> {
         }
         let (dst, len) = (self.extend(dst, index), self.extend(len, index));
         if !self.is_shared(mem) {
-            let to = self.range(MemoryIndex::from_u32(mem), dst, len);
-            return self.bulk_builtin(Builtin::MemorySet, &[to, byte, len]);
+            return self.fill(MemoryIndex::from_u32(mem), dst, byte, len);
         }
         let memory = self.u32_constant(mem);
         self.bulk_builtin(Builtin::MemoryFill, &[memory, dst, byte, len]);
+    }
+
+    /// Fills a range of a memory that is not shared, as [`Translator::range`] takes it.
+    pub(super) fn fill(&mut self, memory: MemoryIndex, index: Value, byte: Value, count: Value) {
+        let to = self.range(memory, index, count);
+        self.bulk_builtin(Builtin::MemorySet, &[to, byte, count]);
     }
 
     /// Whether other threads may have a memory. Then to copy takes more than to move bytes.

@@ -106,6 +106,7 @@ impl Translator<'_, '_> {
     }
 
     fn open_loop(&mut self, ty: BlockType) {
+        self.fill_ahead();
         self.flush_fuel();
         let params = self.params(ty).len();
         let header = self.block_with_params(ty, true);

@@ -50,6 +50,11 @@ impl<'a> Locals<'a> {
     pub(super) fn len(&self) -> usize {
         self.variables.len()
     }
+
+    /// The body from this offset on.
+    pub(super) fn body_from(&self, offset: u32) -> &'a [u8] {
+        self.body.as_bytes().get(offset as usize..).unwrap_or_default()
+    }
 }
 
 impl Translator<'_, '_> {

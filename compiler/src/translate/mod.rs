@@ -7,7 +7,7 @@
 //! * [`local`]: locals, constants, `drop` and `select`;
 //! * [`numeric`] and [`rounding`]: arithmetic, comparisons and conversions;
 //! * [`memory`] and [`bulk`]: loads and stores, and bulk operations, whose addresses are
-//!   computed in [`bounds`] alone;
+//!   computed in [`bounds`] alone; [`fill`] makes bulk operations of loops;
 //! * [`atomic`]: atomic accesses, fences and waiting;
 //! * [`global`], [`table`], [`reference`], [`call`], of which [`dispatch`] is a part;
 //! * [`exception`]: throwing, catching, and which handlers a call has;
@@ -27,6 +27,7 @@ mod cast;
 mod control;
 mod dispatch;
 mod exception;
+mod fill;
 mod global;
 mod interrupt;
 mod local;
