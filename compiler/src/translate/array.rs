@@ -25,7 +25,7 @@ impl Translator<'_, '_> {
                 let ty = TypeIndex::from_u32(array_type_index);
                 let (value, length) = self.stack.pop2();
                 let object = self.new_array(ty, length);
-                self.fill_all(object, self.storage(ty), value, length);
+                self.fill_array(object, self.storage(ty), value, length);
                 self.stack.push(object);
             }
             Operator::ArrayNewDefault { array_type_index } => {
@@ -34,7 +34,7 @@ impl Translator<'_, '_> {
                 let object = self.new_array(ty, length);
                 let storage = self.storage(ty);
                 let zero = self.zero(storage);
-                self.fill_all(object, storage, zero, length);
+                self.fill_array(object, storage, zero, length);
                 self.stack.push(object);
             }
             Operator::ArrayNewFixed { array_type_index, array_size } => {
@@ -67,7 +67,7 @@ impl Translator<'_, '_> {
                 let (array, start, value) = self.stack.pop3();
                 let ty = TypeIndex::from_u32(array_type_index);
                 let first = self.elements(array, ty, start, length);
-                self.fill(first, self.storage(ty), value, length);
+                self.fill_elements(first, self.storage(ty), value, length);
             }
             Operator::ArrayCopy { array_type_index_dst, array_type_index_src } => {
                 let (source, from, length) = self.stack.pop3();
@@ -214,7 +214,7 @@ impl Translator<'_, '_> {
     }
 
     /// Fills a new array.
-    fn fill_all(&mut self, object: Value, storage: StorageType, value: Value, length: Value) {
+    fn fill_array(&mut self, object: Value, storage: StorageType, value: Value, length: Value) {
         match self.constant_of(length).and_then(|count| u32::try_from(count).ok()) {
             Some(count @ 0..=MAX_UNROLLED) => {
                 for position in 0..count {
@@ -222,12 +222,12 @@ impl Translator<'_, '_> {
                     self.write(Place { storage, address: object, offset, null: None }, value);
                 }
             }
-            _ => self.fill(object, storage, value, length),
+            _ => self.fill_elements(object, storage, value, length),
         }
     }
 
     /// Writes the same to elements, which begin behind a header at this address.
-    fn fill(&mut self, place: Value, storage: StorageType, value: Value, length: Value) {
+    fn fill_elements(&mut self, place: Value, storage: StorageType, value: Value, length: Value) {
         let bytes = self.bytes(length, storage);
         let byte = match storage {
             StorageType::I8 => Some(value),
