@@ -53,7 +53,7 @@ pub(crate) struct Run {
     /// Run this one of the modules in a bundle
     #[arg(long, value_name = "NAME")]
     module: Option<String>,
-    /// Limit memory=SIZE, table=N, instances=N, objects=SIZE, stack=SIZE; a SIZE is 64M
+    /// Limit memory|objects|stack=SIZE (a SIZE is 64M), or table|instances=N
     #[arg(long, value_name = "WHAT=N", value_delimiter = ',')]
     limit: Vec<Limit>,
     /// Trap after about N operators

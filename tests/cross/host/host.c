@@ -271,7 +271,7 @@ static struct table *new_table(uint64_t length, uint64_t max, uint64_t value) {
 static uint32_t type_id(const struct artifact *artifact, uint32_t type) {
     static struct { uint32_t params, count; const uint8_t *types; } known[4096];
     static uint32_t known_count;
-    const uint8_t *record = section(artifact, SECTION_TYPES) + 20 * (size_t)type;
+    const uint8_t *record = section(artifact, SECTION_TYPES) + TYPE_RECORD_SIZE * (size_t)type;
     const uint8_t *types = section(artifact, SECTION_VALTYPES) + 4 * (size_t)u32_at(record);
     uint32_t count = u32_at(record + 4), params = u32_at(record + 8);
     for (uint32_t id = 0; id < known_count; id++)
@@ -420,7 +420,7 @@ static uint8_t print(void *context, void *values) {
 }
 
 static struct func_ref *host_function(const struct artifact *artifact, uint32_t type) {
-    const uint8_t *record = section(artifact, SECTION_TYPES) + 20 * (size_t)type;
+    const uint8_t *record = section(artifact, SECTION_TYPES) + TYPE_RECORD_SIZE * (size_t)type;
     struct host_context *context = allocate(sizeof *context);
     context->magic = HOST_CONTEXT_MAGIC;
     context->store = &store;
@@ -544,7 +544,7 @@ static unsigned call(struct func_ref *function, void *values) {
 static int instantiate(struct artifact *artifact) {
     const uint8_t *module = section(artifact, SECTION_MODULE);
     uint64_t import_count = records(artifact, SECTION_IMPORTS, 48), defined[5], imported[5] = {0};
-    uint64_t types = records(artifact, SECTION_TYPES, 20), func_refs = records(artifact, SECTION_FUNCREFS, 12);
+    uint64_t types = records(artifact, SECTION_TYPES, TYPE_RECORD_SIZE), func_refs = records(artifact, SECTION_FUNCREFS, 12);
     defined[KIND_FUNC] = records(artifact, SECTION_FUNCTIONS, 16);
     defined[KIND_TABLE] = records(artifact, SECTION_TABLES, 40);
     defined[KIND_MEMORY] = records(artifact, SECTION_MEMORIES, 40);
@@ -610,7 +610,7 @@ static int instantiate(struct artifact *artifact) {
     for (uint64_t i = 0; i < func_refs; i++) {
         const uint8_t *record = section(artifact, SECTION_FUNCREFS) + 12 * i;
         uint32_t function = u32_at(record), type = u32_at(record + 8);
-        const uint8_t *type_record = section(artifact, SECTION_TYPES) + 20 * (size_t)type;
+        const uint8_t *type_record = section(artifact, SECTION_TYPES) + TYPE_RECORD_SIZE * (size_t)type;
         uint32_t entry = u32_at(type_record + 12);
         struct func_ref *ref = &instance->func_refs[i];
         ref->code = artifact->text + u32_at(record + 4);

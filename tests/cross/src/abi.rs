@@ -10,7 +10,7 @@ use cwasm_artifact::abi::vmctx::{
     table_definition,
 };
 use cwasm_artifact::header::{HEADER_OFFSET, Header, Section};
-use cwasm_artifact::records::{NONE, extern_kind};
+use cwasm_artifact::records::{NONE, TypeRecord, extern_kind};
 
 /// The text of the header.
 #[must_use]
@@ -27,6 +27,7 @@ pub fn header() -> String {
         define(&format!("SECTION_{}", name.to_uppercase()), section as u64);
     }
     define("NONE", NONE.into());
+    define("TYPE_RECORD_SIZE", size_of::<TypeRecord>() as u64);
     for (name, kind) in [
         ("FUNC", extern_kind::FUNC),
         ("TABLE", extern_kind::TABLE),
