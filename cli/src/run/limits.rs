@@ -21,8 +21,7 @@ pub(crate) enum Limit {
     Stack(u64),
 }
 
-const HOW: &str =
-    "a limit is given as memory=SIZE, table=N, instances=N, objects=SIZE or stack=SIZE, with sizes like 64M";
+const HOW: &str = "a limit is given as memory=SIZE, table=N, instances=N, objects=SIZE or stack=SIZE, with sizes like 64M";
 
 impl FromStr for Limit {
     type Err = String;
