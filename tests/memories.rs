@@ -393,6 +393,41 @@ fn hostile_constant_expressions_and_types_are_refused() {
 }
 
 #[test]
+fn hostile_types_of_objects_are_refused() {
+    let bytes = compile(
+        r#"(module
+            (type $a (sub (struct (field i32))))
+            (type $b (sub $a (struct (field i32) (field (ref $a)))))
+            (global (ref $b) (struct.new $b (i32.const 1) (struct.new $a (i32.const 2)))))"#,
+    );
+    let check = |section, at, value, problem| {
+        let error = refusal(&bytes, section, at, value);
+        assert!(error.contains(problem), "{section:?} {at} {value}: {error}");
+    };
+    // The second type record begins at 36.
+    for (at, value, problem) in [
+        (20, 7, "the type or a type of its values is unknown"),
+        (20, 0, "the type or a type of its values is unknown"),
+        (20, 2, "it refers to a type of another kind"),
+        (24, 2, "whether it is final is unknown"),
+        (24, 0, "it does not match its supertype"),
+        (32, 1, "its recursion group is not in one piece"),
+        (36 + 28, 1, "its supertype is not declared before it"),
+        (36 + 28, 9, "it refers to a type behind its group"),
+    ] {
+        check(Section::Types, at, value, problem);
+    }
+    // Fields: a type, and whether it can change, of four bytes each.
+    check(Section::ValTypes, 4, 2, "the type or a type of its values is unknown");
+    check(Section::ValTypes, 4, 1, "it does not match its supertype");
+    check(Section::ValTypes, 0, 0x7e, "it does not match its supertype");
+    // The operations of the global: two constants, then two that make structures.
+    for (op, at, value) in [(0, 0, 2), (1, 0, 2), (2, 4, 9), (2, 4, 1), (3, 4, 0), (2, 0, 17)] {
+        check(Section::ConstOps, op * 24 + at, value, "wrong");
+    }
+}
+
+#[test]
 fn exports_of_every_kind_say_what_they_are() {
     let code = artifact(
         r#"(module (memory (export "m") i64 1 2 shared) (table (export "t") i64 0 externref))"#,

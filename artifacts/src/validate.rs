@@ -569,7 +569,7 @@ impl<'v, 'a> Validator<'v, 'a> {
         for op in ops {
             let found = if let Some(operand) = arithmetic_type(op.op.get()) {
                 self.take(&mut stack, &[operand; 2]).then_some(operand)
-            } else if op.op.get() >= const_op::STRUCT_NEW {
+            } else if (const_op::STRUCT_NEW..=const_op::EXTERN_CONVERT_ANY).contains(&op.op.get()) {
                 self.made(&mut stack, op)
             } else {
                 Some(self.const_value(section, record, op, globals)?)
