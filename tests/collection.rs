@@ -350,7 +350,7 @@ fn a_host_function_has_handles_for_the_time_of_its_call() {
     let mut linker = Linker::new(&Engine::default());
     linker.func("host", "see", see).unwrap();
     let instance = linker.instantiate(&mut store, &artifact).unwrap();
-    let go = instance.typed_func::<(), i32>(&mut store, "go").unwrap();
+    let go = instance.typed_func::<(), i32>(&store, "go").unwrap();
     assert_eq!(go.call(&mut store, ()).unwrap(), 45);
     let [seen, kept] = store.data()[..] else { panic!() };
     assert!(matches!(seen.get(&store, 0), Err(Error::StaleReference)));

@@ -53,7 +53,7 @@ pub(crate) struct Run {
     /// Run this one of the modules in a bundle
     #[arg(long, value_name = "NAME")]
     module: Option<String>,
-    /// Limit memory|objects|stack=SIZE (a SIZE is 64M), or table|instances=N
+    /// Limit memory|objects|stack=SIZE (like 64M), or table|instances=N
     #[arg(long, value_name = "WHAT=N", value_delimiter = ',')]
     limit: Vec<Limit>,
     /// Trap after about N operators
