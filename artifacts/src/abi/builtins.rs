@@ -61,10 +61,10 @@ builtins! {
     /// `(memory, dst, byte, len) -> 1, or 0 if out of bounds`. `memory.fill`, if
     /// other threads may have it.
     MemoryFill = "memory_fill" (I32, I64, I32, I64) -> I32;
-    /// `(dst address, src address, len) -> dst address, or null if bytes cannot be had`. `memory.copy` between memories that are not shared,
+    /// `(dst address, src address, len) -> dst address, or null if bytes cannot be had`. `memory.copy` between memories that are not shared, and `array.copy`,
     /// of ranges that the caller has checked.
     MemoryMove = "memory_move" (Pointer, Pointer, I64) -> Pointer;
-    /// `(dst address, byte, len) -> dst address, or null if bytes cannot be had`. `memory.fill` in the same way.
+    /// `(dst address, byte, len) -> dst address, or null if bytes cannot be had`. `memory.fill`, and elements of arrays, in the same way.
     MemorySet = "memory_set" (Pointer, I32, I64) -> Pointer;
     /// `(memory, data segment, dst, src, len) -> 1, or 0 if out of bounds`. `memory.init`.
     MemoryInit = "memory_init" (I32, I32, I64, I32, I32) -> I32;

@@ -147,7 +147,7 @@ unsafe fn has_late_memory(vmctx: *mut VmContext) -> bool {
 /// Makes a range that compiled code has checked present. If that fails, the trap that follows is for what is lost.
 ///
 /// # Safety
-/// As for [`has_late_memory`]; the range lies in a memory of the store.
+/// As for [`has_late_memory`]; the range lies in a memory of the store, or in an object, which is always present.
 unsafe fn make_present(vmctx: *mut VmContext, start: *const u8, length: usize) -> bool {
     // SAFETY: compiled code passes its own vmctx.
     let (store, _) = unsafe { caller(vmctx) };
@@ -166,7 +166,7 @@ unsafe extern "C" fn memory_move(
     from: *const u8,
     length: u64,
 ) -> *mut u8 {
-    // SAFETY: compiled code passes its own vmctx, and has checked that both ranges lie in memories of its store, which no
+    // SAFETY: compiled code passes its own vmctx, and has checked that both ranges lie in memories or objects of its store, which no
     // other thread has. Whoever entered wasm has borrowed the store exclusively, so nobody has a reference to their bytes,
     // which are present.
     unsafe {
