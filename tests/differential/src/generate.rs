@@ -12,6 +12,9 @@ use crate::program::program;
 /// How much a call may do, by the generator's count, before it traps.
 pub const FUEL: i32 = 30_000;
 
+/// The same where there is a collection before each object, which looks through the stack.
+const FUEL_WITH_OBJECTS: i32 = 500;
+
 /// The name of the global that counts it, if the module has one.
 pub const FUEL_GLOBAL: &str = "fuel left";
 
@@ -27,6 +30,8 @@ pub struct Case {
     pub wasm: Vec<u8>,
     /// Whether nothing that the module does depends on the bits of a NaN that an engine chose.
     pub canonical_nans: bool,
+    /// Whether it may make objects, which the other engine does not have.
+    pub makes_objects: bool,
     /// How many instructions it has.
     pub instructions: usize,
 }
@@ -43,15 +48,41 @@ impl Case {
         let size = 2048 << random.below(5);
         let bytes = random.bytes(size);
         let mut input = Unstructured::new(&bytes);
-        let mut module = Module::new(config(canonicalizes, seed.is_multiple_of(2)), &mut input)
-            .expect("any bytes make a module");
+        let config = config(canonicalizes, seed.is_multiple_of(2));
+        let mut module = Module::new(config, &mut input).expect("any bytes make a module");
         let fuel =
             module.ensure_termination(FUEL.cast_unsigned()).expect("all functions are valid");
         let wasm = export_global(&module.to_bytes(), FUEL_GLOBAL, fuel);
         let instructions = count(&wasm);
         // The generator forgets relaxed operators.
         let canonical_nans = canonicalizes && !operators(&wasm).any(|it| makes_relaxed_floats(&it));
-        Self { seed, wasm, canonical_nans, instructions }
+        Self { seed, wasm, canonical_nans, makes_objects: false, instructions }
+    }
+
+    /// A module of a seed that may make objects.
+    ///
+    /// # Panics
+    /// If the generator breaks its promises.
+    #[must_use]
+    pub fn objects(seed: u64) -> Self {
+        let mut random = Random::new(!seed);
+        let size = 2048 << random.below(4);
+        let bytes = random.bytes(size);
+        let config = Config {
+            gc_enabled: true,
+            tail_call_enabled: true,
+            min_types: 8,
+            min_globals: 2,
+            ..config(true, seed % 8 >= 4)
+        };
+        let mut module =
+            Module::new(config, &mut Unstructured::new(&bytes)).expect("any bytes make a module");
+        let fuel = module
+            .ensure_termination(FUEL_WITH_OBJECTS.cast_unsigned())
+            .expect("all functions are valid");
+        let wasm = export_global(&module.to_bytes(), FUEL_GLOBAL, fuel);
+        let instructions = count(&wasm);
+        Self { seed, wasm, canonical_nans: false, makes_objects: true, instructions }
     }
 
     /// The program of a seed, which does not trap.
@@ -59,7 +90,13 @@ impl Case {
     pub fn program(seed: u64) -> Self {
         let wasm = program(seed);
         let instructions = count(&wasm);
-        Self { seed, wasm, canonical_nans: true, instructions }
+        Self { seed, wasm, canonical_nans: true, makes_objects: false, instructions }
+    }
+
+    /// How much a call may do.
+    #[must_use]
+    pub fn fuel(&self) -> i32 {
+        if self.makes_objects { FUEL_WITH_OBJECTS } else { FUEL }
     }
 
     /// Arguments for a call of the function with this name in this round.

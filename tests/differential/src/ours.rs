@@ -4,17 +4,32 @@ use cwasm_compiler::Settings;
 use cwasm_loader::{Config, Engine, Error, Extern, Linker, Store, TrapKind, Val, ValType};
 use cwasm_tests::load;
 
-use crate::generate::{Case, FUEL, FUEL_GLOBAL, ROUNDS};
+use crate::generate::{Case, FUEL_GLOBAL, ROUNDS};
 use crate::outcome::{Outcome, Trap, Type, Value};
 
 /// How much stack wasm may use, in bytes: calls may nest as deep as the generator's fuel allows.
 const STACK: usize = 128 << 20;
+
+/// How much memory there may be for objects, in bytes: arrays are small, or longer than any store can have.
+const OBJECTS: usize = 64 << 20;
 
 /// Runs a case compiled with these settings.
 ///
 /// # Errors
 /// If it does not compile, or fails other than by a trap.
 pub fn run(case: &Case, settings: &Settings) -> Result<Outcome, String> {
+    run_in(case, settings, false)
+}
+
+/// The same with a collection before each object.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_collecting(case: &Case, settings: &Settings) -> Result<Outcome, String> {
+    run_in(case, settings, true)
+}
+
+fn run_in(case: &Case, settings: &Settings, collects: bool) -> Result<Outcome, String> {
     let file = cwasm_compiler::compile(&case.wasm, settings)
         .map_err(|error| format!("it does not compile: {error}"))?;
     let artifact = load(&file);
@@ -24,6 +39,10 @@ pub fn run(case: &Case, settings: &Settings) -> Result<Outcome, String> {
     let mut store = Store::new(&engine, ());
     if settings.fuel {
         store.set_fuel(u64::MAX / 2);
+    }
+    store.limits_mut().objects = OBJECTS;
+    if collects {
+        store.collect_after(0);
     }
     let mut outcome = Outcome::default();
     let instance = match Linker::new(&engine).instantiate(&mut store, &artifact) {
@@ -46,10 +65,15 @@ pub fn run(case: &Case, settings: &Settings) -> Result<Outcome, String> {
             let Extern::Func(func) = item else { continue };
             let ty = func.ty(&store).map_err(|error| error.to_string())?;
             let types: Vec<Type> = ty.params.iter().map(|ty| type_of(*ty)).collect();
-            let arguments: Vec<Val<'_>> =
-                case.arguments(name, round, &types).into_iter().map(to_value).collect();
+            if !ty.params.iter().all(|ty| ty.has_default()) {
+                continue;
+            }
+            let arguments = case.arguments(name, round, &types).into_iter().zip(&ty.params);
+            let arguments: Vec<Val<'_>> = arguments
+                .map(|(value, ty)| if ty.is_ref() { Val::default_of(*ty) } else { to_value(value) })
+                .collect();
             if let Some(fuel) = &fuel {
-                fuel.set(&mut store, Val::I32(FUEL)).map_err(|error| error.to_string())?;
+                fuel.set(&mut store, Val::I32(case.fuel())).map_err(|error| error.to_string())?;
             }
             let result = match func.call(&mut store, &arguments) {
                 Ok(results) => Ok(results.iter().map(from_value).collect()),
@@ -86,6 +110,7 @@ fn trap(error: Error) -> Result<Trap, String> {
             Ok(TrapKind::TableOutOfBounds.message())
         }
         Error::Trap(trap) => Ok(trap.kind().message()),
+        Error::StoreLimit { .. } => Ok(TrapKind::OutOfObjectMemory.message()),
         other => Err(format!("it failed: {other}")),
     }
 }
@@ -123,6 +148,7 @@ fn from_value(value: &Val<'_>) -> Value {
         Val::V128(bits) => Value::V128(*bits),
         Val::FuncRef(func) => Value::FuncRef(func.is_some()),
         Val::ExternRef(value) => Value::ExternRef(value.is_some()),
+        Val::AnyRef(value) => Value::ExternRef(value.is_some()),
         _ => Value::ExternRef(true),
     }
 }

@@ -8,7 +8,7 @@ use cwasm_differential::{check, ours, theirs};
 
 fn case(text: &str) -> Case {
     let wasm = wat::parse_str(text).expect("the text of a test is well-formed");
-    Case { seed: 0, wasm, canonical_nans: true, instructions: 0 }
+    Case { seed: 0, wasm, canonical_nans: true, makes_objects: false, instructions: 0 }
 }
 
 /// Results of calls that return one value each, in the first round.
