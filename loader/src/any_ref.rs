@@ -61,7 +61,7 @@ impl Collected {
         } else if raw & TAG == TAG_HOST {
             Some(Self::Host { store: core.id, number: raw >> HOST_SHIFT })
         } else {
-            Some(Self::object(core, core.roots.add(raw)))
+            Some(Self::object(core, core.roots.add(raw, core.is_called_by_wasm())))
         }
     }
 
@@ -287,7 +287,7 @@ impl AnyRef {
         let made = unsafe { core.make_object(id, content, None) };
         let limit = core.limits.objects;
         let raw = made.ok_or(Error::StoreLimit { what: "bytes for objects", limit })?;
-        let handle = core.roots.add(raw.addr().get());
+        let handle = core.roots.add(raw.addr().get(), core.is_called_by_wasm());
         Ok(Self(Collected::object(core, handle)))
     }
 

@@ -246,6 +246,11 @@ impl<'code> StoreCore<'code> {
         self.context.entry_fp
     }
 
+    /// Whether wasm of the store waits for the host.
+    pub(crate) fn is_called_by_wasm(&self) -> bool {
+        self.context.entry_fp != 0
+    }
+
     /// The stack between the wasm frames of the store. See [`activation::wasm_stack`].
     pub(crate) fn wasm_stack(&self, innermost: Option<usize>) -> Vec<(usize, usize)> {
         // SAFETY: the activation that the store knows is alive, and is its innermost.

@@ -4,11 +4,12 @@
 //! gone or was used again is noticed. What the entries lead to is kept by collections.
 //!
 //! A handle that a host function receives or makes ends with its call: each call remembers how many entries there were, and takes away what was added. Without
-//! entries, that is a load and a comparison. Handles that are kept, and those that were made while no host function
+//! entries, that is two loads and a comparison. Handles that are kept, and those that were made while no host function
 //! runs, are there until they are released.
 //!
 //! Whoever borrows the store receives handles, also if the borrow is shared. So the table has a lock, which nothing but handles of objects takes.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Marks the place of a handle that is kept.
@@ -26,11 +27,15 @@ struct Entry {
     raw: usize,
     /// Zero, if there is none.
     serial: u64,
+    /// Whether it ends with a call of wasm to the host.
+    in_call: bool,
 }
 
 /// The references of a store's handles.
 #[derive(Debug, Default)]
 pub(crate) struct Roots {
+    /// How many entries are scoped. Each call of a host function reads it twice, without the lock.
+    scoped: AtomicUsize,
     table: Mutex<Table>,
 }
 
@@ -38,9 +43,7 @@ pub(crate) struct Roots {
 struct Table {
     /// Those that end with calls, in the order of the calls.
     scoped: Vec<Entry>,
-    /// Where the entries of host functions begin that run, but for those of the first ones, which begin at zero.
-    bases: Vec<usize>,
-    /// Places among `scoped` that were released, all of them in front of `bases`.
+    /// Places among `scoped` that were released, of entries that end with no call.
     free: Vec<u32>,
     kept: Vec<Entry>,
     free_kept: Vec<u32>,
@@ -63,9 +66,12 @@ impl Roots {
         self.table.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A handle of an object, for as long as the host function runs that runs now.
-    pub(crate) fn add(&self, raw: usize) -> Handle {
-        self.lock().add(raw)
+    /// A handle of an object, for as long as the host function runs that runs now. `in_call` says whether one does that wasm has called.
+    pub(crate) fn add(&self, raw: usize, in_call: bool) -> Handle {
+        let mut table = self.lock();
+        let handle = table.add(raw, in_call);
+        self.scoped.store(table.scoped.len(), Ordering::Relaxed);
+        handle
     }
 
     /// The object of a handle that has not ended.
@@ -77,7 +83,7 @@ impl Roots {
     pub(crate) fn keep(&mut self, handle: Handle) -> Option<Handle> {
         let table = self.table();
         let raw = table.entry(handle)?.raw;
-        let entry = Entry { raw, serial: table.serial() };
+        let entry = Entry { raw, serial: table.serial(), in_call: false };
         let place = match table.free_kept.pop() {
             Some(place) => {
                 table.kept[place as usize] = entry;
@@ -95,17 +101,16 @@ impl Roots {
     pub(crate) fn release(&mut self, handle: Handle) -> bool {
         let table = self.table();
         let Some(entry) = table.entry(handle) else { return false };
-        *entry = Entry::default();
+        let in_call = entry.in_call;
+        *entry = Entry { in_call, ..Entry::default() };
         let place = handle.place & !KEPT;
         if handle.place & KEPT != 0 {
             table.free_kept.push(place);
-        } else if table.bases.first().is_none_or(|base| (place as usize) < *base) {
+        } else if !in_call {
             table.free.push(place);
-        } else if let Some(base) = table.bases.last() {
-            while table.scoped.len() > *base && table.scoped.last().is_some_and(|e| e.serial == 0) {
-                table.scoped.pop();
-            }
         }
+        while table.scoped.pop_if(|last| last.in_call && last.serial == 0).is_some() {}
+        *self.scoped.get_mut() = self.table().scoped.len();
         true
     }
 
@@ -114,27 +119,19 @@ impl Roots {
         let table = self.table();
         table.scoped.clear();
         table.free.clear();
+        *self.scoped.get_mut() = 0;
     }
 
     /// A host function begins.
     #[inline(always)]
     pub(crate) fn begin(&mut self) -> Scope {
-        let base = self.table().scoped.len();
-        if base != 0 {
-            self.begin_at(base);
-        }
-        Scope(base)
-    }
-
-    #[cold]
-    fn begin_at(&mut self, base: usize) {
-        self.table().bases.push(base);
+        Scope(*self.scoped.get_mut())
     }
 
     /// It has ended. Calls end in the reverse order of their beginnings.
     #[inline(always)]
     pub(crate) fn end(&mut self, scope: Scope) {
-        if scope.0 | self.table().scoped.len() != 0 {
+        if *self.scoped.get_mut() != scope.0 {
             self.end_at(scope.0);
         }
     }
@@ -143,11 +140,9 @@ impl Roots {
     fn end_at(&mut self, base: usize) {
         let table = self.table();
         table.scoped.truncate(base);
-        if base == 0 {
-            table.free.clear();
-        } else {
-            table.bases.pop();
-        }
+        let length = table.scoped.len();
+        table.free.retain(|place| (*place as usize) < length);
+        *self.scoped.get_mut() = length;
     }
 
     /// The objects of all handles.
@@ -163,10 +158,10 @@ impl Table {
         self.serials
     }
 
-    fn add(&mut self, raw: usize) -> Handle {
-        let entry = Entry { raw, serial: self.serial() };
-        // While inner calls run, nothing is put among the entries of outer ones.
-        let place = if self.bases.is_empty() { self.free.pop() } else { None };
+    fn add(&mut self, raw: usize, in_call: bool) -> Handle {
+        let entry = Entry { raw, serial: self.serial(), in_call };
+        // What ends with a call is not put among the entries of outer ones.
+        let place = if in_call { None } else { self.free.pop() };
         let place = match place {
             Some(place) => {
                 self.scoped[place as usize] = entry;
@@ -204,14 +199,14 @@ mod tests {
     fn handles_end_with_the_call_that_made_them() {
         let mut roots = Roots::default();
         let outer = roots.begin();
-        let (a, b) = (roots.add(8), roots.add(16));
+        let (a, b) = (roots.add(8, true), roots.add(16, true));
         let inner = roots.begin();
-        let c = roots.add(24);
+        let c = roots.add(24, true);
         assert_eq!([a, b, c].map(|handle| roots.get(handle)), [Some(8), Some(16), Some(24)]);
         roots.end(inner);
         assert_eq!([a, b, c].map(|handle| roots.get(handle)), [Some(8), Some(16), None]);
         let again = roots.begin();
-        let d = roots.add(32);
+        let d = roots.add(32, true);
         assert_eq!((c.place, roots.get(c), roots.get(d)), (d.place, None, Some(32)));
         roots.end(again);
         assert_eq!(all(&mut roots), [8, 16]);
@@ -224,7 +219,7 @@ mod tests {
     fn what_is_kept_lives_until_it_is_released() {
         let mut roots = Roots::default();
         let scope = roots.begin();
-        let one = roots.add(8);
+        let one = roots.add(8, true);
         let kept = roots.keep(one).unwrap();
         roots.end(scope);
         assert_eq!((roots.get(one), roots.get(kept)), (None, Some(8)));
@@ -232,7 +227,7 @@ mod tests {
         let twice = roots.keep(kept).unwrap();
         assert!(roots.release(kept) && !roots.release(kept) && !roots.release(one));
         assert_eq!((roots.get(kept), roots.get(twice)), (None, Some(8)));
-        let other = roots.add(16);
+        let other = roots.add(16, false);
         let other = roots.keep(other).unwrap();
         assert_eq!((other.place, roots.get(kept)), (kept.place, None));
         roots.release_all();
@@ -242,12 +237,12 @@ mod tests {
     #[test]
     fn places_outside_of_calls_are_used_again() {
         let mut roots = Roots::default();
-        let mut last = roots.add(8);
+        let mut last = roots.add(8, false);
         for raw in 1..100 {
-            let next = roots.add(raw * 8);
+            let next = roots.add(raw * 8, false);
             // A host function receives one meanwhile.
             let scope = roots.begin();
-            let inner = roots.add(4000);
+            let inner = roots.add(4000, true);
             assert!(roots.release(last));
             roots.end(scope);
             assert_eq!(roots.get(inner), None);
@@ -264,19 +259,19 @@ mod tests {
         let mut roots = Roots::default();
         let outer = roots.begin();
         let inner = roots.begin();
-        let one = roots.add(8);
-        let two = roots.add(16);
+        let one = roots.add(8, true);
+        let two = roots.add(16, true);
         assert!(roots.release(one));
         let nested = roots.begin();
-        let three = roots.add(24);
+        let three = roots.add(24, true);
         assert!(roots.release(three));
-        let four = roots.add(32);
+        let four = roots.add(32, true);
         assert_eq!(four.place, three.place);
         roots.end(nested);
         assert_eq!(roots.get(two), Some(16));
         roots.end(inner);
         roots.end(outer);
         assert_eq!(all(&mut roots), [0; 0]);
-        assert!(roots.table().bases.is_empty() && roots.table().free.is_empty());
+        assert!(roots.table().scoped.is_empty() && roots.table().free.is_empty());
     }
 }
