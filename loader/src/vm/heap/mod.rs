@@ -24,8 +24,6 @@ mod memory;
 mod random;
 mod set;
 mod shape;
-#[cfg(test)]
-mod speed;
 mod starts;
 #[cfg(test)]
 mod tests;
