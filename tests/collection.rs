@@ -5,44 +5,13 @@ use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
 use cwasm_loader::{
     AnyRef, Artifact, Caller, Engine, Error, HostError, Instance, Linker, Store, TrapKind, Val,
 };
+use cwasm_tests::calls::{call, instantiate, int, linker, store, trap};
 use cwasm_tests::{artifact, compile_with, load};
-
-fn store<'code>() -> Store<'code, ()> {
-    Store::new(&Engine::default(), ())
-}
-
-fn linker<'code>() -> Linker<'code, ()> {
-    Linker::new(&Engine::default())
-}
-
-fn instantiate<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) -> Instance<'code> {
-    linker().instantiate(store, artifact).unwrap()
-}
-
-fn call<'code>(
-    store: &mut Store<'code, ()>,
-    instance: &Instance<'code>,
-    name: &str,
-    args: &[Val<'code>],
-) -> Result<Vec<Val<'code>>, Error> {
-    instance.func(&*store, name).unwrap().call(store, args)
-}
-
-fn int(values: Result<Vec<Val<'_>>, Error>) -> i32 {
-    values.unwrap()[0].i32().unwrap()
-}
 
 fn any(values: Result<Vec<Val<'_>>, Error>) -> AnyRef {
     match values.unwrap()[..] {
         [Val::AnyRef(Some(reference))] => reference,
         ref other => panic!("{other:?}"),
-    }
-}
-
-fn trap(result: Result<Vec<Val<'_>>, Error>) -> TrapKind {
-    match result {
-        Err(Error::Trap(trap)) => trap.kind(),
-        other => panic!("{other:?}"),
     }
 }
 
@@ -438,6 +407,45 @@ fn deep_hierarchies_are_told_apart() {
             let is =
                 call(&mut store, &instance, &format!("is{above}"), &[Val::AnyRef(Some(object))]);
             assert_eq!(int(is), i32::from(above <= depth), "{depth} {above}");
+        }
+    }
+}
+
+/// Null faults where a field is in the lowest page, and is checked where one is behind that.
+#[test]
+fn null_traps_however_far_a_field_is() {
+    let fields = "(field (mut i64))".repeat(1000);
+    let far = [0, 1, 510, 511, 512, 999];
+    let access: String = far
+        .map(|field| {
+            format!(
+                r#"(func (export "get{field}") (param (ref null $s)) (result i64)
+                    (struct.get $s {field} (local.get 0)))
+                (func (export "set{field}") (param (ref null $s))
+                    (struct.set $s {field} (local.get 0) (i64.const {field})))"#
+            )
+        })
+        .concat();
+    let text = format!(
+        r#"(module (type $s (struct {fields})) {access}
+            (func (export "new") (result anyref) (struct.new_default $s)))"#
+    );
+    for settings in all_settings() {
+        let artifact = load(&compile_with(&text, &settings));
+        let mut store = store();
+        store.set_fuel(u64::MAX >> 2);
+        store.set_epoch_deadline(1);
+        let instance = instantiate(&mut store, &artifact);
+        let object = any(call(&mut store, &instance, "new", &[]));
+        for field in far {
+            for name in [format!("get{field}"), format!("set{field}")] {
+                let null = call(&mut store, &instance, &name, &[Val::AnyRef(None)]);
+                assert_eq!(trap(null), TrapKind::NullStructReference, "{name}");
+            }
+            let object = [Val::AnyRef(Some(object))];
+            call(&mut store, &instance, &format!("set{field}"), &object).unwrap();
+            let value = call(&mut store, &instance, &format!("get{field}"), &object).unwrap();
+            assert_eq!(value[0].i64(), Some(field));
         }
     }
 }

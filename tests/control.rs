@@ -5,43 +5,12 @@ use std::sync::Mutex;
 
 use cwasm_compiler::Settings;
 use cwasm_loader::{
-    Artifact, Caller, Engine, Error, Exception, Func, FuncType, Global, GlobalType, HeapType,
-    HostError, Instance, Limits, LinkError, Linker, Ref, RefType, Store, Table, TableType, Tag,
-    TagType, TrapKind, Val, ValType,
+    Caller, Engine, Error, Exception, Func, FuncType, Global, GlobalType, HeapType, HostError,
+    Limits, LinkError, Linker, Ref, RefType, Store, Table, TableType, Tag, TagType, TrapKind, Val,
+    ValType,
 };
+use cwasm_tests::calls::{call, instantiate, int, linker, store, trap};
 use cwasm_tests::{artifact, compile_with, load};
-
-fn store<'code>() -> Store<'code, ()> {
-    Store::new(&Engine::default(), ())
-}
-
-fn linker<'code>() -> Linker<'code, ()> {
-    Linker::new(&Engine::default())
-}
-
-fn instantiate<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) -> Instance<'code> {
-    linker().instantiate(store, artifact).unwrap()
-}
-
-fn call<'code>(
-    store: &mut Store<'code, ()>,
-    instance: &Instance<'code>,
-    name: &str,
-    args: &[Val<'code>],
-) -> Result<Vec<Val<'code>>, Error> {
-    instance.func(&*store, name).unwrap().call(store, args)
-}
-
-fn int(values: Result<Vec<Val<'_>>, Error>) -> i32 {
-    values.unwrap()[0].i32().unwrap()
-}
-
-fn trap(result: Result<Vec<Val<'_>>, Error>) -> TrapKind {
-    match result {
-        Err(Error::Trap(trap)) => trap.kind(),
-        other => panic!("{other:?}"),
-    }
-}
 
 fn thrown(result: Result<Vec<Val<'_>>, Error>) -> Exception {
     match result {

@@ -2,6 +2,7 @@
 //! the compiler.
 
 pub mod accesses;
+pub mod calls;
 pub mod fault;
 pub mod pattern;
 pub mod program_file;

@@ -61,42 +61,6 @@ pub(super) unsafe extern "C" fn go_on(landing: *const Landing) -> ! {
     )
 }
 
-/// `(vmctx, tag) -> exception`. See [`cwasm_artifact::abi::builtins::Builtin::ExceptionNew`].
-///
-/// # Safety
-/// For compiled code only.
-#[cfg(target_arch = "x86_64")]
-#[unsafe(naked)]
-pub(crate) unsafe extern "C" fn exception_new() {
-    naked_asm!(
-        "lea rdx, [rsp + 8]", // the caller's stack pointer
-        "push rbp",
-        "mov rbp, rsp",
-        "call {new}",
-        "pop rbp",
-        "ret",
-        new = sym new,
-    )
-}
-
-/// `(vmctx, size) -> address`. See [`cwasm_artifact::abi::builtins::Builtin::ObjectNew`].
-///
-/// # Safety
-/// For compiled code only.
-#[cfg(target_arch = "x86_64")]
-#[unsafe(naked)]
-pub(crate) unsafe extern "C" fn object_new() {
-    naked_asm!(
-        "lea rdx, [rsp + 8]", // the caller's stack pointer
-        "push rbp",
-        "mov rbp, rsp",
-        "call {new}",
-        "pop rbp",
-        "ret",
-        new = sym new_object,
-    )
-}
-
 /// `(vmctx, exception)`. See [`cwasm_artifact::abi::builtins::Builtin::Throw`].
 ///
 /// # Safety
@@ -124,44 +88,57 @@ pub(crate) unsafe extern "C" fn throw() {
     )
 }
 
-/// `(vmctx, tag) -> exception`. See [`cwasm_artifact::abi::builtins::Builtin::ExceptionNew`].
-///
-/// # Safety
-/// For compiled code only.
-#[cfg(target_arch = "aarch64")]
-#[unsafe(naked)]
-pub(crate) unsafe extern "C" fn exception_new() {
-    naked_asm!(
-        "mov x0, x2",
-        "mov x1, x3",
-        "mov x2, sp", // the caller's stack pointer
-        "stp x29, x30, [sp, #-16]!",
-        "mov x29, sp",
-        "bl {new}",
-        "ldp x29, x30, [sp], #16",
-        "ret",
-        new = sym new,
-    )
+/// A builtin that a Rust function is, which gets the caller's stack pointer behind the arguments of the builtin.
+macro_rules! with_stack_pointer {
+    ($(#[$doc:meta])* $name:ident calls $function:ident) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// For compiled code only.
+        #[cfg(target_arch = "x86_64")]
+        #[unsafe(naked)]
+        pub(crate) unsafe extern "C" fn $name() {
+            naked_asm!(
+                "lea rdx, [rsp + 8]", // the caller's stack pointer
+                "push rbp",
+                "mov rbp, rsp",
+                "call {function}",
+                "pop rbp",
+                "ret",
+                function = sym $function,
+            )
+        }
+
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// For compiled code only.
+        #[cfg(target_arch = "aarch64")]
+        #[unsafe(naked)]
+        pub(crate) unsafe extern "C" fn $name() {
+            naked_asm!(
+                "mov x0, x2",
+                "mov x1, x3",
+                "mov x2, sp", // the caller's stack pointer
+                "stp x29, x30, [sp, #-16]!",
+                "mov x29, sp",
+                "bl {function}",
+                "ldp x29, x30, [sp], #16",
+                "ret",
+                function = sym $function,
+            )
+        }
+    };
 }
 
-/// `(vmctx, size) -> address`. See [`cwasm_artifact::abi::builtins::Builtin::ObjectNew`].
-///
-/// # Safety
-/// For compiled code only.
-#[cfg(target_arch = "aarch64")]
-#[unsafe(naked)]
-pub(crate) unsafe extern "C" fn object_new() {
-    naked_asm!(
-        "mov x0, x2",
-        "mov x1, x3",
-        "mov x2, sp", // the caller's stack pointer
-        "stp x29, x30, [sp, #-16]!",
-        "mov x29, sp",
-        "bl {new}",
-        "ldp x29, x30, [sp], #16",
-        "ret",
-        new = sym new_object,
-    )
+with_stack_pointer! {
+    /// `(vmctx, tag) -> exception`. See [`cwasm_artifact::abi::builtins::Builtin::ExceptionNew`].
+    exception_new calls new
+}
+
+with_stack_pointer! {
+    /// `(vmctx, size) -> address`. See [`cwasm_artifact::abi::builtins::Builtin::ObjectNew`].
+    object_new calls new_object
 }
 
 /// Where the thread goes on, or null.

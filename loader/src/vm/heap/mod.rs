@@ -21,6 +21,8 @@ mod lines;
 mod mark;
 mod memory;
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod random;
 mod set;
 mod shape;
