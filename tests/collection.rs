@@ -3,7 +3,8 @@
 
 use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
 use cwasm_loader::{
-    AnyRef, Artifact, Caller, Engine, Error, HostError, Instance, Linker, Store, TrapKind, Val,
+    AnyRef, Artifact, Caller, Engine, Error, FuncType, HostError, Instance, Linker, Store,
+    TrapKind, Val, ValType,
 };
 use cwasm_tests::calls::{call, instantiate, int, linker, store, trap};
 use cwasm_tests::{artifact, compile_with, load};
@@ -136,6 +137,53 @@ fn check_frames<'code>(store: &mut Store<'code, ()>, artifact: &'code Artifact) 
     assert_eq!(operands, sum(10) + sum(20) + sum(30));
 }
 
+/// While a host function runs, its caller's references are where they are found, and not in registers that the host has saved somewhere.
+#[test]
+fn what_callers_of_host_functions_hold_is_kept() {
+    let import = r#"(module (import "host" "churn" (func $host (param i32)))"#;
+    let lists = (0..8).map(|n| format!("(local $l{n} (ref null $node))")).collect::<String>();
+    let made = (0..8).map(|n| format!("(local.set $l{n} (call $list (i32.const {})))", n + 2));
+    let made = made.collect::<String>();
+    let sums = (0..8).map(|n| {
+        format!("(local.set $sum (i32.add (local.get $sum) (call $sum (local.get $l{n}))))")
+    });
+    let sums = sums.collect::<String>();
+    let more = format!(
+        r#"(func (export "go") (result i32) (local $sum i32) {lists} {made}
+            (call $host (i32.const 200))
+            {sums} (local.get $sum))"#
+    );
+    let text = self::lists(&more).replacen("(module", import, 1);
+    let churn = |mut caller: Caller<'_, '_, ()>, count: i32| -> Result<(), HostError> {
+        let churn = caller.export("churn").and_then(|item| item.into_func()).ok_or("no export")?;
+        churn.call(&mut caller, &[Val::I32(count)])?;
+        Ok(())
+    };
+    let wanted = (2..10).map(|count| count * (count + 1) / 2).sum::<i32>();
+    for settings in all_settings() {
+        let artifact = load(&compile_with(&text, &settings));
+        for typed in [true, false] {
+            let mut store = store();
+            store.collect_after(0);
+            store.set_fuel(u64::MAX >> 2);
+            store.set_epoch_deadline(1);
+            let mut linker = linker();
+            if typed {
+                linker.func("host", "churn", churn).unwrap();
+            } else {
+                let ty = FuncType::new([ValType::I32], []);
+                let dynamic =
+                    move |caller: Caller<'_, '_, ()>, args: &[Val<'_>], _: &mut [Val<'_>]| {
+                        churn(caller, args[0].i32().ok_or("no number")?)
+                    };
+                linker.func_dynamic("host", "churn", ty, dynamic).unwrap();
+            }
+            let instance = linker.instantiate(&mut store, &artifact).unwrap();
+            assert_eq!(int(call(&mut store, &instance, "go", &[])), wanted, "{typed}");
+        }
+    }
+}
+
 #[test]
 fn what_the_store_holds_is_kept() {
     let text = lists(
@@ -181,10 +229,12 @@ fn what_the_store_holds_is_kept() {
     );
     let artifact = artifact(&text);
     let mut store = store();
+    // What is free is used again at once.
+    store.collect_after(0);
     let instance = instantiate(&mut store, &artifact);
     call(&mut store, &instance, "fill", &[]).unwrap();
     for _ in 0..3 {
-        call(&mut store, &instance, "churn", &[Val::I32(5000)]).unwrap();
+        call(&mut store, &instance, "churn", &[Val::I32(1000)]).unwrap();
         let sum: i32 = [10, 20, 30, 40, 50, 1].iter().map(|count| count * (count + 1) / 2).sum();
         assert_eq!(int(call(&mut store, &instance, "check", &[])), sum);
     }
@@ -448,4 +498,36 @@ fn null_traps_however_far_a_field_is() {
             assert_eq!(value[0].i64(), Some(field));
         }
     }
+}
+
+/// No page that is mapped at a low address is taken for a field of null.
+#[test]
+#[cfg(target_os = "linux")]
+fn null_traps_where_memory_is_mapped() {
+    const PLACE: usize = 128 << 10;
+    // SAFETY: a new mapping, at an address where nothing is.
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::without_provenance_mut(PLACE),
+            4096,
+            libc::PROT_READ | libc::PROT_WRITE,
+            libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+            -1,
+            0,
+        )
+    };
+    assert_eq!(page.addr(), PLACE, "the system maps nothing so low");
+    let field = PLACE / 16 + 8;
+    let fields = "(field (mut v128))".repeat(field + 1);
+    let artifact = artifact(&format!(
+        r#"(module (type $s (struct {fields}))
+            (func (export "get") (param (ref null $s)) (result v128)
+                (struct.get $s {field} (local.get 0))))"#
+    ));
+    let mut store = store();
+    let instance = instantiate(&mut store, &artifact);
+    let null = call(&mut store, &instance, "get", &[Val::AnyRef(None)]);
+    assert_eq!(trap(null), TrapKind::NullStructReference);
+    // SAFETY: it was mapped here, and nobody uses it.
+    assert_eq!(unsafe { libc::munmap(page, 4096) }, 0);
 }

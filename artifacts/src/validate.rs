@@ -7,6 +7,7 @@
 
 use core::cell::Cell;
 
+use crate::abi::object::type_info;
 use crate::abi::vmctx::{VmctxCounts, VmctxLayout};
 use crate::header::Section;
 use crate::module::{Counts, Late, View, invalid};
@@ -860,7 +861,7 @@ impl<'v, 'a> Validator<'v, 'a> {
 }
 
 /// How many types a type may be below.
-const MAX_SUBTYPING_DEPTH: u32 = 63;
+const MAX_SUBTYPING_DEPTH: u32 = type_info::POSITIONS - 1;
 
 /// The reference type, if it is one.
 fn ref_type(ty: ValType) -> Option<RefType> {

@@ -32,7 +32,7 @@ pub(crate) struct TypeInfo {
     /// The types that it is below, the highest first.
     above: Box<[TypeRef]>,
     /// What compiled code reads, once it may: see [`type_info`].
-    for_code: OnceLock<Box<[u32]>>,
+    for_code: OnceLock<Box<[u32; type_info::POSITIONS as usize]>>,
     /// What objects of the type look like, if it has any.
     shape: Option<Shape>,
     /// Where the fields of a structure are.
@@ -122,17 +122,14 @@ impl TypeInfo {
 
     /// Where compiled code finds what it knows of the type. It stays there as long as this.
     pub(crate) fn for_code(&self) -> *const u32 {
-        const ABOVE: usize = (type_info::ABOVE / 4) as usize;
+        const { assert!(type_info::ABOVE == 0) };
         let words = self.for_code.get_or_init(|| {
-            let positions = (self.above.len() + 1).max(type_info::AT_LEAST as usize);
-            let mut words = vec![type_info::NO_TYPE; ABOVE + positions];
-            // Validation allows 63.
-            words[type_info::DEPTH as usize / 4] =
-                u32::try_from(self.above.len()).unwrap_or(u32::MAX);
-            for (word, ty) in words[ABOVE..].iter_mut().zip(self.above.iter().chain([&self.name])) {
+            let mut words = [type_info::NO_TYPE; type_info::POSITIONS as usize];
+            // Validation allows no more.
+            for (word, ty) in words.iter_mut().zip(self.above.iter().chain([&self.name])) {
                 *word = ty.number();
             }
-            words.into()
+            Box::new(words)
         });
         words.as_ptr()
     }
@@ -559,12 +556,10 @@ mod tests {
         let all = Registration::of_module(&types, &groups);
         for (index, ty) in all.types().iter().enumerate() {
             let words = ty.for_code();
-            let at_least = type_info::AT_LEAST as usize;
             // SAFETY: so many words there are, as long as the type is registered.
-            let words = unsafe { std::slice::from_raw_parts(words, 2 + at_least.max(index + 1)) };
-            assert_eq!(words[0] as usize, index);
-            assert_eq!(words[2..index + 3], all.ids()[..=index]);
-            assert!(words[index + 3..].iter().all(|word| *word == type_info::NO_TYPE));
+            let words = unsafe { std::slice::from_raw_parts(words, type_info::POSITIONS as usize) };
+            assert_eq!(words[..=index], all.ids()[..=index]);
+            assert!(words[index + 1..].iter().all(|word| *word == type_info::NO_TYPE));
             for (wanted, other) in all.types().iter().enumerate() {
                 assert_eq!(ty.is_below(other.name()), wanted <= index);
                 assert_eq!(is_subtype(ty.name(), other.name()), wanted <= index);

@@ -51,12 +51,10 @@ pub const MAX_SIZE: u64 = u32::MAX as u64;
 /// What is known of a type at run time, by its number: what an entry of the store context's array leads to.
 pub mod type_info {
     /// `u32`: identities of the types that it is below, and its own, at the positions of their depths; behind
-    /// them [`NO_TYPE`] up to [`AT_LEAST`] in all.
-    pub const ABOVE: u32 = 8;
-    /// `u32`: how many types it is below.
-    pub const DEPTH: u32 = 0;
-    /// There are at least so many positions.
-    pub const AT_LEAST: u32 = 8;
+    /// them [`NO_TYPE`] up to [`POSITIONS`] in all.
+    pub const ABOVE: u32 = 0;
+    /// How many positions there are: a type is below at most one fewer.
+    pub const POSITIONS: u32 = 64;
     /// Not the identity of any type.
     pub const NO_TYPE: u32 = u32::MAX;
 }
@@ -111,9 +109,8 @@ pub(super) fn describe(text: &mut String) {
         ("object.first", FIRST.into()),
         ("no array", NO_ARRAY.into()),
         ("largest object", MAX_SIZE),
-        ("type_info.depth", type_info::DEPTH.into()),
         ("type_info.above", type_info::ABOVE.into()),
-        ("type_info.at_least", type_info::AT_LEAST.into()),
+        ("type_info.positions", type_info::POSITIONS.into()),
     ] {
         let _ = writeln!(text, "{name} = {value}");
     }

@@ -210,17 +210,7 @@ impl Translator<'_, '_> {
         let offset = self.builder.ins().ishl_imm_u(wide, 3);
         let entry = self.builder.ins().iadd(infos, offset);
         let info = self.builder.ins().load(types::I64, field(), entry, 0);
-        let flags = field().with_readonly();
-        if depth >= type_info::AT_LEAST {
-            let own = offset32(type_info::DEPTH);
-            let own = self.builder.ins().load(types::I32, flags, info, own);
-            let deep = self.new_block();
-            let is_above =
-                self.builder.ins().icmp_imm_u(IntCC::UnsignedLessThan, own, i64::from(depth));
-            self.builder.ins().brif(is_above, no, &[], deep, &[]);
-            self.go_on_in(deep);
-        }
-        // A type has at most 63 above it.
+        // There is a position for each depth that a type may have.
         let offset = offset32(type_info::ABOVE + 4 * depth);
         // What is there depends on the type, which was just looked at.
         let above = self.builder.ins().load(types::I32, field(), info, offset);
