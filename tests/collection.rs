@@ -246,6 +246,37 @@ fn what_the_store_holds_is_kept() {
 }
 
 #[test]
+fn operands_of_constant_expressions_are_kept() {
+    let node = |value: i32, next: &str| format!("(struct.new $node (i32.const {value}) {next})");
+    let null = "(ref.null $node)";
+    let list = node(1, &node(2, &node(3, null)));
+    // Each is complete before the next is made.
+    let array = format!("{} {} {}", node(1, null), node(2, null), node(3, null));
+    let text = lists(&format!(
+        r#"(type $nodes (array (ref $node)))
+        (global $list (ref $node) {list})
+        (global $array (ref $nodes) (array.new_fixed $nodes 3 {array}))
+        (elem $segment (ref $node) (item {list}) (item {}))
+        (func (export "list") (result i32) (call $sum (global.get $list)))
+        (func (export "element") (param i32) (result i32)
+            (struct.get $node $value (array.get $nodes (global.get $array) (local.get 0))))
+        (func (export "segment") (param i32) (result i32)
+            (struct.get $node $value (array.get $nodes
+                (array.new_elem $nodes $segment (i32.const 0) (i32.const 2)) (local.get 0))))"#,
+        node(4, null)
+    ));
+    let text = text.replace(r#"(func $list (export "list")"#, "(func $list");
+    let artifact = artifact(&text);
+    let mut store = store();
+    store.collect_after(0);
+    let instance = instantiate(&mut store, &artifact);
+    assert_eq!(int(call(&mut store, &instance, "list", &[])), 6);
+    let mut value = |name, index| int(call(&mut store, &instance, name, &[Val::I32(index)]));
+    assert_eq!([0, 1, 2].map(|index| value("element", index)), [1, 2, 3]);
+    assert_eq!([0, 1].map(|index| value("segment", index)), [1, 4]);
+}
+
+#[test]
 fn objects_and_exceptions_that_lead_to_each_other_are_collected_together() {
     let text = r#"(module
         (type $bytes (array i8))
