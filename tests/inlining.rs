@@ -93,6 +93,131 @@ fn a_function_with_very_many_calls_of_small_ones_does_not_explode() {
     assert_eq!(run.call(&mut store, 1).unwrap(), expected);
 }
 
+/// Functions that call nothing but themselves: along a list, along a tree, in a loop, with two results, and never to an end.
+const RECURSIVE: &str = r#"(module $m
+    (func $chain (export "chain") (param i32 i32) (result i32)
+        (if (result i32) (i32.eqz (local.get 0))
+            (then (i32.div_u (i32.const 100) (local.get 1)))
+            (else (i32.mul (i32.const 3)
+                (call $chain (i32.sub (local.get 0) (i32.const 1)) (local.get 1))))))
+    (func $tree (export "tree") (param i32) (result i32)
+        (if (i32.lt_u (local.get 0) (i32.const 2)) (then (return (i32.const 1))))
+        (i32.add (call $tree (i32.sub (local.get 0) (i32.const 1)))
+            (i32.xor (local.get 0) (call $tree (i32.sub (local.get 0) (i32.const 2))))))
+    (func $loop (export "loop") (param i32 i32) (result i32)
+        (block
+            (loop
+                (br_if 1 (i32.eqz (local.get 0)))
+                (local.set 1 (if (result i32) (local.get 1)
+                    (then (call $loop (local.get 0) (i32.sub (local.get 1) (i32.const 1))))
+                    (else (i32.const 1))))
+                (local.set 0 (i32.sub (local.get 0) (i32.const 1)))
+                (br 0)))
+        (i32.add (local.get 1) (i32.const 1)))
+    (func $two (export "two") (param i32) (result i32 i64)
+        (if (result i32 i64) (local.get 0)
+            (then (call $two (i32.sub (local.get 0) (i32.const 1)))
+                (i64.add (i64.extend_i32_u (local.get 0)))
+                (return))
+            (else (i32.const 7) (i64.const 0))))
+    (func $many (export "many") (param i32) (result i32)
+        (if (i32.eqz (local.get 0)) (then (return (i32.const 1))))
+        (local.set 0 (i32.sub (local.get 0) (i32.const 1)))
+        (call $many (local.get 0)) (i32.add (call $many (local.get 0)))
+        (i32.add (call $many (local.get 0))) (i32.add (call $many (local.get 0)))
+        (i32.add (call $many (local.get 0))) (i32.add (call $many (local.get 0))))
+    (memory 1) (data (i32.const 8) "\10\00\00\00") (data (i32.const 16) "\ff\ff\ff\ff")
+    (func $follow (export "follow") (param i32 i32) (result i32)
+        (if (result i32) (local.get 0)
+            (then (i32.load (call $follow (i32.sub (local.get 0) (i32.const 1)) (local.get 1))))
+            (else (local.get 1))))
+    (func $endless (export "endless") (param i32) (result i32)
+        (i32.add (call $endless (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
+    (func (export "from outside") (param i32) (result i32)
+        (i32.add (call $tree (local.get 0)) (call $chain (local.get 0) (i32.const 9)))))"#;
+
+fn tree(n: i32) -> i32 {
+    if n < 2 { 1 } else { tree(n - 1).wrapping_add(n ^ tree(n - 2)) }
+}
+
+fn ackermann(m: i32, n: i32) -> i32 {
+    match (m, n) {
+        (0, n) => n + 1,
+        (m, 0) => ackermann(m - 1, 1),
+        (m, n) => ackermann(m - 1, ackermann(m, n - 1)),
+    }
+}
+
+#[test]
+fn functions_with_copies_of_themselves_compute_what_they_did() {
+    let code = artifact(RECURSIVE);
+    let engine = Engine::default();
+    let mut store = Store::new(&engine, ());
+    let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+    let one = |name| instance.typed_func::<i32, i32>(&store, name).unwrap();
+    let (of_tree, many, outside) = (one("tree"), one("many"), one("from outside"));
+    let chain = instance.typed_func::<(i32, i32), i32>(&store, "chain").unwrap();
+    let of_loop = instance.typed_func::<(i32, i32), i32>(&store, "loop").unwrap();
+    let two = instance.typed_func::<i32, (i32, i64)>(&store, "two").unwrap();
+    for n in 0..12_i32 {
+        let thirds = 3_i32.pow(n.cast_unsigned());
+        assert_eq!(chain.call(&mut store, (n, 9)).unwrap(), 11 * thirds);
+        assert_eq!(of_tree.call(&mut store, n).unwrap(), tree(n), "{n}");
+        assert_eq!(outside.call(&mut store, n).unwrap(), tree(n) + 11 * thirds);
+        assert_eq!(two.call(&mut store, n).unwrap(), (7, i64::from(n * (n + 1) / 2)));
+    }
+    for (m, n) in [(0, 0), (0, 5), (1, 0), (1, 4), (2, 0), (2, 3), (3, 0), (3, 4)] {
+        assert_eq!(of_loop.call(&mut store, (m, n)).unwrap(), ackermann(m, n), "{m} {n}");
+    }
+    for n in 0..5_i32 {
+        assert_eq!(many.call(&mut store, n).unwrap(), 6_i32.pow(n.cast_unsigned()));
+    }
+}
+
+#[test]
+fn backtraces_show_each_level_of_a_recursion() {
+    // Code that counts fuel keeps its calls, and so says what is right.
+    let settings = [Settings::default(), Settings { fuel: true, ..Settings::default() }];
+    let [copied, called] = settings.map(|settings| {
+        let code = load(&compile_with(RECURSIVE, &settings));
+        let engine = Engine::default();
+        let mut store = Store::new(&engine, ());
+        store.set_fuel(10_000);
+        let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+        let mut frames = |name, depth, argument, kind| {
+            let func = instance.typed_func::<(i32, i32), i32>(&store, name).unwrap();
+            let error = func.call(&mut store, (depth, argument)).unwrap_err();
+            let trap = error.trap().unwrap();
+            assert_eq!(trap.kind(), kind);
+            trap.frames().to_vec()
+        };
+        let chains = [0, 1, 2, 3, 8].map(|depth| {
+            let frames = frames("chain", depth, 0, TrapKind::IntegerDivisionByZero);
+            assert_eq!(frames.len(), 1 + usize::try_from(depth).unwrap());
+            frames
+        });
+        // Behind a call that returned, at each distance from the end.
+        let loads = [-1, 16, 8].map(|first| {
+            [3, 4, 7].map(|depth| frames("follow", depth, first, TrapKind::MemoryOutOfBounds))
+        });
+        (chains, loads)
+    });
+    assert_eq!(copied, called);
+}
+
+#[test]
+fn a_recursion_without_an_end_exhausts_the_stack() {
+    let code = artifact(RECURSIVE);
+    let engine = Engine::default();
+    let mut store = Store::new(&engine, ());
+    let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+    let endless = instance.typed_func::<i32, i32>(&store, "endless").unwrap();
+    for _ in 0..2 {
+        let error = endless.call(&mut store, 0).unwrap_err();
+        assert_eq!(error.trap().unwrap().kind(), TrapKind::StackOverflow);
+    }
+}
+
 /// `__multi3` of two languages: what the compiler knows as a product, and the same with its operators.
 #[test]
 fn products_are_what_their_functions_compute() {

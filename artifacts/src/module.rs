@@ -19,7 +19,7 @@ use crate::records::{
     ItemRecord, ModuleRecord, NONE, Span, Text, TypeRecord, extern_flags, extern_kind, type_kind,
 };
 use crate::report::{Problem, Report};
-use crate::sites::Sites;
+use crate::sites::{Site, Sites};
 use crate::types::{
     CompositeType, ExternType, FieldType, FuncType, GlobalType, IndexType, Limits, MemoryType,
     StorageType, StructType, SubType, TableType, TagType, TypeRef, ValType,
@@ -611,10 +611,11 @@ impl<'a> Late<'a> {
             .filter(move |handler| crate::validate::handler(handler, text, tags).is_ok())
     }
 
-    /// Whether the site at a text offset belongs to a function that was copied
-    /// into its caller: which function, and for which call.
+    /// Whether a site belongs to a function that was copied into its caller: which function, and for which call.
     #[must_use]
-    pub fn inlined(&self, text: u32) -> Option<&'a InlinedRecord> {
+    pub fn inlined(&self, site: Site) -> Option<&'a InlinedRecord> {
+        let is_call = site.trap == 0;
+        let text = site.text.checked_sub(u32::from(is_call))?;
         let inlined: &[InlinedRecord] = records(self.bytes(Section::Inlined));
         inlined.get(inlined.binary_search_by_key(&text, |record| record.text.get()).ok()?)
     }

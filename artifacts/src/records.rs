@@ -242,7 +242,8 @@ records! {
     /// A site whose operator belongs to a function that was copied into its
     /// caller. Sorted by `text`.
     InlinedRecord {
-        /// Text offset, as in the site.
+        /// Text offset: of an instruction that traps, as in the site; of a call, the last byte, since an instruction that traps
+        /// may be where the call returns to.
         text: U32,
         /// Index of the function that was copied.
         function: U32,

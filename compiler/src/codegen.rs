@@ -301,7 +301,7 @@ fn inlinable<'wasm>(
         return Ok(inlinable);
     }
     let translated = |(number, body): &(usize, &Body<'wasm>)| {
-        if !Inlinable::candidate(body) {
+        if !Inlinable::candidate(func_index(env.module, *number), body) {
             return None;
         }
         let mut worker = workers.take();

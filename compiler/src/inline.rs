@@ -5,6 +5,9 @@
 //! do not loop are translated first ([`Inlinable::add`]), and [`Inlinable::expand`] puts copies of
 //! them where they are called.
 //!
+//! Small functions that call nothing but themselves, which may loop, get copies of themselves at these calls. The calls that
+//! the copies make stay: one call does what about two levels of the recursion did.
+//!
 //! Backtraces must not show the difference. Each copied instruction gets a source location
 //! that stands for its operator *and* the call it was copied for ([`Locations`]); sites keep both.
 
@@ -39,6 +42,10 @@ const MAX_COPIES: usize = 500;
 /// they then fill.
 const MAX_PRODUCTS: usize = 32;
 
+/// How many copies of itself a function may get: those of two or three calls are worth it, and code that calls itself more often
+/// would only be longer.
+const MAX_OWN_COPIES: usize = 4;
+
 /// The functions of a module that are copied to their calls.
 #[derive(Debug, Default)]
 pub(crate) struct Inlinable<'wasm> {
@@ -54,24 +61,33 @@ struct Small<'wasm> {
     start: u32,
     /// Whether it was recognised as one that multiplies.
     is_product: bool,
+    /// Whether it calls itself. It is copied to its own calls only, once.
+    is_recursive: bool,
 }
 
 impl<'wasm> Inlinable<'wasm> {
     /// Whether a body may be worth a copy, as far as its operators tell.
-    pub(crate) fn candidate(body: &Body<'_>) -> bool {
+    pub(crate) fn candidate(index: FuncIndex, body: &Body<'_>) -> bool {
         let range = body.body.range();
-        let small = range.end - range.start <= MAX_BODY && is_straight(body).unwrap_or(false);
+        let small = range.end - range.start <= MAX_BODY
+            && Shape::of(index, body).is_ok_and(|shape| shape != Shape::Other);
         small || product::recognise(&body.body).is_some()
     }
 
-    /// Adds a translated function, if it is small enough and calls nothing.
+    /// Adds a translated function, if it is small enough and calls nothing but itself.
     pub(crate) fn add(&mut self, index: FuncIndex, body: &Body<'wasm>, mut function: ir::Function) {
-        let calls = |block| {
-            let mut instructions = function.layout.block_insts(block);
-            instructions.any(|inst| function.dfg.insts[inst].opcode().is_call())
+        let insts = function.layout.blocks().flat_map(|block| function.layout.block_insts(block));
+        let insts = insts.map(|inst| function.dfg.insts[inst]);
+        let mut calls = insts.filter(|inst| inst.opcode().is_call()).peekable();
+        let is_recursive = calls.peek().is_some();
+        let of_itself = |call| match call {
+            ir::InstructionData::Call { opcode: ir::Opcode::Call, func_ref, .. } => {
+                named(&function, func_ref) == Some(index)
+            }
+            _ => false,
         };
         let start = u32::try_from(body.body.range().start);
-        if function.dfg.num_insts() > MAX_INSTRUCTIONS || function.layout.blocks().any(calls) {
+        if function.dfg.num_insts() > MAX_INSTRUCTIONS || !calls.all(of_itself) {
             return;
         }
         let Ok(start) = start else { return };
@@ -80,7 +96,7 @@ impl<'wasm> Inlinable<'wasm> {
         function.global_values.clear();
         let is_product = product::recognise(&body.body).is_some();
         let bytes = body.body.as_bytes();
-        self.functions.insert(index, Small { function, bytes, start, is_product });
+        self.functions.insert(index, Small { function, bytes, start, is_product, is_recursive });
     }
 
     /// Replaces calls in the function of the context. `locations` gets where what was copied comes from.
@@ -123,8 +139,9 @@ impl<'wasm> Inlinable<'wasm> {
                 ),
                 _ => None,
             };
+            // A copy of itself is the same body once more.
             if let Some(index) = index
-                && self.functions.contains_key(&index)
+                && self.functions.get(&index).is_some_and(|small| !small.is_recursive)
                 && !found.contains(&index)
             {
                 found.push(index);
@@ -144,17 +161,44 @@ impl<'wasm> Inlinable<'wasm> {
     }
 }
 
-/// Whether a body contains no loop, and none of the usual calls.
-fn is_straight(body: &Body<'_>) -> wasmparser::Result<bool> {
-    for operator in body.body.get_operators_reader()? {
-        if matches!(
-            operator?,
-            Operator::Loop { .. } | Operator::Call { .. } | Operator::CallIndirect { .. }
-        ) {
-            return Ok(false);
+/// What a body does, as far as the usual calls tell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shape {
+    /// It neither loops nor calls.
+    Straight,
+    /// It calls itself and nothing else.
+    Recursive,
+    Other,
+}
+
+impl Shape {
+    fn of(index: FuncIndex, body: &Body<'_>) -> wasmparser::Result<Self> {
+        let (mut loops, mut calls_itself) = (false, false);
+        for operator in body.body.get_operators_reader()? {
+            match operator? {
+                Operator::Call { function_index } if function_index == index.as_u32() => {
+                    calls_itself = true;
+                }
+                Operator::Call { .. } | Operator::CallIndirect { .. } => return Ok(Self::Other),
+                Operator::Loop { .. } => loops = true,
+                _ => {}
+            }
         }
+        Ok(match (calls_itself, loops) {
+            (true, _) => Self::Recursive,
+            (false, false) => Self::Straight,
+            (false, true) => Self::Other,
+        })
     }
-    Ok(true)
+}
+
+/// The function of the module that another one calls by a name.
+fn named(caller: &ir::Function, callee: ir::FuncRef) -> Option<FuncIndex> {
+    let ir::ExternalName::User(name) = caller.dfg.ext_funcs[callee].name else { return None };
+    match Reference::of(&caller.params.user_named_funcs()[name]) {
+        Some(Reference::Function(index)) => Some(index),
+        _ => None,
+    }
 }
 
 /// Where the copied instructions of a function come from: the offset in the wasm of the operator, and
@@ -239,19 +283,19 @@ impl Inline for Expansion<'_, '_> {
         callee: ir::FuncRef,
         _arguments: &[ir::Value],
     ) -> InlineCommand<'_> {
-        let ir::ExternalName::User(name) = caller.dfg.ext_funcs[callee].name else {
-            return InlineCommand::KeepCall;
-        };
         if opcode != ir::Opcode::Call || self.copies.len() == MAX_COPIES {
             return InlineCommand::KeepCall;
         }
-        let name = &caller.params.user_named_funcs()[name];
-        let Some(Reference::Function(function)) = Reference::of(name) else {
+        let Some(function) = named(caller, callee) else {
             return InlineCommand::KeepCall;
         };
         let Some(small) = self.inlinable.functions.get(&function) else {
             return InlineCommand::KeepCall;
         };
+        let is_own = Reference::of_own(&caller.name) == Some(Reference::Function(function));
+        if small.is_recursive && !(is_own && self.copies.len() < MAX_OWN_COPIES) {
+            return InlineCommand::KeepCall;
+        }
         let Some(products) = self.products.checked_sub(usize::from(small.is_product)) else {
             return InlineCommand::KeepCall;
         };

@@ -110,8 +110,10 @@ pub(crate) fn tables(compiled: &CompiledModule<'_>, page: u32) -> Result<Tables,
     }));
     tables.inlined.extend(text.sites.iter().filter_map(|site| {
         let inlined = site.inlined?;
+        // No instruction that traps begins at the last byte of a call, as one may where it returns to.
+        let text = site.text - u32::from(site.trap.is_none());
         Some(InlinedRecord {
-            text: site.text.into(),
+            text: text.into(),
             function: inlined.function.as_u32().into(),
             call: inlined.call.into(),
         })

@@ -255,7 +255,7 @@ fn sites_lead_from_code_to_the_operators() {
             .find(|site| Trap::from_code(site.trap) == Some(Trap::MemoryOutOfBounds))
             .unwrap();
         assert_eq!(copied.wasm, load[0].wasm);
-        let inlined = late.inlined(copied.text).unwrap();
+        let inlined = late.inlined(**copied).unwrap();
         assert_eq!(late.function_name(inlined.function.get()), Some("hidden"));
         assert_eq!(module[inlined.call.get() as usize], 0x10);
         let division = of_run

@@ -100,6 +100,14 @@ fn module() -> Parts {
     );
     functions.push("(func $refer (result funcref) (ref.func $f3))".into());
     functions.push(
+        "(func $count (param i32) (result i32)
+           (if (result i32) (local.get 0)
+             (then (i32.add (i32.const 5) (call $count (i32.sub (local.get 0) (i32.const 1)))))
+             (else (i32.div_u (i32.const 6) (local.get 0)))))"
+            .into(),
+    );
+    functions.push("(func $counts (result i32) (call $count (i32.const 4)))".into());
+    functions.push(
         "(func $catch (result i32)
            (block $caught (result i32)
              (try_table (catch $failure $caught)
@@ -144,6 +152,12 @@ fn changes() -> Vec<Change> {
         change("nothing that is compiled", 3, |parts| {
             parts.functions[5] = parts.functions[5].replacen("(if ", "(nop) (if ", 1);
             parts.functions[13] = parts.functions[13].replacen("(i64.rotl ", "(nop) (i64.rotl ", 1);
+        }),
+        change("a function with copies of itself, and not those that call it", 1, |parts| {
+            for function in &mut parts.functions {
+                *function =
+                    function.replace("(i32.const 5) (call $count", "(i32.const 9) (call $count");
+            }
         }),
         change("another callee", 1, |parts| {
             parts.functions[6] = parts.functions[6].replace("(call $f11 ", "(call $f10 ");

@@ -10,7 +10,7 @@ use cwasm_artifact::header::{Section, settings};
 use cwasm_artifact::module::{Late, Module, View};
 use cwasm_artifact::records::{ExternRecord, HandlerRecord, ImageRecord, InlinedRecord, NONE};
 use cwasm_artifact::report::{Problem, Report};
-use cwasm_artifact::sites::Sites;
+use cwasm_artifact::sites::{Site, Sites};
 use cwasm_artifact::types::{ExternType, FuncType, ValType};
 
 use crate::error::LoadError;
@@ -233,9 +233,9 @@ impl Artifact {
         Ok(self.late(&[Section::Handlers])?.handlers_of(call))
     }
 
-    /// Whether the site at a text offset belongs to a function that was copied into its caller.
-    pub(crate) fn inlined(&self, text: u32) -> Result<Option<&InlinedRecord>, Lost> {
-        Ok(self.late(&[Section::Inlined])?.inlined(text))
+    /// Whether a site belongs to a function that was copied into its caller.
+    pub(crate) fn inlined(&self, site: Site) -> Result<Option<&InlinedRecord>, Lost> {
+        Ok(self.late(&[Section::Inlined])?.inlined(site))
     }
 
     /// The name of a defined function, if it has one.

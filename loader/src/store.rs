@@ -628,9 +628,7 @@ impl<'code> StoreCore<'code> {
             let trapping = (position == 0).then(|| sites.trap_at(offset)).flatten();
             let site = trapping.or_else(|| sites.return_at(offset));
             let mut wasm_offset = site.map(|site| site.wasm);
-            // What is copied calls nothing.
-            let inlined = || artifact.inlined(offset).ok().flatten();
-            if let Some(inlined) = trapping.and_then(|_| inlined()) {
+            if let Some(inlined) = site.and_then(|site| artifact.inlined(site).ok().flatten()) {
                 // The function has no frame of its own in its caller's code.
                 frames.push(frame(inlined.function.get(), wasm_offset));
                 wasm_offset = Some(inlined.call.get());

@@ -15,6 +15,7 @@ use cwasm_artifact::check::{LATE, check};
 use cwasm_artifact::header::{HEADER_OFFSET, HEADER_SIZE, Header, Section};
 use cwasm_artifact::module::{Late, Module, View};
 use cwasm_artifact::records::{Span, Text};
+use cwasm_artifact::sites::Site;
 use cwasm_loader::{Artifact, Digest, LoadError, Report, Trust};
 
 /// A module with something in every section of its artifact.
@@ -276,7 +277,8 @@ fn by_index(view: &View<'_>, late: &Late<'_>) -> usize {
         sum += usize::from(view.tag_type_index(index).is_some()) + late.handlers_of(index).count();
         sum +=
             late.function_name(index).map_or(0, str::len) + late.function_name_range(index).len();
-        sum += usize::from(late.inlined(index).is_some());
+        let sites = [0, 1].map(|trap| Site { text: index, wasm: 0, trap });
+        sum += sites.into_iter().filter(|site| late.inlined(*site).is_some()).count();
         sum += usize::from(view.imported(index % 5, index).is_some());
         sum +=
             usize::from(late.sites().trap_at(index).is_some() || late.function_at(index).is_some());
