@@ -131,6 +131,13 @@ const RECURSIVE: &str = r#"(module $m
         (if (result i32) (local.get 0)
             (then (i32.load (call $follow (i32.sub (local.get 0) (i32.const 1)) (local.get 1))))
             (else (local.get 1))))
+    (func $behind (export "behind") (param i32 i32) (result i32)
+        (if (local.get 0) (then
+            (drop (call $behind (i32.const 0) (local.get 1)))
+            (unreachable)))
+        (if (local.get 1) (then
+            (return (call $behind (i32.const 0) (i32.sub (local.get 1) (i32.const 1))))))
+        (i32.const 0))
     (func $endless (export "endless") (param i32) (result i32)
         (i32.add (call $endless (i32.add (local.get 0) (i32.const 1))) (i32.const 1)))
     (func (export "from outside") (param i32) (result i32)
@@ -200,7 +207,9 @@ fn backtraces_show_each_level_of_a_recursion() {
         let loads = [-1, 16, 8].map(|first| {
             [3, 4, 7].map(|depth| frames("follow", depth, first, TrapKind::MemoryOutOfBounds))
         });
-        (chains, loads)
+        // Where a call returns to that was copied, and the trap was not.
+        let traps = [0, 1, 2].map(|n| frames("behind", 1, n, TrapKind::Unreachable));
+        (chains, loads, traps)
     });
     assert_eq!(copied, called);
 }
