@@ -3,6 +3,7 @@
 use cwasm_compiler::Settings;
 use cwasm_loader::{Engine, Linker, Store, TrapKind};
 use cwasm_tests::{artifact, compile_with, load};
+use proptest::prelude::*;
 
 /// Calls of functions that divide, load, branch, write a global, and have no result.
 const MODULE: &str = r#"(module $m
@@ -224,6 +225,68 @@ fn a_recursion_without_an_end_exhausts_the_stack() {
     for _ in 0..2 {
         let error = endless.call(&mut store, 0).unwrap_err();
         assert_eq!(error.trap().unwrap().kind(), TrapKind::StackOverflow);
+    }
+}
+
+/// What a recursion computes where it goes on: in text, with locals that count down, that are arguments, and that change.
+fn step() -> impl Strategy<Value = String> {
+    let leaf = prop_oneof![
+        (0..3_u8).prop_map(|local| format!("(local.get {local})")),
+        (-2..20_i8).prop_map(|number| format!("(i32.const {number})")),
+        Just("(i32.load (local.get 1))".to_owned()),
+    ];
+    leaf.prop_recursive(4, 10, 3, |inner| {
+        let two = (inner.clone(), inner.clone());
+        prop_oneof![
+            3 => (1..4_u8, inner.clone()).prop_map(|(less, argument)| format!(
+                "(call $f (i32.sub (local.get 0) (i32.const {less})) {argument})"
+            )),
+            1 => (prop::sample::select(&["add", "sub", "xor", "mul", "div_u", "shl"][..]), two.clone())
+                .prop_map(|(operator, (a, b))| format!("(i32.{operator} {a} {b})")),
+            1 => inner.clone().prop_map(|value| format!("(local.tee 2 {value})")),
+            1 => inner.clone().prop_map(|address| format!("(i32.load {address})")),
+            1 => (inner.clone(), two).prop_map(|(condition, (a, b))| format!(
+                "(if (result i32) {condition} (then {a}) (else {b}))"
+            )),
+            1 => inner.prop_map(|value| format!(
+                "(block (result i32) (loop (drop (br_if 1 {value} (local.get 3)))
+                    (local.set 3 (i32.const 1)) (br 0)) (unreachable))"
+            )),
+        ]
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(500))]
+
+    #[test]
+    fn recursions_do_what_they_do_without_copies(step in step()) {
+        let text = format!(
+            r#"(module $m (memory 1)
+                (func $f (export "f") (param i32 i32) (result i32) (local i32 i32)
+                    (if (i32.le_s (local.get 0) (i32.const 0)) (then (return (local.get 1))))
+                    {step}))"#
+        );
+        // Code that counts fuel keeps its calls.
+        let settings = [Settings::default(), Settings { fuel: true, ..Settings::default() }];
+        let [copied, called] = settings.map(|settings| {
+            let code = load(&compile_with(&text, &settings));
+            let engine = Engine::default();
+            let mut store = Store::new(&engine, ());
+            store.set_fuel(u64::MAX);
+            let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+            let f = instance.typed_func::<(i32, i32), i32>(&store, "f").unwrap();
+            [(0, 7), (1, 0), (2, -1), (3, 65_536), (4, 5), (5, 1)].map(|arguments| {
+                f.call(&mut store, arguments).map_err(|error| {
+                    let trap = error.trap().unwrap();
+                    let mut frames = trap.frames().to_vec();
+                    // That of a load may be the operator that uses what was loaded, if one instruction does both.
+                    frames[0].wasm_offset = None;
+                    (trap.kind(), frames, trap.omitted_frames())
+                })
+            })
+        });
+        prop_assert_eq!(copied, called);
     }
 }
 
