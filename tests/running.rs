@@ -245,6 +245,8 @@ fn runaway_recursion_is_a_trap_and_its_backtrace_is_bounded() {
         assert_eq!(trap.kind(), TrapKind::StackOverflow);
         assert_eq!(trap.frames().len(), 100);
         assert!(trap.omitted_frames() > 1000);
+        let message = trap.to_string();
+        assert_eq!(message.lines().count(), 1 + 100 + 1, "{message}");
     }
     // Also on a thread with a stack that is smaller than what wasm may use.
     let thread = std::thread::Builder::new().stack_size(512 << 10);

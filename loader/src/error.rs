@@ -511,7 +511,8 @@ impl Trap {
         &self.frames
     }
 
-    /// How many more frames there were than [`Trap::frames`] holds.
+    /// How many more frames there were than [`Trap::frames`] holds. Functions that were copied into others count with them as one
+    /// here.
     #[must_use]
     pub fn omitted_frames(&self) -> usize {
         self.omitted

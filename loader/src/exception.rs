@@ -121,7 +121,8 @@ impl Exception {
         &self.origin.frames
     }
 
-    /// How many more frames there were than [`Exception::frames`] holds.
+    /// How many more frames there were than [`Exception::frames`] holds. Functions that were copied into others count with them as one
+    /// here.
     #[must_use]
     pub fn omitted_frames(&self) -> usize {
         self.origin.omitted

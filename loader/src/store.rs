@@ -36,7 +36,7 @@ use crate::shared_memory::SharedMemory;
 use crate::sys::Image;
 use crate::type_registry::Registration;
 use crate::vm::activation::{self, Activation, Unwound};
-use crate::vm::backtrace::Frames;
+use crate::vm::backtrace::{Frames, MAX_FRAMES};
 use crate::vm::exception::{Exceptions, Landing, Origin, Root, VmException, VmTag};
 use crate::vm::heap::{Heap, Window};
 use crate::vm::host_func::VmHostFunc;
@@ -274,7 +274,8 @@ impl<'code> StoreCore<'code> {
         let this = NonNull::from(&mut *self).cast::<StoreCore<'static>>();
         // SAFETY: the store is exclusively borrowed, and alive.
         unsafe { activation::note_host_frames(this) };
-        Error::trapped(kind, self.frames(), self.trap_frames.omitted())
+        let (frames, omitted) = self.frames();
+        Error::trapped(kind, frames, omitted)
     }
 
     /// What the host gets if bytes that it needs are gone.
@@ -570,12 +571,12 @@ impl<'code> StoreCore<'code> {
             | (Unwound::Trap(_), Some(Pending::Lost(lost)))
             | (Unwound::Lost(lost), None | Some(Pending::Lost(_))) => {
                 self.thrown = None;
-                Error::lost(lost, self.frames())
+                Error::lost(lost, self.frames().0)
             }
             (_, Some(Pending::Thread(error))) => Error::Thread(error),
             (Unwound::Exception, _) => match self.thrown.take() {
                 Some((exception, root)) => {
-                    let (frames, omitted) = (self.frames(), self.trap_frames.omitted());
+                    let (frames, omitted) = self.frames();
                     let origin = Origin { frames: frames.into(), omitted };
                     let origin = self.exceptions.originate(exception, || Some(origin));
                     Error::Exception(Exception::from_raw(exception, root, origin, self))
@@ -583,8 +584,8 @@ impl<'code> StoreCore<'code> {
                 None => Error::Host("an exception was thrown, and is gone".into()),
             },
             (Unwound::Trap(kind), _) => {
-                let frames = self.frames();
-                Error::trapped(kind, frames, self.trap_frames.omitted())
+                let (frames, omitted) = self.frames();
+                Error::trapped(kind, frames, omitted)
             }
             // Why the host stopped is what counts, even if it is lost how wasm goes on.
             (Unwound::Host | Unwound::Lost(_), Some(Pending::Error(error))) => {
@@ -604,8 +605,8 @@ impl<'code> StoreCore<'code> {
         self.pending = Some(Pending::Lost(lost));
     }
 
-    /// The frames of the last trap.
-    fn frames(&self) -> Vec<Frame> {
+    /// The frames of the last trap, and how many more there were.
+    fn frames(&self) -> (Vec<Frame>, usize) {
         let this = NonNull::from(self);
         let mut frames = Vec::new();
         for (position, pc) in self.trap_frames.pcs().iter().enumerate() {
@@ -635,7 +636,10 @@ impl<'code> StoreCore<'code> {
             }
             frames.push(frame(func_index, wasm_offset));
         }
-        frames
+        // With functions that have no frame of their own, there can be more than program counters.
+        let more = frames.len().saturating_sub(MAX_FRAMES);
+        frames.truncate(MAX_FRAMES);
+        (frames, self.trap_frames.omitted() + more)
     }
 }
 
