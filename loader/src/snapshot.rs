@@ -23,7 +23,7 @@ use memmap2::{Advice, Mmap, MmapMut, MmapOptions};
 use crate::error::LoadError;
 use crate::hashing;
 use crate::source::{Handle, Opened};
-use crate::spare::{self, Pages};
+use crate::spare::{self, HUGE_PAGE, Pages};
 use crate::sys;
 use crate::vm::lazy::LazyParts;
 
@@ -32,9 +32,6 @@ const MAX_LENGTH: u64 = 16 << 30;
 
 /// How much of a file that is no artifact is read, in order to say what it is.
 const MAX_UNKNOWN: u64 = 64 << 20;
-
-/// The size of a large page. To have one is much cheaper than to have as much memory in small ones.
-const HUGE_PAGE: usize = 2 << 20;
 
 /// How much of a file is read to find out how much there is to read. Has room for the header and the digests of most files.
 const FRONT: usize = 4096;
@@ -217,7 +214,7 @@ impl Snapshot {
         }
         let whole = bytes.next_multiple_of(HUGE_PAGE);
         // What the last large page has too much is not used by anybody.
-        let room = if whole - bytes <= (whole / 8).max(HUGE_PAGE / 4) { whole } else { bytes };
+        let room = if spare::wastes_little(bytes, whole) { whole } else { bytes };
         if room < HUGE_PAGE {
             return MmapOptions::new().len(room).populate().map_anon().map_err(failed);
         }

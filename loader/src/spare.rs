@@ -9,29 +9,61 @@ use std::sync::Mutex;
 
 use memmap2::{Mmap, MmapMut};
 
+/// The size of a large page. To have one is much cheaper than to have as much memory in small ones.
+pub(crate) const HUGE_PAGE: usize = 2 << 20;
+
 /// How many wait.
 const COUNT: usize = 4;
 
-/// What has more bytes does not wait. Large pages are cheaper, and it is the process that pays for what waits.
-const MAX_LENGTH: usize = 1 << 20;
+/// How many bytes wait, in all of them. It is the process that pays for what waits.
+const ROOM: usize = 4 << 20;
 
-static WAITING: Mutex<Waiting> = Mutex::new(Waiting([const { None }; COUNT]));
+static WAITING: Mutex<Waiting> = Mutex::new(Waiting::NONE);
 
-/// What waits, the oldest first.
+/// What waits, the oldest first; what is not there comes before.
 struct Waiting([Option<MmapMut>; COUNT]);
 
 impl Waiting {
+    const NONE: Self = Self([const { None }; COUNT]);
+
     fn keep(&mut self, map: MmapMut) {
-        // If there is no room, the oldest has none any more.
-        let place = self.0.iter().position(Option::is_none).unwrap_or(0);
-        self.0[place..].rotate_left(1);
-        self.0[COUNT - 1] = Some(map);
+        if map.len() > ROOM {
+            return;
+        }
+        // If there is no room, the oldest have none any more.
+        while self.0[0].is_some() || self.bytes() + map.len() > ROOM {
+            let oldest = self.0.iter_mut().find_map(Option::take);
+            debug_assert!(oldest.is_some(), "nothing waits, and there is no room");
+            self.in_order();
+        }
+        self.0[0] = Some(map);
+        self.0.rotate_left(1);
     }
 
     fn take(&mut self, length: usize) -> Option<MmapMut> {
-        let is_right = |map: &mut MmapMut| map.len() >= length && map.len() - length <= length / 8;
-        self.0.iter_mut().find_map(|place| place.take_if(is_right))
+        let is_right = |map: &mut MmapMut| wastes_little(length, map.len());
+        let found = self.0.iter_mut().find_map(|place| place.take_if(is_right));
+        self.in_order();
+        found
     }
+
+    fn bytes(&self) -> usize {
+        self.0.iter().flatten().map(|map| map.len()).sum()
+    }
+
+    /// What has gone leaves its place at the beginning.
+    fn in_order(&mut self) {
+        self.0.sort_by_key(Option::is_some);
+    }
+}
+
+/// Whether so many bytes may have as much room as that. What ends with a large page may have more: that is cheaper than small ones.
+pub(crate) fn wastes_little(bytes: usize, room: usize) -> bool {
+    let most = match room.is_multiple_of(HUGE_PAGE) {
+        true => (room / 8).max(HUGE_PAGE / 4),
+        false => room / 8,
+    };
+    room.checked_sub(bytes).is_some_and(|rest| rest <= most)
 }
 
 /// Read-only pages of memory.
@@ -64,7 +96,7 @@ impl Deref for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        let Some(map) = self.map.take().filter(|map| self.may_wait && map.len() <= MAX_LENGTH)
+        let Some(map) = self.map.take().filter(|map| self.may_wait && map.len() <= ROOM)
         else {
             return;
         };
@@ -98,7 +130,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "maps memory")]
     fn what_waits_is_had_by_who_needs_about_as_much() {
-        let mut waiting = Waiting([const { None }; COUNT]);
+        let mut waiting = Waiting::NONE;
         assert!(waiting.take(LENGTH).is_none());
         waiting.keep(filled(7));
         assert!(waiting.take(LENGTH + 1).is_none());
@@ -110,6 +142,34 @@ mod tests {
         let found: Vec<u8> =
             std::iter::from_fn(|| waiting.take(LENGTH)).map(|map| map[0]).collect();
         assert_eq!(found, [6, 7, 8, 9]);
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "maps memory")]
+    fn what_waits_is_bounded_in_bytes() {
+        let map = |bytes| MmapMut::map_anon(bytes).unwrap();
+        let waiting = |lengths: &[usize]| {
+            let mut waiting = Waiting::NONE;
+            lengths.iter().for_each(|bytes| waiting.keep(map(*bytes)));
+            waiting.0.iter().flatten().map(|map| map.len()).collect::<Vec<_>>()
+        };
+        let half = ROOM / 2;
+        assert_eq!(waiting(&[half, half]), [half, half]);
+        assert_eq!(waiting(&[1, half, 2, half]), [2, half]);
+        assert_eq!(waiting(&[half, 1, 2, half - 3, 3]), [1, 2, half - 3, 3]);
+        assert_eq!(waiting(&[1, 2, 3, ROOM]), [ROOM]);
+        assert_eq!(waiting(&[1, 2, ROOM + 1]), [1, 2]);
+        assert_eq!(waiting(&[1, 2, 3, 4, 5]), [2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn an_eighth_may_be_wasted_and_more_of_a_large_page() {
+        assert!(wastes_little(7000, 8000) && !wastes_little(6999, 8000));
+        assert!(!wastes_little(8001, 8000));
+        assert!(wastes_little(HUGE_PAGE * 3 / 4, HUGE_PAGE));
+        assert!(!wastes_little(HUGE_PAGE * 3 / 4 - 1, HUGE_PAGE));
+        assert!(wastes_little(HUGE_PAGE * 14, HUGE_PAGE * 16));
+        assert!(!wastes_little(HUGE_PAGE * 14 - 1, HUGE_PAGE * 16));
     }
 
     #[test]
