@@ -96,8 +96,7 @@ impl Deref for Pages {
 
 impl Drop for Pages {
     fn drop(&mut self) {
-        let Some(map) = self.map.take().filter(|map| self.may_wait && map.len() <= ROOM)
-        else {
+        let Some(map) = self.map.take().filter(|map| self.may_wait && map.len() <= ROOM) else {
             return;
         };
         let Ok(map) = map.make_mut() else { return };

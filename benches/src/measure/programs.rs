@@ -30,6 +30,9 @@ const FEW: [&str; 16] = [
     "shootout-switch",
 ];
 
+/// An interpreter, of which the corpus has none. It is not a part of the mean.
+const INTERPRETER: &str = include_str!("../../kernels/interpreter.wat");
+
 /// How long all runs of a program may take, in seconds.
 const BUDGET: f64 = 12.0;
 const QUICK_BUDGET: f64 = 2.0;
@@ -40,14 +43,27 @@ pub fn run(options: &Options, report: &mut Report) -> Result<()> {
         .filter(|program| !options.quick || FEW.contains(&program.name.as_str()))
         .filter(|program| options.program.as_ref().is_none_or(|part| program.name.contains(part)))
         .collect();
-    if programs.is_empty() {
+    if corpus::programs().is_empty() {
         report.note("programs: skipped, there are no sightglass programs; set CWASM_CORPORA");
-        return Ok(());
+        return interpreter(options, report);
     }
     level(options, report, &programs, Cpu::Native)?;
+    interpreter(options, report)?;
     if !options.quick {
         level(options, report, &programs, Cpu::Baseline)?;
     }
+    Ok(())
+}
+
+fn interpreter(options: &Options, report: &mut Report) -> Result<()> {
+    let name = "interpreter";
+    if options.program.as_ref().is_some_and(|part| !name.contains(part)) {
+        return Ok(());
+    }
+    let (path, wasm) = (name.into(), wat::parse_str(INTERPRETER)?);
+    let program = Program { name: name.into(), path, wasm };
+    let (ours, theirs) = Pair::new(&program, Cpu::Native)?.measure(options)?;
+    report.add(Row::seconds(format!("run {name}, a kernel"), &(ours, theirs)).bar(1.05));
     Ok(())
 }
 
