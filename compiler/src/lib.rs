@@ -54,6 +54,7 @@ mod queue;
 mod reference;
 mod reuse;
 mod saturation;
+mod scaled;
 pub mod settings;
 mod shorten;
 mod tables;

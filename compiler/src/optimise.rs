@@ -17,6 +17,7 @@ use crate::lookup;
 use crate::narrow;
 use crate::order;
 use crate::saturation;
+use crate::scaled;
 
 /// Optimises the function in the context, whose graphs are known then, as the target says. `memories` are those of
 /// [`addresses::short_memories`]. Returns what has to lie behind its code.
@@ -67,6 +68,7 @@ fn optimise_fully(
     }
     fields::leave_out(&mut context.func, &context.cfg, &context.domtree);
     narrow::narrow(&mut context.func);
+    scaled::scale(&mut context.func);
     carried::compute_once(&mut context.func, &context.domtree);
     constants::rematerialise(&mut context.func);
     order::keep_fewer(&mut context.func);
