@@ -336,8 +336,9 @@ mod tests {
         let all_fit = |starts: &[u32], edges: &[(u32, u32)], start: u32, end: u32| {
             let places = places(phases(blocks(starts, edges)));
             assert!(!places.is_empty());
+            let (start, end) = (start as usize, end as usize);
             for place in places {
-                assert_eq!((place as u32 + start) / 64, (place as u32 + end - 1) / 64, "{place}");
+                assert_eq!((place + start) / 64, (place + end - 1) / 64, "{place}");
             }
         };
         let (starts, edges) = interpreter(8, 49, 16, &[8]);
