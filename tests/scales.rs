@@ -32,7 +32,7 @@ const INDICES: &[Index] = &[
     ("(i32.shr_u (i32.and (local.get 0) (i32.const 0xffff00)) (i32.const 8))", |x| x >> 8 & 0xffff),
     ("(i32.load8_u $bytes (i32.and (local.get 0) (i32.const 7)))", |x| byte(x & 7)),
     ("(i32.load8_s $bytes (i32.and (local.get 0) (i32.const 7)))", |x| {
-        i32::from(byte(x & 7) as u8 as i8).cast_unsigned()
+        (byte(x & 7).cast_signed() << 24 >> 24).cast_unsigned()
     }),
     ("(i32.load16_u $bytes (i32.and (local.get 0) (i32.const 6)))", |x| {
         byte(x & 6) | byte(x & 6 | 1) << 8
