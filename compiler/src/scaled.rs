@@ -1,11 +1,12 @@
-//! Indices that are scaled in 32 bits and cannot wrap around, scaled in 64 instead.
+//! SANDBOX-CRITICAL: indices that are scaled in 32 bits and cannot wrap around, scaled in 64 instead.
 //!
 //! A program computes the place of an element of a table as `base + (x << 2)` in 32 bits, and the address is that, made longer. Where
 //! so much of `x` is known to be clear that no bit is lost, the longer one is `x`, made longer, shifted: an operand
 //! of the access itself, which scales by 2, 4 or 8. That is so for what was masked, shifted to the right or loaded from a byte, as indices of
 //! tables of a hash, of an automaton or of an interpreter are.
 //!
-//! It is the same number, whatever becomes of it.
+//! It is the same number, whatever becomes of it: `x <= 2^(32 - scale) - 1`, which [`most`] finds out, therefore `x << scale < 2^32`,
+//! and so the index stays below 2^32, as `translate/bounds.rs` relies on. Were that bound wrong, an access could leave the sandbox.
 
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
 use cranelift_codegen::entity::EntityRef as _;
