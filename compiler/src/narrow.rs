@@ -89,14 +89,15 @@ fn low_half(cursor: &mut FuncCursor<'_>, operand: Value) -> Value {
     }
 }
 
-fn operation(dfg: &DataFlowGraph, value: Value) -> Option<(Opcode, Value, Value)> {
+/// What computes a value of two others, and these.
+pub(crate) fn operation(dfg: &DataFlowGraph, value: Value) -> Option<(Opcode, Value, Value)> {
     match dfg.insts[dfg.value_def(value).inst()?] {
         InstructionData::Binary { opcode, args: [a, b] } => Some((opcode, a, b)),
         _ => None,
     }
 }
 
-fn constant(dfg: &DataFlowGraph, value: Value) -> Option<u64> {
+pub(crate) fn constant(dfg: &DataFlowGraph, value: Value) -> Option<u64> {
     integer(dfg, value).map(i64::cast_unsigned)
 }
 

@@ -14,7 +14,7 @@ use cranelift_codegen::ir::{
     DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value, types,
 };
 
-use crate::constants::integer;
+use crate::narrow::{constant, operation};
 
 /// An access scales by 2 to the power of this at most.
 const MAX_SCALE: u64 = 3;
@@ -73,17 +73,6 @@ fn most(dfg: &DataFlowGraph, value: Value, depth: u32) -> u64 {
         }
         _ => all,
     }
-}
-
-fn operation(dfg: &DataFlowGraph, value: Value) -> Option<(Opcode, Value, Value)> {
-    match dfg.insts[dfg.value_def(dfg.resolve_aliases(value)).inst()?] {
-        InstructionData::Binary { opcode, args: [a, b] } => Some((opcode, a, b)),
-        _ => None,
-    }
-}
-
-fn constant(dfg: &DataFlowGraph, value: Value) -> Option<u64> {
-    integer(dfg, value).map(i64::cast_unsigned)
 }
 
 #[cfg(test)]
