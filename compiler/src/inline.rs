@@ -78,16 +78,17 @@ impl<'wasm> Inlinable<'wasm> {
     pub(crate) fn add(&mut self, index: FuncIndex, body: &Body<'wasm>, mut function: ir::Function) {
         let insts = function.layout.blocks().flat_map(|block| function.layout.block_insts(block));
         let insts = insts.map(|inst| function.dfg.insts[inst]);
-        let mut calls = insts.filter(|inst| inst.opcode().is_call()).peekable();
-        let is_recursive = calls.peek().is_some();
-        let of_itself = |call| match call {
+        let mut calls = insts.filter(|inst| inst.opcode().is_call());
+        // Also if nothing reaches the calls: it may loop.
+        let is_recursive = Shape::of(index, body).is_ok_and(|shape| shape == Shape::Recursive);
+        let is_allowed = |call| match call {
             ir::InstructionData::Call { opcode: ir::Opcode::Call, func_ref, .. } => {
-                named(&function, func_ref) == Some(index)
+                is_recursive && named(&function, func_ref) == Some(index)
             }
             _ => false,
         };
         let start = u32::try_from(body.body.range().start);
-        if function.dfg.num_insts() > MAX_INSTRUCTIONS || !calls.all(of_itself) {
+        if function.dfg.num_insts() > MAX_INSTRUCTIONS || !calls.all(is_allowed) {
             return;
         }
         let Ok(start) = start else { return };

@@ -1,5 +1,6 @@
 //! What is in an artifact, read back with the reader that the loader uses.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +14,7 @@ use cwasm_compiler::{
     CpuLevel, MemoryBounds, OptLevel, Progress, RelaxedSimd, Settings, TARGETS, compile,
     compile_with_progress, parse_text,
 };
+use iced_x86::{Decoder, DecoderOptions};
 use object::read::elf::ElfFile64;
 use object::{Endianness, Object as _, ObjectSection as _, ObjectSymbol as _, SymbolKind};
 
@@ -265,6 +267,70 @@ fn sites_lead_from_code_to_the_operators() {
         assert_eq!(module[division.wasm as usize], 0x6e);
         assert!(of_run.iter().any(|site| Trap::from_code(site.trap) == Some(Trap::StackOverflow)));
     });
+}
+
+#[test]
+fn functions_that_call_nothing_but_themselves_are_copied_to_at_most_four_of_their_calls() {
+    let less = "(i32.sub (local.get 0) (i32.const 1))";
+    let sum = |name: &str, calls: usize| {
+        let call = format!("(call ${name} {less}) i32.add ");
+        format!(
+            "(func ${name} (export \"{name}\") (param i32) (result i32)
+               (if (i32.eqz (local.get 0)) (then (return (i32.const 1))))
+               (i32.const 0) {})",
+            call.repeat(calls)
+        )
+    };
+    let text = format!(
+        r#"(module {} {} {}
+            (func $loop (export "loop") (param i32) (result i32)
+                (loop $more
+                    (br_if $more (local.tee 0 (i32.div_u (local.get 0) (i32.const 3))))
+                    (return (i32.div_u (i32.const 1) (local.get 0))))
+                (call $loop (local.get 0)))
+            (func (export "caller") (param i32) (result i32)
+                (i32.add (call $one (local.get 0)) (call $loop (local.get 0)))))"#,
+        sum("one", 1),
+        sum("two", 2),
+        sum("six", 6)
+    );
+    let artifact = compile(&wasm(&text), &x86()).unwrap();
+    read(&artifact, |_, read| {
+        let late = read.late(&artifact);
+        // For how many of its calls a function has copies, and of what.
+        let copies = |index: usize| {
+            let function = &late.functions()[index];
+            let range = function.text.get()..function.text.get() + function.length.get();
+            let sites = late.sites().iter().filter(|site| range.contains(&(site.text - 1)));
+            let copied = sites.filter_map(|site| late.inlined(site));
+            let copied: BTreeSet<(u32, u32)> =
+                copied.map(|record| (record.function.get(), record.call.get())).collect();
+            assert!(copied.iter().all(|(copied, _)| *copied as usize == index), "{copied:?}");
+            copied.len()
+        };
+        assert_eq!([0, 1, 2].map(copies), [1, 2, 4]);
+        // Nobody gets copies of what loops, though nothing reaches its call of itself; nor others of what calls itself.
+        assert_eq!([3, 4].map(copies), [0, 0]);
+    });
+}
+
+#[test]
+fn accesses_scale_indices_that_cannot_wrap_around() {
+    let scales = |index: &str| {
+        let load = format!("(i32.load (i32.shl {index} (i32.const 2)))");
+        let text = format!("(module (memory 1) (func (param i32) (result i32) {load}))");
+        let artifact = compile(&wasm(&text), &x86()).unwrap();
+        read(&artifact, |_, read| {
+            let function = &read.late(&artifact).functions()[0];
+            let text = &artifact[read.range(Section::Text)];
+            let code = &text[function.text.get() as usize..][..function.length.get() as usize];
+            Decoder::new(64, code, DecoderOptions::NONE)
+                .iter()
+                .any(|instruction| instruction.memory_index_scale() == 4)
+        })
+    };
+    assert!(scales("(i32.and (local.get 0) (i32.const 255))"));
+    assert!(!scales("(local.get 0)"));
 }
 
 #[test]
