@@ -72,13 +72,13 @@ pub(crate) struct Blocks<'a> {
 /// Where a function should begin.
 pub(crate) fn phases(blocks: Blocks<'_>) -> Phases {
     let ranges = loops(blocks);
+    if ranges.is_empty() && blocks.recursion.is_empty() {
+        return Phases::HALVES;
+    }
     let depths = Depths::of(&ranges);
     let recursion = recursion(&depths, blocks.recursion);
     let dispatches = dispatches(blocks, &depths);
     let loops = innermost_loops(ranges);
-    if loops.is_empty() && recursion.is_none() {
-        return Phases::HALVES;
-    }
     let entry = Loop { start: 0, end: blocks.length.clamp(1, HALF), depth: 0 };
     let cost = |phase| {
         // Loops turn, and a function is entered once for all that it does.
@@ -129,15 +129,11 @@ struct Depths {
 }
 
 impl Depths {
+    /// Those of loops that are ordered by where they begin.
     fn of(loops: &[(u32, u32)]) -> Self {
-        let sorted = |mut places: Vec<u32>| {
-            places.sort_unstable();
-            places
-        };
-        Self {
-            starts: sorted(loops.iter().map(|(start, _)| *start).collect()),
-            ends: sorted(loops.iter().map(|(_, end)| *end).collect()),
-        }
+        let (starts, mut ends): (Vec<u32>, Vec<u32>) = loops.iter().copied().unzip();
+        ends.sort_unstable();
+        Self { starts, ends }
     }
 
     /// How many loops are around the instruction that ends at a place.

@@ -54,7 +54,7 @@ fn scaled(dfg: &DataFlowGraph, value: Value) -> Option<(Value, Value)> {
 fn most(dfg: &DataFlowGraph, value: Value, depth: u32) -> u64 {
     let ty = dfg.value_type(value);
     let all = u64::MAX >> (64 - ty.bits());
-    let Some(inst) = dfg.value_def(dfg.resolve_aliases(value)).inst() else { return all };
+    let Some(inst) = dfg.value_def(value).inst() else { return all };
     let Some(depth) = depth.checked_sub(1) else { return all };
     match dfg.insts[inst] {
         InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => {
@@ -84,9 +84,9 @@ mod tests {
 
     use super::*;
 
-    /// The opcodes of `index << scale`, made longer, from the last on, where `index` makes the index of a number of 32 bits and a pointer.
+    /// The opcodes of `index << by`, made longer, from the last on, where `index` makes the index of a number of 32 bits and a pointer.
     fn opcodes(
-        scale: i64,
+        by: i64,
         index: impl Fn(&mut FunctionBuilder<'_>, Value, Value) -> Value,
     ) -> Vec<Opcode> {
         let mut func = Function::new();
@@ -100,11 +100,12 @@ mod tests {
         builder.seal_block(entry);
         let [number, pointer] = *builder.block_params(entry) else { unreachable!() };
         let index = index(&mut builder, number, pointer);
-        let amount = builder.ins().iconst(types::I32, scale);
+        let amount = builder.ins().iconst(types::I32, by);
         let scaled = builder.ins().ishl(index, amount);
         let long = builder.ins().uextend(types::I64, scaled);
         builder.ins().return_(&[long]);
-        scale_and_verify(&mut func);
+        scale(&mut func);
+        verify_function(&func, &Flags::new(settings::builder())).unwrap();
         let last = func.layout.last_inst(entry).unwrap();
         let mut value = func.dfg.inst_args(last)[0];
         let mut found = Vec::new();
@@ -113,11 +114,6 @@ mod tests {
             value = func.dfg.inst_args(inst)[0];
         }
         found
-    }
-
-    fn scale_and_verify(func: &mut Function) {
-        scale(func);
-        verify_function(func, &Flags::new(settings::builder())).unwrap();
     }
 
     use Opcode::{Band, Ishl, Uextend, Uload8, Uload16, Ushr};
