@@ -18,42 +18,30 @@ const COUNT: usize = 4;
 /// How many bytes wait, in all of them. It is the process that pays for what waits.
 const ROOM: usize = 4 << 20;
 
-static WAITING: Mutex<Waiting> = Mutex::new(Waiting::NONE);
+static WAITING: Mutex<Waiting> = Mutex::new(Waiting(Vec::new()));
 
-/// What waits, the oldest first; what is not there comes before.
-struct Waiting([Option<MmapMut>; COUNT]);
+/// What waits, the oldest first.
+struct Waiting(Vec<MmapMut>);
 
 impl Waiting {
-    const NONE: Self = Self([const { None }; COUNT]);
-
     fn keep(&mut self, map: MmapMut) {
         if map.len() > ROOM {
             return;
         }
         // If there is no room, the oldest have none any more.
-        while self.0[0].is_some() || self.bytes() + map.len() > ROOM {
-            let oldest = self.0.iter_mut().find_map(Option::take);
-            debug_assert!(oldest.is_some(), "nothing waits, and there is no room");
-            self.in_order();
+        while self.0.len() == COUNT || self.bytes() + map.len() > ROOM {
+            self.0.remove(0);
         }
-        self.0[0] = Some(map);
-        self.0.rotate_left(1);
+        self.0.push(map);
     }
 
     fn take(&mut self, length: usize) -> Option<MmapMut> {
-        let is_right = |map: &mut MmapMut| wastes_little(length, map.len());
-        let found = self.0.iter_mut().find_map(|place| place.take_if(is_right));
-        self.in_order();
-        found
+        let place = self.0.iter().position(|map| wastes_little(length, map.len()))?;
+        Some(self.0.remove(place))
     }
 
     fn bytes(&self) -> usize {
-        self.0.iter().flatten().map(|map| map.len()).sum()
-    }
-
-    /// What has gone leaves its place at the beginning.
-    fn in_order(&mut self) {
-        self.0.sort_by_key(Option::is_some);
+        self.0.iter().map(|map| map.len()).sum()
     }
 }
 
@@ -129,7 +117,7 @@ mod tests {
     #[test]
     #[cfg_attr(miri, ignore = "maps memory")]
     fn what_waits_is_had_by_who_needs_about_as_much() {
-        let mut waiting = Waiting::NONE;
+        let mut waiting = Waiting(Vec::new());
         assert!(waiting.take(LENGTH).is_none());
         waiting.keep(filled(7));
         assert!(waiting.take(LENGTH + 1).is_none());
@@ -148,9 +136,9 @@ mod tests {
     fn what_waits_is_bounded_in_bytes() {
         let map = |bytes| MmapMut::map_anon(bytes).unwrap();
         let waiting = |lengths: &[usize]| {
-            let mut waiting = Waiting::NONE;
+            let mut waiting = Waiting(Vec::new());
             lengths.iter().for_each(|bytes| waiting.keep(map(*bytes)));
-            waiting.0.iter().flatten().map(|map| map.len()).collect::<Vec<_>>()
+            waiting.0.iter().map(|map| map.len()).collect::<Vec<_>>()
         };
         let half = ROOM / 2;
         assert_eq!(waiting(&[half, half]), [half, half]);
@@ -169,6 +157,20 @@ mod tests {
         assert!(!wastes_little(HUGE_PAGE * 3 / 4 - 1, HUGE_PAGE));
         assert!(wastes_little(HUGE_PAGE * 14, HUGE_PAGE * 16));
         assert!(!wastes_little(HUGE_PAGE * 14 - 1, HUGE_PAGE * 16));
+    }
+
+    #[test]
+    #[cfg_attr(miri, ignore = "maps memory")]
+    fn what_is_longer_than_one_of_the_others_waits_as_well() {
+        let length = ROOM - (64 << 10);
+        for _ in 0..100 {
+            let map = MmapMut::map_anon(length).unwrap();
+            drop(Pages::again(map.make_read_only().unwrap()));
+            if take(length).is_some() {
+                return;
+            }
+        }
+        panic!("nothing waits");
     }
 
     #[test]
