@@ -4,7 +4,8 @@
 use std::fmt::Write as _;
 
 use cwasm_compiler::{CpuLevel, MemoryBounds, OptLevel, Settings};
-use cwasm_loader::{Engine, Linker, Store, TrapKind};
+use cwasm_loader::TrapKind;
+use cwasm_tests::calls::{instantiate, store};
 use cwasm_tests::{compile_with, load};
 
 /// How an index is made of the operand, in text, and the same in Rust.
@@ -89,9 +90,8 @@ fn module(pages: u64) -> String {
 
 fn follow(pages: u64, settings: &Settings) {
     let code = load(&compile_with(&module(pages), settings));
-    let engine = Engine::default();
-    let mut store = Store::new(&engine, ());
-    let instance = Linker::new(&engine).instantiate(&mut store, &code).unwrap();
+    let mut store = store();
+    let instance = instantiate(&mut store, &code);
     let memory = instance.memory(&store, "memory").unwrap();
     let length = pages << 16;
     let mut value = 0x1234_5678_9abc_def0_i64;

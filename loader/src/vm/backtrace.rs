@@ -61,7 +61,7 @@ impl Frames {
     }
 
     /// Adds the return addresses of the frames from the one at `fp`, inclusive,
-    /// to the one at `entry_fp`, exclusive.
+    /// to the one at `entry_fp`, exclusive, but for the one that leads there, which is no frame of wasm.
     ///
     /// # Safety
     /// `fp` and `entry_fp` must be frame pointers of live frames of this
@@ -74,6 +74,9 @@ impl Frames {
             // two words at a frame pointer are the saved frame pointer
             // and the return address on every supported architecture.
             let [caller_fp, return_address] = unsafe { *frame };
+            if caller_fp == entry_fp {
+                break;
+            }
             self.push(return_address);
             if caller_fp <= fp {
                 break;
