@@ -5,7 +5,8 @@
 //! mostly `i` is wanted behind the loop for nothing else. Then both are kept at the end of each turn, in two
 //! registers, and the turn ends with a move from one to the other, and a jump behind that. For `while (*p) p++;` these are two instructions of six.
 //!
-//! The optimiser does the same with what a turn asks at its end: `i + 1 == 8` becomes `i == 7`. Here it becomes `i + 1 == 8` again.
+//! The optimiser does the same with what a turn asks at its end: `i + 1 == 8` becomes `i == 7`. Here it becomes `i + 1 == 8` again. And if
+//! what it asks is whether the sum is zero, that is computed last of all: then the branch needs no comparison.
 //!
 //! This is done once the function is optimised. What is taken from elsewhere comes from a block that is always passed before, so
 //! a sum is never computed where it was not.
@@ -35,6 +36,9 @@ pub(crate) fn compute_once(func: &mut Function, domtree: &DominatorTree) {
         let is_asked = compare_next(func, count);
         if is_asked || count.is_computed_again {
             compute_late(func, count);
+        }
+        if let Some(question) = asks_for_zero(func, count) {
+            compute_last(func, count, question);
         }
     }
     use_instead(func, &again);
@@ -172,6 +176,47 @@ fn compare_next(func: &mut Function, count: &Count) -> bool {
     true
 }
 
+/// If the turn ends with the question whether the next count is zero: what asks for that.
+fn asks_for_zero(func: &Function, count: &Count) -> Option<Inst> {
+    let dfg = &func.dfg;
+    let branch = func.layout.last_inst(count.latch)?;
+    let InstructionData::Brif { arg, .. } = dfg.insts[branch] else { return None };
+    let sum = dfg.first_result(count.sum);
+    if arg == sum {
+        return Some(branch);
+    }
+    let compared = dfg.value_def(arg).inst()?;
+    let InstructionData::IntCompare { cond: IntCC::Equal | IntCC::NotEqual, args: [a, b], .. } =
+        dfg.insts[compared]
+    else {
+        return None;
+    };
+    let asks = with_constant(dfg, a, b).is_some_and(|(value, _, zero)| value == sum && zero == 0);
+    (asks && func.layout.inst_block(compared) == Some(count.latch)).then_some(compared)
+}
+
+/// Computes a sum just before a question at the end of the turn, unless it is wanted before. What adds tells whether the sum is zero, as long as nothing
+/// else adds behind it.
+fn compute_last(func: &mut Function, count: &Count, question: Inst) {
+    let sum = func.dfg.first_result(count.sum);
+    let Some(branch) = func.layout.last_inst(count.latch) else { return };
+    let mut next = func.layout.next_inst(count.sum);
+    for _ in 0..BEHIND {
+        let Some(inst) = next else { return };
+        if inst == branch {
+            for inst in [count.sum, question].into_iter().filter(|inst| *inst != branch) {
+                func.layout.remove_inst(inst);
+                func.layout.insert_inst(inst, branch);
+            }
+            return;
+        }
+        if inst != question && func.dfg.inst_values(inst).any(|operand| operand == sum) {
+            return;
+        }
+        next = func.layout.next_inst(inst);
+    }
+}
+
 /// Computes a sum after what uses the parameter in its block, unless the sum is wanted before: then the same register can hold both.
 fn compute_late(func: &mut Function, count: &Count) {
     let sum = func.dfg.first_result(count.sum);
@@ -215,6 +260,10 @@ mod tests {
         SumUsed,
         /// It asks whether `p` is this.
         Asks(u32),
+        /// It asks whether `p + 1` is zero, and computes that first.
+        AsksForZero,
+        /// The same, and it is used before.
+        AsksForZeroUsed,
         /// It asks whether `p` is below 7.
         AsksForOrder,
         /// What is wanted behind is `p + 2`.
@@ -236,9 +285,10 @@ mod tests {
         builder.ins().jump(header, &[start.into()]);
         builder.switch_to_block(header);
         let one = builder.ins().iconst(types::I32, 1);
-        let early = matches!(kind, Loop::SumFirst | Loop::SumUsed);
+        let used = matches!(kind, Loop::SumUsed | Loop::AsksForZeroUsed);
+        let early = used || matches!(kind, Loop::SumFirst | Loop::AsksForZero);
         let mut sum = early.then(|| builder.ins().iadd(p, one));
-        if kind == Loop::SumUsed {
+        if used {
             builder.ins().store(MemFlagsData::new(), sum.unwrap(), base, 0);
         }
         let index = builder.ins().uextend(types::I64, p);
@@ -248,6 +298,7 @@ mod tests {
         let seven = builder.ins().iconst(types::I32, 7);
         let answer = match kind {
             Loop::Asks(asked) => builder.ins().icmp_imm_u(IntCC::Equal, p, i64::from(asked)),
+            Loop::AsksForZero | Loop::AsksForZeroUsed => next,
             Loop::AsksForOrder => builder.ins().icmp(IntCC::UnsignedLessThan, p, seven),
             _ => byte,
         };
@@ -283,6 +334,8 @@ mod tests {
             (Loop::Walks, &[Uextend, Iadd, Load, Iadd, Brif][..]),
             (Loop::SumFirst, &[Uextend, Iadd, Iadd, Load, Brif]),
             (Loop::SumUsed, &[Iadd, Store, Uextend, Iadd, Load, Brif]),
+            (Loop::AsksForZero, &[Uextend, Iadd, Load, Iadd, Brif]),
+            (Loop::AsksForZeroUsed, &[Iadd, Store, Uextend, Iadd, Load, Brif]),
             (Loop::AsksForOrder, &[Uextend, Iadd, Load, Icmp, Iadd, Brif]),
         ] {
             let (func, blocks) = walk(kind);

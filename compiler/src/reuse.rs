@@ -37,7 +37,7 @@ use crate::unwind::Unwind;
 
 /// What names what is kept, so that nothing is found that another form of it was put under. To be changed with what is
 /// done to code once it is generated, and with [`Stored`].
-const FORM: &str = "cwasm function, form 15";
+const FORM: &str = "cwasm function, form 16";
 
 /// A name of something in a [`FunctionCache`].
 pub type Name = [u8; 32];

@@ -3,7 +3,7 @@
 //! The code generator does not know how far away the target of a forward branch will be, and so gives every branch a
 //! displacement of 32 bits. Most would do with 8. Nor does it know which places on the stack most instructions will refer to, and gives
 //! those away that are near as it comes. Here, functions are read again (`listing`), instructions that
-//! have a shorter form get it (`forms`, `frame`, `limit`, `operand`), or can have one in return for a longer one elsewhere (`places`), and everything behind them moves: what
+//! have a shorter form, or are needless, get it (`forms`, `frame`, `limit`, `operand`, `retest`), or can have one in return for a longer one elsewhere (`places`), and everything behind them moves: what
 //! branches and addresses in the code say, and what is said about offsets in it elsewhere.
 //!
 //! A function in which there is anything that is not understood stays as it was.
@@ -18,6 +18,7 @@ mod limit;
 mod listing;
 mod operand;
 mod places;
+mod retest;
 
 use cwasm_artifact::cpu::CpuFeatures;
 

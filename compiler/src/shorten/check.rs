@@ -2,8 +2,8 @@
 //!
 //! Two codes do the same if there is a map between their instructions such that each does what its image does, control goes from
 //! one to the next as it does between their images, and what each refers to is the image of what
-//! the other does. A load from the stack may be part of what uses it, and places on the stack may be others where nobody else knows of them. What may be gone, or be another, is what adds to a stack pointer that nobody looks at, and
-//! what compares with the stack limit. Control decides what is compared: from the start of the function, of each block, and of each handler, along
+//! the other does. A load from the stack may be part of what uses it, and places on the stack may be others where nobody else knows of them. What may be gone, or be another, is what adds to a stack pointer that nobody looks at, what tests a number that the flags tell of
+//! already, and what compares with the stack limit. Control decides what is compared: from the start of the function, of each block, and of each handler, along
 //! every edge. Then the map decides about everything that is said of offsets in the code.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cwasm_artifact::abi::vmctx;
 use iced_x86::{
     Decoder, DecoderOptions, FlowControl, Instruction, InstructionInfoFactory, Mnemonic, OpAccess,
-    OpKind, Register,
+    OpKind, Register, RflagsBits,
 };
 
 use crate::codegen::Code;
@@ -35,6 +35,7 @@ pub(crate) fn same(before: Function<'_>, after: Function<'_>) -> Result<(), Stri
     comparison.records()?;
     comparison.references()?;
     comparison.loads()?;
+    comparison.tests()?;
     comparison.frames()
 }
 
@@ -78,6 +79,8 @@ struct Comparison<'a> {
     effects: BTreeMap<u32, Effect>,
     /// The loads that are part of another instruction, by where that is, before.
     loads: BTreeMap<u32, Instruction>,
+    /// The tests of registers that are gone, by where they were.
+    tests: BTreeMap<u32, Instruction>,
     /// What refers to places on the stack.
     places: Vec<Place>,
     /// Whether anything else could find one, before.
@@ -156,6 +159,7 @@ impl<'a> Comparison<'a> {
             edges: BTreeMap::new(),
             effects: BTreeMap::new(),
             loads: BTreeMap::new(),
+            tests: BTreeMap::new(),
             places: Vec::new(),
             finds_places: false,
             reframed: Vec::new(),
@@ -191,6 +195,13 @@ impl<'a> Comparison<'a> {
                 self.ends.insert(old_end, new_end);
                 self.effects.insert(old, Effect::Add(0));
                 self.go(old, old_end, new_end);
+                continue;
+            }
+            if let Some(test) = self.retested(old, new) {
+                self.gone.insert(old, new);
+                self.effects.insert(old, Effect::Add(0));
+                self.tests.insert(old, test);
+                self.go(old, end(&test), new);
                 continue;
             }
             if let Some((load, user)) = self.load_of_another(old, new) {
@@ -340,6 +351,72 @@ impl<'a> Comparison<'a> {
                 self.go(old, old_end, new_end);
             }
             _ => self.go(old, old_end, new_end),
+        }
+        Ok(())
+    }
+
+    /// The test of a register that begins here, if it is gone.
+    fn retested(&self, old: u32, new: u32) -> Option<Instruction> {
+        let before = decode(self.before.code, old).ok()?;
+        let operands = |it: &Instruction| (it.mnemonic(), it.op0_register(), it.op1_register());
+        let is_there =
+            decode(self.after.code, new).is_ok_and(|it| operands(&it) == operands(&before));
+        let tests = before.mnemonic() == Mnemonic::Test
+            && before.op_count() == 2
+            && before.op0_kind() == OpKind::Register
+            && before.op1_kind() == OpKind::Register
+            && before.op0_register() == before.op1_register();
+        (tests && !is_there).then_some(before)
+    }
+
+    /// Whether the flags tell what tests told that are gone: control comes to each from an instruction alone that computes the same register,
+    /// and goes on to a branch that asks for the zero flag, behind which nobody reads flags before they are set.
+    fn tests(&self) -> Result<(), String> {
+        let code = self.before.code;
+        let blocks = self.before.blocks.iter().copied();
+        let handlers = code.handlers.iter().map(|handler| handler.handler);
+        let entries: BTreeSet<u32> = blocks.chain(handlers).collect();
+        let mut ways: BTreeMap<u32, BTreeSet<u32>> = BTreeMap::new();
+        for (from, tos) in &self.edges {
+            for to in tos.iter().filter(|to| self.tests.contains_key(to)) {
+                ways.entry(*to).or_default().insert(*from);
+            }
+        }
+        for (at, test) in &self.tests {
+            let wrong = |what: &str| Err(format!("a test is gone at {at:#x} {what}"));
+            let mut froms = ways.get(at).into_iter().flatten();
+            let (Some(from), None) = (froms.next(), froms.next()) else {
+                return wrong("that is come to from elsewhere");
+            };
+            let computes = decode(code, *from)?;
+            if end(&computes) != *at || entries.contains(at) || !self.starts.contains_key(from) {
+                return wrong("that does not follow");
+            }
+            let by_result =
+                [Mnemonic::Add, Mnemonic::Sub, Mnemonic::And, Mnemonic::Or, Mnemonic::Xor];
+            if !by_result.contains(&computes.mnemonic())
+                || computes.op0_kind() != OpKind::Register
+                || computes.op0_register() != test.op0_register()
+            {
+                return wrong("of another number");
+            }
+            let branch = decode(code, end(test))?;
+            if !matches!(branch.mnemonic(), Mnemonic::Je | Mnemonic::Jne) {
+                return wrong("for another use");
+            }
+            for mut next in [end(&branch), target(&branch)?] {
+                loop {
+                    let instruction = decode(code, next)?;
+                    if instruction.rflags_read() != RflagsBits::NONE {
+                        return wrong("whose flags are read again");
+                    }
+                    let is_set = instruction.rflags_modified() != RflagsBits::NONE;
+                    if is_set || instruction.flow_control() != FlowControl::Next {
+                        break;
+                    }
+                    next = end(&instruction);
+                }
+            }
         }
         Ok(())
     }

@@ -1,7 +1,7 @@
 //! What is in the code of a function: instructions, tables of branches, and constants.
 
 use cwasm_artifact::cpu::CpuFeatures;
-use iced_x86::{Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction};
+use iced_x86::{Code as Opcode, Decoder, DecoderOptions, FlowControl, Instruction, Register};
 
 use super::Aim;
 use super::forms::{self, Branch, Form};
@@ -9,6 +9,7 @@ use super::frame::{self, Frame};
 use super::limit::{self, Comparison};
 use super::operand::{Operands, User};
 use super::places::Places;
+use super::retest;
 use crate::codegen::Code;
 use crate::instructions;
 
@@ -118,6 +119,8 @@ struct Reading<'a> {
     operands: Operands,
     /// The loads that are gone, each with what has its operand now.
     users: Vec<(u32, User)>,
+    /// The tests that are gone.
+    retests: Vec<u32>,
     /// Where instructions are known to begin: control gets there, or something is said of what is there.
     entries: Bits,
     /// Where the last block is said to begin, unless a trap or a handler is there.
@@ -173,6 +176,7 @@ impl<'a> Reading<'a> {
             places: Places::default(),
             operands: Operands::new(),
             users: Vec::new(),
+            retests: Vec::new(),
             entries,
             last_block,
             starts: Bits::new(length),
@@ -198,6 +202,8 @@ impl<'a> Reading<'a> {
         let mut instruction = Instruction::default();
         // The last address that was computed, and how many instructions ago.
         let mut computed: Option<(u32, u32)> = None;
+        // What the flags tell of: a register, and where the instruction ends that computed it.
+        let mut result: Option<(u32, Register)> = None;
         loop {
             let offset = u32::try_from(decoder.position()).ok()?;
             if let Some(Comparison { end, form, .. }) =
@@ -284,8 +290,15 @@ impl<'a> Reading<'a> {
                     change = Some(Change::Address { field, target });
                 }
             } else if relocated.is_none() && change.is_none() {
-                change = self.form(&instruction, bytes, &decoder).map(Change::Form);
+                change = match self.is_known(&instruction, result) {
+                    true => {
+                        self.retests.push(offset);
+                        Some(Change::Form(Form::NOTHING))
+                    }
+                    false => self.form(&instruction, bytes, &decoder).map(Change::Form),
+                };
             }
+            result = retest::result(&instruction).map(|register| (end, register));
             if relocated.is_some()
                 || matches!(change, Some(Change::Branch(_) | Change::Address { .. }))
             {
@@ -397,6 +410,23 @@ impl<'a> Reading<'a> {
         Some(Form::NOTHING)
     }
 
+    /// Whether an instruction tests what the flags tell already, for a branch that asks for nothing else, and nothing looks at them
+    /// afterwards.
+    fn is_known(&self, instruction: &Instruction, result: Option<(u32, Register)>) -> bool {
+        let Some((end, register)) = result else { return false };
+        let offset = u32::try_from(instruction.ip()).unwrap_or(u32::MAX);
+        let next = u32::try_from(instruction.next_ip()).unwrap_or(u32::MAX);
+        let comes_from_there = end == offset && !self.entries.contains(offset);
+        let is_user = |(_, user): &(u32, User)| user.offset == offset;
+        comes_from_there
+            && retest::tested(instruction) == Some(register)
+            && !self.users.iter().rev().take(2).any(is_user)
+            && retest::branch(&self.code.bytes, next).is_some_and(|(behind, is_jump)| {
+                // Flags are not kept from one block to the next.
+                is_jump || self.entries.contains(behind)
+            })
+    }
+
     /// `None` if the function was taken for one that calls none.
     fn may_call(&self) -> Option<()> {
         (!self.comparison.is_some_and(|comparison| comparison.form == Form::NOTHING)).then_some(())
@@ -457,7 +487,9 @@ impl<'a> Reading<'a> {
         let alone = self.users.iter().all(|(load, user)| {
             self.entries.first_from(load + 1).is_none_or(|entry| entry > user.offset)
         });
+        let follow = self.retests.iter().all(|test| !self.entries.contains(*test));
         alone
+            && follow
             && self.entries.are_in(starts)
             && returns.chain(calls).chain(rules).all(|offset| ends.contains(offset))
             && self.addresses.iter().all(|it| starts.contains(*it) || table(*it) || constant(*it))

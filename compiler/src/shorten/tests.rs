@@ -13,6 +13,7 @@ use proptest::prelude::*;
 
 const RET: u8 = 0xc3;
 const NOP: u8 = 0x90;
+const NOPS: &[u8] = &[NOP];
 const UD2: [u8; 2] = [0x0f, 0x0b];
 
 fn code(parts: &[&[u8]]) -> Code {
@@ -572,6 +573,84 @@ fn the_other_opinion_knows_which_loads_may_go() {
     before.push(&back);
     after.push(&back_after);
     assert!(opinion(&before, &after, &[0]).is_err());
+}
+
+/// `add ecx, -1`, `test ecx, ecx`
+const COUNT: &[u8] = &[0x83, 0xc1, 0xff];
+const TEST: &[u8] = &[0x85, 0xc9];
+
+#[test]
+fn tests_of_what_was_just_computed_go() {
+    let back = |distance: i32| [&[0x0f, 0x85][..], &distance.to_le_bytes()].concat();
+    let short = |distance: i8| [0x75, distance.cast_unsigned()];
+    // A loop that ends; a branch over a jump.
+    let before = code(&[NOPS, COUNT, TEST, &back(-12), &[RET]]);
+    assert_eq!(bytes(&before, &[0, 1, 12]), [NOPS, COUNT, &short(-6), &[RET]].concat());
+    let before = code(&[NOPS, COUNT, TEST, &je(5), &jmp(-16), &[RET]]);
+    let wanted = [NOPS, COUNT, &[0x74, 2, 0xeb, 0xf9, RET]].concat();
+    assert_eq!(bytes(&before, &[0, 1, 17]), wanted);
+    let stays = |parts: &[&[u8]], blocks: &[u32]| {
+        let after = bytes(&code(parts), blocks);
+        assert!(after.windows(2).any(|pair| pair == TEST), "{parts:x?} {blocks:?}");
+    };
+    // Something leads to the test, as is known before, or found later; something is said of it.
+    stays(&[NOPS, COUNT, TEST, &back(-12), &[RET]], &[0, 1, 4, 12]);
+    stays(&[&jmp(3), COUNT, TEST, &back(-11), &[RET]], &[0, 5, 16]);
+    let mut trapping = code(&[NOPS, COUNT, TEST, &back(-12), &[RET]]);
+    trapping.sites.push(site(4, Some(Trap::HostError)));
+    assert!(bytes(&trapping, &[0, 1, 12]).windows(2).any(|pair| pair == TEST));
+    let late = code(&[NOPS, COUNT, TEST, &back(-12), &back(-14), &[RET]]);
+    assert!(shortened(&late, &[0, 1, 12]).is_none());
+    // Another register, or another part of it; another instruction before; something in between.
+    stays(&[NOPS, &[0x83, 0xc2, 0xff], TEST, &back(-12), &[RET]], &[0, 1, 12]);
+    stays(&[NOPS, &[0x48, 0x83, 0xc1, 0xff], TEST, &back(-13), &[RET]], &[0, 1, 13]);
+    stays(&[NOPS, &[0x8d, 0x49, 0xff], TEST, &back(-12), &[RET]], &[0, 1, 12]);
+    stays(&[NOPS, COUNT, NOPS, TEST, &back(-13), &[RET]], &[0, 1, 13]);
+    // Another question, and flags that may be read behind.
+    let less = [&[0x0f, 0x8c][..], &(-12_i32).to_le_bytes()].concat();
+    stays(&[NOPS, COUNT, TEST, &less, &[RET]], &[0, 1, 12]);
+    stays(&[NOPS, COUNT, TEST, &back(-12), &[RET]], &[0, 1]);
+}
+
+#[test]
+fn the_other_opinion_knows_which_tests_may_go() {
+    // add ecx, -1; test ecx, ecx; je; ret; ret
+    let opinion = |counts: &[u8], test: &[u8], branch: &[u8], rest: &[u8], blocks: &[u32]| {
+        let before = code(&[counts, test, branch, rest]);
+        let after = code(&[counts, branch, rest]);
+        let gone = u32::try_from(test.len()).unwrap();
+        let end = u32::try_from(counts.len()).unwrap();
+        let moved: Vec<u32> =
+            blocks.iter().map(|it| if *it > end { it - gone } else { *it }).collect();
+        let function = |code, blocks| check::Function { code, blocks };
+        check::same(function(&before, blocks), function(&after, &moved))
+    };
+    let rest = &[RET, RET];
+    opinion(COUNT, TEST, &je(1), rest, &[0, 11, 12]).unwrap();
+    for counts in [
+        // Another register; a part; what does not set the flags, or so that they tell something else.
+        &[0x83, 0xc2, 0xff][..],
+        &[0x48, 0x83, 0xc1, 0xff],
+        &[0x8d, 0x49, 0xff],
+        &[0x83, 0xf9, 0xff],
+        &[0xd3, 0xe1],
+    ] {
+        assert!(opinion(counts, TEST, &je(1), rest, &[0]).is_err(), "{counts:x?}");
+    }
+    // test ecx, edx; test ecx, 1
+    for test in [&[0x85, 0xca][..], &[0xf7, 0xc1, 1, 0, 0, 0]] {
+        assert!(opinion(COUNT, test, &je(1), rest, &[0]).is_err(), "{test:x?}");
+    }
+    let js = [&[0x0f, 0x88][..], &1_i32.to_le_bytes()].concat();
+    assert!(opinion(COUNT, TEST, &js, rest, &[0]).is_err(), "another question");
+    // seta al: on the way that goes on, and where it leads
+    for (distance, rest) in [(4, &[0x0f, 0x97, 0xc0, RET, RET]), (1, &[RET, 0x0f, 0x97, 0xc0, RET])]
+    {
+        assert!(opinion(COUNT, TEST, &je(distance), rest, &[0]).is_err(), "{rest:x?}");
+    }
+    // Control comes to the test from elsewhere.
+    assert!(opinion(COUNT, TEST, &je(1), rest, &[0, 3]).is_err());
+    assert!(opinion(COUNT, TEST, &je(-8), rest, &[0]).is_err());
 }
 
 /// `mov [rsp + place], rcx`, or `mov rcx, [rsp + place]`.
