@@ -1,4 +1,5 @@
-//! Loops that count from one constant to another: how they ask whether they are done.
+//! Loops that count from one constant to another: what they count through ([`Counts`]), and how they ask whether they are
+//! done ([`compare_next`]).
 //!
 //! Such a loop ends when its next count is equal to the last. The code generator's optimiser would rather compare
 //! the present count: it turns `i + 2 == 2048` into `i == 2046`. Then both counts are alive at the end
@@ -10,34 +11,113 @@ use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::condcodes::{CondCode as _, IntCC};
 use cranelift_codegen::ir::{
     Block, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
-    ValueDef,
+    ValueDef, types,
 };
 
 use crate::constants::{integer, with_constant};
+use crate::ranges::{Range, turns};
 
 /// Lets counting loops compare the next count by order. What the function computes stays the same, and so does its graph.
 pub(crate) fn compare_next(func: &mut Function, flow: &ControlFlowGraph) {
     let blocks: Vec<Block> = func.layout.blocks().collect();
     for block in blocks {
         let Some(question) = Question::at_end_of(func, block) else { continue };
-        if let Some(order) = question.by_order(func, flow) {
+        if let Some((order, last)) = question.by_order(func, flow) {
             let mut cursor = FuncCursor::new(func).at_inst(question.branch);
             // What comes from the same operator has the same place.
             let place = cursor.func.srcloc(question.branch);
             cursor.set_srcloc(place);
-            let answer = cursor.ins().icmp(order, question.next, question.last);
+            let answer = cursor.ins().icmp(order, question.next, last);
             cursor.func.dfg.inst_args_mut(question.branch)[0] = answer;
         }
     }
 }
 
+/// The counts of a loop of which is known how many turns it has at most: those of 32 bits that begin with a constant. There is one way into it, and one
+/// back, by which each turn passes on what it counted.
+pub(crate) struct Counts {
+    turns: i64,
+    header: Block,
+    /// How the first turn begins, and the others: by an edge of a branch.
+    entry: (Inst, usize),
+    latch: (Inst, usize),
+    /// The branch that goes on as long as a number is not zero, if it asks for that.
+    zero: Option<(Inst, Value)>,
+}
+
+/// What is known of a count.
+pub(crate) struct Counted {
+    pub(crate) range: Range,
+    /// What computes the next count.
+    pub(crate) next: Inst,
+    /// The branch by which that comes to the header.
+    pub(crate) latch: Inst,
+    /// The branch that goes on as long as the next number is not zero, if it asks for that, and for nothing else.
+    pub(crate) asks_for_zero: Option<Inst>,
+}
+
+impl Counts {
+    /// Those of the loop that a block begins, if that is one, and counts.
+    pub(crate) fn of(func: &Function, flow: &ControlFlowGraph, header: Block) -> Option<Self> {
+        flow.pred_iter(header).find_map(|way| {
+            let question = Question::at_end_of(func, way.block).or_else(|| {
+                let before = flow.pred_iter(way.block).next()?;
+                Question::at_end_of(func, before.block)
+            })?;
+            if question.header != header || question.mask != u32::MAX.into() {
+                return None;
+            }
+            let (order, latch) = question.goes_on(func, flow)?;
+            let entry = question.entry(func, flow, latch)?;
+            let start = low_half(passed_constant(&func.dfg, entry, question.parameter)?);
+            let step = i32::try_from(question.step).ok()?;
+            let end = u32::try_from(question.end).ok()?;
+            let is_zero = order == IntCC::NotEqual && question.last.is_none();
+            Some(Self {
+                turns: turns(start, step, order, end)?,
+                header,
+                entry,
+                latch: (latch, edge_to(func, latch, header)?),
+                zero: is_zero.then_some((question.branch, question.next)),
+            })
+        })
+    }
+
+    /// What is known of a parameter of the header.
+    pub(crate) fn get(&self, func: &Function, parameter: usize) -> Option<Counted> {
+        let dfg = &func.dfg;
+        let (latch, edge) = self.latch;
+        let next = dfg.resolve_aliases(passed(dfg, latch, edge, parameter)?);
+        let (count, step) = addition(dfg, next)?;
+        if dfg.value_def(count) != ValueDef::Param(self.header, parameter)
+            || dfg.value_type(next) != types::I32
+        {
+            return None;
+        }
+        let start = low_half(passed_constant(dfg, self.entry, parameter)?);
+        let range = Range::of(start, low_half(step).cast_signed(), self.turns)?;
+        let asks_for_zero = self.zero.filter(|(_, value)| *value == next && range.end == 0);
+        Some(Counted {
+            range,
+            next: defined_by(dfg, next)?,
+            latch,
+            asks_for_zero: asks_for_zero.map(|(branch, _)| branch),
+        })
+    }
+}
+
+fn low_half(number: i64) -> u32 {
+    (number & i64::from(u32::MAX)) as u32
+}
+
 /// A branch at the end of a block, where the next count is compared to the last.
 struct Question {
     branch: Inst,
-    /// Whether the branch goes to its first target if they are equal.
-    equal: bool,
+    /// The order that they are in if the branch goes to its first target.
+    order: IntCC,
     next: Value,
-    last: Value,
+    /// `None` if that is zero, and nothing but the next count is asked for.
+    last: Option<Value>,
     /// The parameter that the next count comes from by adding a constant: its block, and which one it is.
     header: Block,
     parameter: usize,
@@ -56,21 +136,16 @@ impl Question {
         if dfg.insts[asked].opcode() == Opcode::Uextend {
             asked = defined_by(dfg, dfg.inst_args(asked)[0])?;
         }
-        let InstructionData::IntCompare { cond, args: [a, b], .. } = dfg.insts[asked] else {
-            return None;
+        let (order, next, last, end) = match dfg.insts[asked] {
+            InstructionData::IntCompare { cond, args: [a, b], .. } => {
+                let (next, last, end) = with_constant(dfg, a, b)?;
+                let is_first = next == dfg.resolve_aliases(a);
+                let order = if is_first { cond } else { cond.swap_args() };
+                (order, next, Some(last), end)
+            }
+            _ => (IntCC::NotEqual, dfg.resolve_aliases(arg), None, 0),
         };
-        let equal = match cond {
-            IntCC::Equal => true,
-            IntCC::NotEqual => false,
-            _ => return None,
-        };
-        let (next, last, end) = with_constant(dfg, a, b)?;
-        let added = defined_by(dfg, next)?;
-        if dfg.insts[added].opcode() != Opcode::Iadd {
-            return None;
-        }
-        let [a, b] = *dfg.inst_args(added) else { return None };
-        let (count, _, step) = with_constant(dfg, a, b)?;
+        let (count, step) = addition(dfg, next)?;
         let ValueDef::Param(header, parameter) = dfg.value_def(count) else { return None };
         let mask = match dfg.value_type(next).bits() {
             bits @ (32 | 64) => u64::MAX >> (64 - bits),
@@ -79,42 +154,52 @@ impl Question {
         let narrow = 64 - mask.count_ones();
         let step = step << narrow >> narrow;
         let end = end.cast_unsigned() & mask;
-        Some(Self { branch, equal, next, last, header, parameter, step, end, mask })
+        Some(Self { branch, order, next, last, header, parameter, step, end, mask })
     }
 
-    /// The order of the next count and the last by which the branch goes to its first target, if that is as good a question.
+    /// The order of the next count and the last by which the branch goes to its first target, if that is as good a question; and the
+    /// last count.
     ///
     /// The count is the first constant, or the next count of a turn that went on. By induction it is the first
     /// constant and a number of steps, and the next count is not beyond the last.
-    fn by_order(&self, func: &Function, flow: &ControlFlowGraph) -> Option<IntCC> {
+    fn by_order(&self, func: &Function, flow: &ControlFlowGraph) -> Option<(IntCC, Value)> {
         let dfg = &func.dfg;
-        let destinations =
-            dfg.insts[self.branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-        let [first, second] = [0, 1].map(|edge| {
-            let target = destinations.get(edge)?.block(&dfg.value_lists);
-            self.goes_on(func, flow, target, edge)
-        });
-        let (goes_on_first, latch) = match (first, second) {
-            (Some(latch), None) => (true, latch),
-            (None, Some(latch)) => (false, latch),
-            _ => return None,
-        };
-        // It goes on as long as they are different.
-        if goes_on_first == self.equal {
+        let (order, latch) = self.goes_on(func, flow)?;
+        if order != IntCC::NotEqual {
             return None;
         }
-        let start = self.start(func, flow, latch)?;
+        let entry = self.entry(func, flow, latch)?;
+        let start = passed_constant(dfg, entry, self.parameter)?.cast_unsigned() & self.mask;
         let (distance, order) = if self.step > 0 {
             (self.end.checked_sub(start)?, IntCC::UnsignedLessThan)
         } else {
             (start.checked_sub(self.end)?, IntCC::UnsignedGreaterThan)
         };
         let whole = distance > 0 && distance.checked_rem(self.step.unsigned_abs()) == Some(0);
-        whole.then_some(if goes_on_first { order } else { order.complement() })
+        let goes_on_first = self.order == IntCC::NotEqual;
+        let order = if goes_on_first { order } else { order.complement() };
+        Some((order, self.last?)).filter(|_| whole)
+    }
+
+    /// The order of the next count and the last in which the branch leads back to the header with the next count, and by another way in no
+    /// other; and the branch by which it arrives there.
+    fn goes_on(&self, func: &Function, flow: &ControlFlowGraph) -> Option<(IntCC, Inst)> {
+        let dfg = &func.dfg;
+        let destinations =
+            dfg.insts[self.branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
+        let [first, second] = [0, 1].map(|edge| {
+            let target = destinations.get(edge)?.block(&dfg.value_lists);
+            self.leads_back(func, flow, target, edge)
+        });
+        match (first, second) {
+            (Some(latch), None) => Some((self.order, latch)),
+            (None, Some(latch)) => Some((self.order.complement(), latch)),
+            _ => None,
+        }
     }
 
     /// If an edge of the branch leads back to the header with the next count: the branch by which it arrives there.
-    fn goes_on(
+    fn leads_back(
         &self,
         func: &Function,
         flow: &ControlFlowGraph,
@@ -147,26 +232,50 @@ impl Question {
             .is_some_and(|value| dfg.resolve_aliases(value) == self.next)
     }
 
-    /// The constant that the count begins with, if there is but one way into the loop, and one back.
-    fn start(&self, func: &Function, flow: &ControlFlowGraph, latch: Inst) -> Option<u64> {
-        let dfg = &func.dfg;
-        let ways: Vec<_> = flow.pred_iter(self.header).map(|way| way.inst).collect();
-        let [a, b] = ways[..] else { return None };
+    /// The edge by which the loop begins, if that is the only one, and there is but one way back.
+    fn entry(
+        &self,
+        func: &Function,
+        flow: &ControlFlowGraph,
+        latch: Inst,
+    ) -> Option<(Inst, usize)> {
+        let mut ways = flow.pred_iter(self.header).map(|way| way.inst);
+        let (Some(a), Some(b), None) = (ways.next(), ways.next(), ways.next()) else {
+            return None;
+        };
         let entry = match (a == latch, b == latch) {
             (true, false) => b,
             (false, true) => a,
             _ => return None,
         };
-        let destinations =
-            dfg.insts[entry].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-        let mut edges = (0..).zip(destinations);
-        let to_header = edges.by_ref().find(|(_, to)| to.block(&dfg.value_lists) == self.header);
-        if edges.any(|(_, to)| to.block(&dfg.value_lists) == self.header) {
-            return None;
+        Some((entry, edge_to(func, entry, self.header)?))
+    }
+}
+
+/// The edge of a branch that leads to a block, if only one does.
+fn edge_to(func: &Function, branch: Inst, block: Block) -> Option<usize> {
+    let dfg = &func.dfg;
+    let destinations =
+        dfg.insts[branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
+    let mut edges = (0..).zip(destinations);
+    let mut leads = || edges.by_ref().find(|(_, to)| to.block(&dfg.value_lists) == block);
+    let (edge, _) = leads()?;
+    leads().is_none().then_some(edge)
+}
+
+/// The constant that an edge passes for a parameter.
+fn passed_constant(dfg: &DataFlowGraph, edge: (Inst, usize), parameter: usize) -> Option<i64> {
+    integer(dfg, passed(dfg, edge.0, edge.1, parameter)?)
+}
+
+/// A value and a constant of which another is the sum.
+fn addition(dfg: &DataFlowGraph, sum: Value) -> Option<(Value, i64)> {
+    match dfg.insts[defined_by(dfg, sum)?] {
+        InstructionData::Binary { opcode: Opcode::Iadd, args: [a, b] } => {
+            let (value, _, constant) = with_constant(dfg, a, b)?;
+            Some((value, constant))
         }
-        let value = passed(dfg, entry, to_header?.0, self.parameter)?;
-        let start = integer(dfg, value)?;
-        Some(start.cast_unsigned() & self.mask)
+        _ => None,
     }
 }
 
@@ -188,7 +297,6 @@ fn defined_by(dfg: &DataFlowGraph, value: Value) -> Option<Inst> {
 
 #[cfg(test)]
 mod tests {
-    use cranelift_codegen::ir::types;
     use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
 
     use super::*;

@@ -51,6 +51,7 @@ mod optimise;
 mod order;
 mod product;
 mod queue;
+mod ranges;
 mod reference;
 mod reuse;
 mod saturation;
@@ -61,6 +62,7 @@ mod tables;
 mod trampoline;
 mod translate;
 mod unwind;
+mod widened;
 
 pub use codegen::{Progress, Silent};
 pub use cwasm_artifact::cpu::CpuLevel;

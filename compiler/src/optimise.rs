@@ -4,6 +4,7 @@ use cranelift_codegen::control::ControlPlane;
 use cranelift_codegen::isa::TargetIsa;
 use cranelift_codegen::settings::OptLevel;
 use cranelift_codegen::{CodegenResult, Context};
+use target_lexicon::Architecture;
 
 use crate::addresses;
 use crate::branches;
@@ -18,6 +19,7 @@ use crate::narrow;
 use crate::order;
 use crate::saturation;
 use crate::scaled;
+use crate::widened;
 
 /// Optimises the function in the context, whose graphs are known then, as the target says. `memories` are those of
 /// [`addresses::short_memories`]. Returns what has to lie behind its code.
@@ -70,6 +72,9 @@ fn optimise_fully(
     narrow::narrow(&mut context.func);
     scaled::scale(&mut context.func);
     carried::compute_once(&mut context.func, &context.domtree);
+    if matches!(isa.triple().architecture, Architecture::X86_64) {
+        widened::widen(&mut context.func, &context.cfg, &context.domtree);
+    }
     constants::rematerialise(&mut context.func);
     order::keep_fewer(&mut context.func);
     Ok(behind)

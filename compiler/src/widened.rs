@@ -1,0 +1,527 @@
+//! SANDBOX-CRITICAL: indices that loops carry from turn to turn, in 64 bits.
+//!
+//! An index has 32 bits, and an address is computed from it, made longer. Of what was just computed, the processor cleared the upper
+//! half already, and that costs nothing; but of what a loop passes to its next turn the code generator does not know it, and writes
+//! a move for each. So here the longer one is passed on, for which nothing has to be known: it is made longer before, in either case.
+//!
+//! A count and a constant are no operand of an access, as their sum could wrap around in 32 bits. Where the loop counts from one constant to another, and the
+//! sum does not, what is passed on is the number that the count is the lower half of ([`Range`](crate::ranges::Range)), and the sum is computed in 64
+//! bits: an operand of the access. It is the same number, as [`Range::distance`](crate::ranges::Range::distance) says, and so the index stays below 2^32, as
+//! `translate/bounds.rs` relies on. Were it another, an access could leave the sandbox.
+
+use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
+use cranelift_codegen::dominator_tree::DominatorTree;
+use cranelift_codegen::entity::EntityRef as _;
+use cranelift_codegen::flowgraph::ControlFlowGraph;
+use cranelift_codegen::ir::{
+    Block, BlockArg, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode,
+    Value, ValueDef, types,
+};
+use cranelift_codegen::{FxHashMap, FxHashSet};
+
+use crate::constants::{integer, with_constant};
+use crate::counted::{Counted, Counts};
+
+/// Passes such indices on in 64 bits. The function is optimised: before, there would be more to look at.
+pub(crate) fn widen(func: &mut Function, flow: &ControlFlowGraph, domtree: &DominatorTree) {
+    let indices = indices(func);
+    if indices.is_empty() {
+        return;
+    }
+    let mut found = parameters(func, flow, domtree, &indices);
+    retain_free(&func.dfg, &mut found);
+    if found.is_empty() {
+        return;
+    }
+    let wide: FxHashMap<Value, Value> = found
+        .iter()
+        .map(|it| (it.value, func.dfg.replace_block_param(it.value, types::I64)))
+        .collect();
+    let mut sums = FxHashMap::default();
+    for parameter in &found {
+        let indices = indices.get(&parameter.value).map_or(&[][..], Vec::as_slice);
+        parameter.widen(func, flow, &wide, indices, &mut sums);
+    }
+    add_in_accesses(func, &sums);
+    func.dfg.resolve_all_aliases();
+}
+
+/// A value that is made of a parameter by adding a constant, and making it longer.
+#[derive(Clone, Copy)]
+struct Index {
+    inst: Inst,
+    added: u32,
+}
+
+/// All of them, by their parameters.
+fn indices(func: &Function) -> FxHashMap<Value, Vec<Index>> {
+    let dfg = &func.dfg;
+    let mut indices: FxHashMap<Value, Vec<Index>> = FxHashMap::default();
+    for inst in (0..dfg.num_insts()).map(Inst::new) {
+        let InstructionData::Unary { opcode: Opcode::Uextend, arg } = dfg.insts[inst] else {
+            continue;
+        };
+        if func.layout.inst_block(inst).is_none()
+            || dfg.value_type(dfg.first_result(inst)) != types::I64
+            || dfg.value_type(arg) != types::I32
+        {
+            continue;
+        }
+        let arg = dfg.resolve_aliases(arg);
+        let (of, added) = match dfg.value_def(arg).inst().map(|inst| dfg.insts[inst]) {
+            Some(InstructionData::Binary { opcode: Opcode::Iadd, args: [a, b] }) => {
+                let Some((of, _, added)) = with_constant(dfg, a, b) else { continue };
+                (of, low_half(added))
+            }
+            Some(_) => continue,
+            None => (arg, 0),
+        };
+        if matches!(dfg.value_def(of), ValueDef::Param(..)) {
+            indices.entry(of).or_default().push(Index { inst, added });
+        }
+    }
+    indices
+}
+
+fn low_half(number: i64) -> u32 {
+    (number & i64::from(u32::MAX)) as u32
+}
+
+/// A parameter that is passed on in 64 bits.
+struct Parameter {
+    value: Value,
+    header: Block,
+    number: usize,
+    ways: Ways,
+}
+
+/// How a parameter gets its values.
+enum Ways {
+    /// From wherever, and by the ways back, these.
+    Any(Vec<Value>),
+    /// By counting.
+    Counted(Counted),
+}
+
+impl Ways {
+    /// What to add to the longer value so that it is an index.
+    fn distance(&self, index: Index) -> Option<i64> {
+        match self {
+            Self::Any(_) => (index.added == 0).then_some(0),
+            // That is all that an access takes.
+            Self::Counted(it) => {
+                it.range.distance(index.added).filter(|distance| i32::try_from(*distance).is_ok())
+            }
+        }
+    }
+}
+
+/// The parameters of all loops by which an access would save something.
+fn parameters(
+    func: &Function,
+    flow: &ControlFlowGraph,
+    domtree: &DominatorTree,
+    indices: &FxHashMap<Value, Vec<Index>>,
+) -> Vec<Parameter> {
+    let mut found = Vec::new();
+    for header in func.layout.blocks() {
+        let goes_back = |from| domtree.block_dominates(header, from);
+        let parameters = func.dfg.block_params(header);
+        if !parameters.iter().any(|value| indices.contains_key(value))
+            || !flow.pred_iter(header).any(|way| goes_back(way.block))
+        {
+            continue;
+        }
+        let counts = Counts::of(func, flow, header);
+        for (number, value) in parameters.iter().enumerate() {
+            let Some(indices) = indices.get(value) else { continue };
+            let is_used = |ways: &Ways| indices.iter().any(|it| ways.distance(*it).is_some());
+            let by_counting = || counts.as_ref()?.get(func, number).map(Ways::Counted);
+            let by_any = || {
+                let mut back = Vec::new();
+                for edge in edges(func, flow, header) {
+                    let argument = edge.argument(&func.dfg, number)?;
+                    if goes_back(edge.from) {
+                        back.push(argument);
+                    }
+                }
+                Some(Ways::Any(back))
+            };
+            let ways = by_counting().filter(is_used).or_else(|| by_any().filter(is_used));
+            if let Some(ways) = ways {
+                found.push(Parameter { value: *value, header, number, ways });
+            }
+        }
+    }
+    found
+}
+
+/// After so many rounds, the rest is given up. What takes more passes a value on from one loop to the next, over and over.
+const ROUNDS: usize = 8;
+
+/// Retains the parameters that cost nothing on a way back, as they are made longer already.
+fn retain_free(dfg: &DataFlowGraph, found: &mut Vec<Parameter>) {
+    for round in 0.. {
+        let before = found.len();
+        let others: FxHashSet<Value> = match round < ROUNDS {
+            true => found.iter().map(|it| it.value).collect(),
+            false => FxHashSet::default(),
+        };
+        found.retain(|parameter| match &parameter.ways {
+            Ways::Any(back) => {
+                back.iter().all(|value| others.contains(value) || is_long(dfg, *value))
+            }
+            Ways::Counted(_) => true,
+        });
+        if found.len() == before || round == ROUNDS {
+            return;
+        }
+    }
+}
+
+/// Whether what computes a value clears the upper half of the register that it is in, as the code generator knows.
+fn is_long(dfg: &DataFlowGraph, value: Value) -> bool {
+    use Opcode::{Band, Bor, Bxor, Iadd, Iconst, Imul, Ishl, Isub, Ushr};
+    dfg.value_def(value).inst().is_some_and(|inst| {
+        matches!(
+            dfg.insts[inst].opcode(),
+            Band | Bor | Bxor | Iadd | Iconst | Imul | Ishl | Isub | Ushr
+        )
+    })
+}
+
+/// An edge to a block: one of the destinations of a branch.
+#[derive(Clone, Copy)]
+struct Edge {
+    from: Block,
+    branch: Inst,
+    number: usize,
+}
+
+impl Edge {
+    /// The value that is passed for a parameter, if it is not what a call returns.
+    fn argument(self, dfg: &DataFlowGraph, parameter: usize) -> Option<Value> {
+        let destinations =
+            dfg.insts[self.branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
+        destinations.get(self.number)?.args(&dfg.value_lists).nth(parameter)?.as_value()
+    }
+
+    fn set_argument(self, dfg: &mut DataFlowGraph, parameter: usize, value: Value) {
+        let destinations = dfg.insts[self.branch]
+            .branch_destination_mut(&mut dfg.jump_tables, &mut dfg.exception_tables);
+        let mut numbers = 0..;
+        destinations[self.number].update_args(&mut dfg.value_lists, |other| {
+            match numbers.next() == Some(parameter) {
+                true => BlockArg::Value(value),
+                false => other,
+            }
+        });
+    }
+}
+
+fn edges(func: &Function, flow: &ControlFlowGraph, to: Block) -> Vec<Edge> {
+    let dfg = &func.dfg;
+    let mut edges = Vec::new();
+    for way in flow.pred_iter(to) {
+        let destinations =
+            dfg.insts[way.inst].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
+        for (number, destination) in destinations.iter().enumerate() {
+            if destination.block(&dfg.value_lists) == to {
+                edges.push(Edge { from: way.block, branch: way.inst, number });
+            }
+        }
+    }
+    edges
+}
+
+impl Parameter {
+    /// Passes the longer one on, which is in the place of the parameter already, and lets the indices that are made of it use it.
+    fn widen(
+        &self,
+        func: &mut Function,
+        flow: &ControlFlowGraph,
+        wide: &FxHashMap<Value, Value>,
+        indices: &[Index],
+        sums: &mut FxHashMap<Value, Sum>,
+    ) {
+        let long = wide[&self.value];
+        let mut cursor = FuncCursor::new(func).at_first_inst(self.header);
+        let short = cursor.ins().ireduce(types::I32, long);
+        cursor.func.dfg.change_to_alias(self.value, short);
+        let next = match &self.ways {
+            Ways::Any(_) => None,
+            Ways::Counted(counted) => Some((counted, count_long(func, counted, long))),
+        };
+        for edge in edges(func, flow, self.header) {
+            let Some(argument) = edge.argument(&func.dfg, self.number) else { continue };
+            let mut cursor = FuncCursor::new(func).at_inst(edge.branch);
+            let argument = match next {
+                Some((counted, next)) if counted.latch == edge.branch => next,
+                Some((counted, _)) => cursor.ins().iconst(types::I64, counted.range.start),
+                None => match (wide.get(&argument), integer(&cursor.func.dfg, argument)) {
+                    (Some(long), _) => *long,
+                    (None, Some(number)) => {
+                        cursor.ins().iconst(types::I64, i64::from(low_half(number)))
+                    }
+                    (None, None) => cursor.ins().uextend(types::I64, argument),
+                },
+            };
+            edge.set_argument(&mut func.dfg, self.number, argument);
+        }
+        for index in indices {
+            let Some(distance) = self.ways.distance(*index) else { continue };
+            if distance == 0 {
+                let dfg = &mut func.dfg;
+                let result = dfg.first_result(index.inst);
+                dfg.detach_inst_results(index.inst);
+                dfg.change_to_alias(result, long);
+                func.layout.remove_inst(index.inst);
+            } else {
+                let mut cursor = FuncCursor::new(func).at_inst(index.inst);
+                let constant = cursor.ins().iconst(types::I64, distance);
+                let sum = cursor.func.replace(index.inst).iadd(long, constant);
+                sums.insert(sum, Sum { long, distance });
+            }
+        }
+    }
+}
+
+/// Computes the next count in 64 bits, and asks whether it is zero there as well, where that is asked: only the last one is, of those
+/// with a lower half of zero. Returns it.
+fn count_long(func: &mut Function, counted: &Counted, long: Value) -> Value {
+    let short = func.dfg.first_result(counted.next);
+    let mut cursor = FuncCursor::new(func).at_inst(counted.next);
+    let step = cursor.ins().iconst(types::I64, counted.range.step);
+    let next = cursor.ins().iadd(long, step);
+    cursor.func.replace(counted.next).ireduce(types::I32, next);
+    if let Some(branch) = counted.asks_for_zero
+        && func.dfg.resolve_aliases(func.dfg.inst_args(branch)[0]) == short
+    {
+        func.dfg.inst_args_mut(branch)[0] = next;
+    }
+    next
+}
+
+/// An index in 64 bits that is a sum.
+#[derive(Clone, Copy)]
+struct Sum {
+    long: Value,
+    distance: i64,
+}
+
+/// Lets accesses to the sum of something and such an index have its constant as part of their offset: the address stays the same number. Where a load is
+/// part of another instruction, the code generator takes no constant from elsewhere.
+fn add_in_accesses(func: &mut Function, sums: &FxHashMap<Value, Sum>) {
+    if sums.is_empty() {
+        return;
+    }
+    let mut addresses: FxHashMap<Value, Value> = FxHashMap::default();
+    for inst in (0..func.dfg.num_insts()).map(Inst::new) {
+        let (address, offset) = match func.dfg.insts[inst] {
+            InstructionData::Load { arg, offset, .. } => (arg, offset),
+            InstructionData::Store { args: [_, address], offset, .. } => (address, offset),
+            _ => continue,
+        };
+        let Some(added) = func.dfg.value_def(address).inst() else { continue };
+        let InstructionData::Binary { opcode: Opcode::Iadd, args: [a, b] } = func.dfg.insts[added]
+        else {
+            continue;
+        };
+        let (sum, other) = match (sums.get(&a), sums.get(&b)) {
+            (Some(sum), _) => (*sum, b),
+            (None, Some(sum)) => (*sum, a),
+            (None, None) => continue,
+        };
+        let all = i64::from(offset).checked_add(sum.distance);
+        let Some(all) = all.and_then(|all| i32::try_from(all).ok()) else { continue };
+        if func.layout.inst_block(inst).is_none() {
+            continue;
+        }
+        let new = *addresses
+            .entry(address)
+            .or_insert_with(|| FuncCursor::new(func).at_inst(added).ins().iadd(other, sum.long));
+        match &mut func.dfg.insts[inst] {
+            InstructionData::Load { arg, offset, .. } => {
+                (*arg, *offset) = (new, all.into());
+            }
+            InstructionData::Store { args: [_, address], offset, .. } => {
+                (*address, *offset) = (new, all.into());
+            }
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use cranelift_codegen::ir::{AbiParam, MemFlagsData};
+    use cranelift_codegen::settings::{self, Flags};
+    use cranelift_codegen::verify_function;
+    use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
+
+    use super::*;
+
+    use Opcode::{Brif, Iadd, Ireduce, Load, Store, Uextend};
+
+    /// A loop that carries `p`, and counts `i` up to zero. Its body accesses memory, and returns what `p` is next; the
+    /// memory's base and another number are parameters of the function.
+    struct Loop<'a> {
+        starts: [Option<i64>; 2],
+        body: &'a dyn Fn(&mut FunctionBuilder<'_>, [Value; 4]) -> Value,
+    }
+
+    impl Loop<'_> {
+        /// What the loop's block does then, without constants, and the offsets of its loads.
+        fn widened(&self) -> (Vec<Opcode>, Vec<i32>) {
+            let mut func = Function::new();
+            func.signature.params.extend([types::I64, types::I32].map(AbiParam::new));
+            let mut memory = FunctionBuilderContext::new();
+            let mut builder = FunctionBuilder::new(&mut func, &mut memory);
+            let [entry, header, exit] = [0; 3].map(|_| builder.create_block());
+            builder.append_block_params_for_function_params(entry);
+            let [base, number] = *builder.block_params(entry) else { panic!() };
+            let [p, i] = [0; 2].map(|_| builder.append_block_param(header, types::I32));
+            builder.switch_to_block(entry);
+            let starts = self.starts.map(|start| match start {
+                Some(start) => builder.ins().iconst(types::I32, start).into(),
+                None => number.into(),
+            });
+            builder.ins().jump(header, &starts);
+            builder.switch_to_block(header);
+            let next = (self.body)(&mut builder, [base, number, p, i]);
+            let four = builder.ins().iconst(types::I32, 4);
+            let count = builder.ins().iadd(i, four);
+            builder.ins().brif(count, header, &[next.into(), count.into()], exit, &[]);
+            builder.switch_to_block(exit);
+            builder.ins().return_(&[]);
+            builder.seal_all_blocks();
+            let cfg = ControlFlowGraph::with_function(&func);
+            let domtree = DominatorTree::with_function(&func, &cfg);
+            widen(&mut func, &cfg, &domtree);
+            verify_function(&func, &Flags::new(settings::builder())).unwrap();
+            // What nobody uses is not generated.
+            let mut used: Vec<Value> = Vec::new();
+            let mut insts = Vec::new();
+            let mut inst = func.layout.last_inst(header);
+            while let Some(it) = inst {
+                inst = func.layout.prev_inst(it);
+                let results = func.dfg.inst_results(it);
+                if results.is_empty() || results.iter().any(|result| used.contains(result)) {
+                    used.extend(func.dfg.inst_values(it));
+                    insts.insert(0, func.dfg.insts[it]);
+                }
+            }
+            let loads = insts.iter().filter(|inst| inst.opcode() == Load);
+            let offsets = loads.filter_map(|inst| inst.load_store_offset());
+            let opcodes = insts.iter().map(|inst| inst.opcode()).filter(|it| *it != Opcode::Iconst);
+            (opcodes.collect(), offsets.collect())
+        }
+    }
+
+    /// Loads at an index and an offset, and stores that without an index.
+    fn load(builder: &mut FunctionBuilder<'_>, base: Value, index: Value, offset: i32) -> Value {
+        let index = builder.ins().uextend(types::I64, index);
+        let address = builder.ins().iadd(base, index);
+        let loaded = builder.ins().load(types::I32, MemFlagsData::new(), address, offset);
+        builder.ins().store(MemFlagsData::new(), loaded, base, 1);
+        loaded
+    }
+
+    fn plus(builder: &mut FunctionBuilder<'_>, value: Value, constant: i64) -> Value {
+        let constant = builder.ins().iconst(types::I32, constant);
+        builder.ins().iadd(value, constant)
+    }
+
+    #[test]
+    fn a_pointer_is_made_longer_on_its_ways_into_the_loop() {
+        let walk = |starts| {
+            let body = |builder: &mut FunctionBuilder<'_>, [base, _, p, _]: [Value; 4]| {
+                load(builder, base, p, 0);
+                plus(builder, p, 8)
+            };
+            Loop { starts, body: &body }.widened()
+        };
+        let opcodes = vec![Ireduce, Iadd, Load, Store, Iadd, Iadd, Uextend, Brif];
+        assert_eq!(walk([None, None]), (opcodes.clone(), vec![0]));
+        assert_eq!(walk([Some(-8 & 0xffff_ffff), None]), (opcodes, vec![0]));
+    }
+
+    #[test]
+    fn a_pointer_of_which_more_would_have_to_be_known_stays() {
+        let stays = |next: fn(&mut FunctionBuilder<'_>, [Value; 3]) -> Value| {
+            let body = |builder: &mut FunctionBuilder<'_>, [base, number, p, _]: [Value; 4]| {
+                let loaded = load(builder, base, p, 0);
+                next(builder, [number, p, loaded])
+            };
+            let (opcodes, _) = Loop { starts: [None; 2], body: &body }.widened();
+            opcodes[0] == Uextend
+        };
+        // What is loaded, or was passed to the function, is not known to be long in its register.
+        assert!(stays(|_, [_, _, loaded]| loaded));
+        assert!(stays(|_, [number, _, _]| number));
+        assert!(!stays(|builder, [number, p, _]| builder.ins().isub(p, number)));
+        assert!(!stays(|_, [_, p, _]| p));
+        // Nothing is accessed by a pointer itself.
+        let body = |builder: &mut FunctionBuilder<'_>, [base, number, p, _]: [Value; 4]| {
+            let sum = builder.ins().iadd(p, number);
+            load(builder, base, sum, 0);
+            plus(builder, p, 8)
+        };
+        let (opcodes, _) = Loop { starts: [None; 2], body: &body }.widened();
+        assert_eq!(opcodes[..2], [Iadd, Uextend], "{opcodes:?}");
+    }
+
+    #[test]
+    fn a_count_and_a_constant_are_an_operand() {
+        let count = |start: i64, constant, offset| {
+            let body = |builder: &mut FunctionBuilder<'_>, [base, _, p, i]: [Value; 4]| {
+                let sum = plus(builder, i, constant);
+                load(builder, base, sum, offset);
+                p
+            };
+            let starts = [None, Some(start & 0xffff_ffff)];
+            Loop { starts, body: &body }.widened()
+        };
+        let operand = vec![Iadd, Load, Store, Iadd, Brif];
+        assert_eq!(count(-0x1000, 0xecf0, 16), (operand.clone(), vec![0xed00]));
+        assert_eq!(count(-0x1000, 0x1000, 16), (operand, vec![0x1010]));
+        let stays = vec![Iadd, Uextend, Iadd, Load, Store, Iadd, Brif];
+        // The first sums are at the end of what 32 bits reach.
+        assert_eq!(count(-0x1000, 0xffc, 16), (stays.clone(), vec![16]));
+        // Zero is not arrived at.
+        assert_eq!(count(-0x1001, 0xecf0, 16), (stays.clone(), vec![16]));
+        // The constant is no offset.
+        assert_eq!(count(-0x1000, 0x8000_1000, 16), (stays, vec![16]));
+        // It is, but not with that of the access.
+        let apart = vec![Iadd, Iadd, Load, Store, Iadd, Brif];
+        assert_eq!(count(-0x1000, 0x7fff_fff0, 16), (apart, vec![16]));
+    }
+
+    #[test]
+    fn a_count_that_is_not_compared_is_known_as_well() {
+        let body = |builder: &mut FunctionBuilder<'_>, [base, _, p, _]: [Value; 4]| {
+            let sum = plus(builder, p, 0x500);
+            load(builder, base, sum, 0);
+            plus(builder, p, -2)
+        };
+        let offsets =
+            |start| Loop { starts: [Some(start), Some(0xffff_ff00)], body: &body }.widened().1;
+        // 64 turns.
+        assert_eq!(offsets(0x100), [0x500]);
+        assert_eq!(offsets(-0x480 & 0xffff_ffff), [0x500]);
+        assert_eq!(offsets(-0x482 & 0xffff_ffff), [0x500]);
+        assert_eq!(offsets(-0x483 & 0xffff_ffff), [0]);
+    }
+
+    #[test]
+    fn what_is_no_access_gets_the_same_number() {
+        let body = |builder: &mut FunctionBuilder<'_>, [base, _, p, i]: [Value; 4]| {
+            let sum = plus(builder, i, 0x2000);
+            let index = builder.ins().uextend(types::I64, sum);
+            builder.ins().store(MemFlagsData::new(), index, base, 8);
+            p
+        };
+        let (opcodes, _) = Loop { starts: [None, Some(0xffff_f000)], body: &body }.widened();
+        assert_eq!(opcodes, [Iadd, Store, Iadd, Brif]);
+    }
+}
