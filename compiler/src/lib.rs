@@ -58,6 +58,7 @@ mod saturation;
 mod scaled;
 pub mod settings;
 mod shorten;
+mod sums;
 mod tables;
 mod trampoline;
 mod translate;

@@ -19,6 +19,7 @@ use crate::narrow;
 use crate::order;
 use crate::saturation;
 use crate::scaled;
+use crate::sums;
 use crate::widened;
 
 /// Optimises the function in the context, whose graphs are known then, as the target says. `memories` are those of
@@ -75,6 +76,7 @@ fn optimise_fully(
     if matches!(isa.triple().architecture, Architecture::X86_64) {
         widened::widen(&mut context.func, &context.cfg, &context.domtree);
     }
+    sums::add_last(&mut context.func, &context.domtree);
     constants::rematerialise(&mut context.func);
     order::keep_fewer(&mut context.func);
     Ok(behind)
