@@ -3,13 +3,13 @@
 //! The code generator does not know how far away the target of a forward branch will be, and so gives every branch a
 //! displacement of 32 bits. Most would do with 8. Nor does it know which places on the stack most instructions will refer to, and gives
 //! those away that are near as it comes. Here, functions are read again (`listing`), instructions that
-//! have a shorter form, or are needless, get it (`forms`, `frame`, `limit`, `operand`, `retest`), or can have one in return for a longer one elsewhere (`places`), and everything behind them moves: what
-//! branches and addresses in the code say, and what is said about offsets in it elsewhere.
+//! have a shorter form get it (`forms`, `frame`, `limit`, `operand`), or can have one in return for a longer one elsewhere (`places`), those that
+//! are needless go (`retest`), and everything behind them moves: what branches and addresses in the code say, and what is said about offsets in it elsewhere.
 //!
 //! A function in which there is anything that is not understood stays as it was.
 //!
-//! What comes out does what the other did, instruction by instruction, but for loads that are part of the next one. Builds with debug assertions compare the two, by other
-//! means (`check`).
+//! What comes out does what the other did, instruction by instruction, but for loads that are part of the next one, and what is gone. Builds with debug assertions
+//! compare the two, by other means (`check`).
 
 pub(crate) mod check;
 mod forms;
