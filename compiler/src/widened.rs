@@ -116,6 +116,10 @@ impl Ways {
     }
 }
 
+/// Loops with more blocks than one, or more instructions, gain little: they have more to do in a turn. And where many values are kept, the move was
+/// a chance to have the longer one in another register, for a while: without it, a function of 16 KB got 5% longer.
+const SMALL: usize = 64;
+
 /// The parameters of all loops by which an access would save something.
 fn parameters(
     func: &Function,
@@ -133,11 +137,16 @@ fn parameters(
             continue;
         }
         let counts = Counts::of(func, flow, header);
+        let is_small = flow.succ_iter(header).any(|next| next == header)
+            && func.layout.block_insts(header).nth(SMALL).is_none();
         for (number, value) in parameters.iter().enumerate() {
             let Some(indices) = indices.get(value) else { continue };
             let is_used = |ways: &Ways| indices.iter().any(|it| ways.distance(*it).is_some());
             let by_counting = || counts.as_ref()?.get(func, number).map(Ways::Counted);
             let by_any = || {
+                if !is_small {
+                    return None;
+                }
                 let mut back = Vec::new();
                 for edge in edges(func, flow, header) {
                     let argument = edge.argument(&func.dfg, number)?;
@@ -461,6 +470,13 @@ mod tests {
         assert!(stays(|_, [number, _, _]| number));
         assert!(!stays(|builder, [number, p, _]| builder.ins().isub(p, number)));
         assert!(!stays(|_, [_, p, _]| p));
+        // There is much to do in a turn.
+        assert!(!stays(|builder, [number, p, _]| {
+            (0..10).fold(p, |p, _| builder.ins().iadd(p, number))
+        }));
+        assert!(stays(|builder, [number, p, _]| {
+            (0..SMALL).fold(p, |p, _| builder.ins().iadd(p, number))
+        }));
         // Nothing is accessed by a pointer itself.
         let body = |builder: &mut FunctionBuilder<'_>, [base, number, p, _]: [Value; 4]| {
             let sum = builder.ins().iadd(p, number);
