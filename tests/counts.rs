@@ -46,6 +46,8 @@ struct Loop {
     /// How the question is written.
     form: u32,
     may_be_left: bool,
+    /// Whether the second count comes of the first, in each turn.
+    is_crossed: bool,
 }
 
 /// Where, and what it does.
@@ -95,10 +97,9 @@ impl Loop {
             let _ = writeln!(text, "(br_if $out (i32.ge_u {next} (i32.const {BUDGET})))");
         }
         for (count, step) in COUNTS.iter().zip(&self.steps).skip(1) {
-            let _ = writeln!(
-                text,
-                "(local.set {count} (i32.add (local.get {count}) (i32.const {step})))"
-            );
+            let of = if self.is_crossed && *count == "$j" { "$i" } else { *count };
+            let next = format!("(i32.add (local.get {of}) (i32.const {step}))");
+            let _ = writeln!(text, "(local.set {count} {next})");
         }
         let next = format!("(local.tee $i (i32.add (local.get $i) (i32.const {})))", self.steps[0]);
         let asks = format!("({} {next} (i32.const {}))", ORDERS[self.order].0, self.end);
@@ -136,6 +137,9 @@ impl Loop {
             let result = |counts: [u32; 3]| Some(sum ^ counts[0] ^ counts[1] ^ counts[2]);
             if self.may_be_left && turn >= BUDGET {
                 return Some((result(counts), turn));
+            }
+            if self.is_crossed {
+                counts[1] = counts[0];
             }
             for (count, step) in counts.iter_mut().zip(self.steps) {
                 *count = count.wrapping_add_signed(step);
@@ -206,6 +210,7 @@ fn array(array: u32) -> Loop {
         ],
         form: 0,
         may_be_left: false,
+        is_crossed: false,
     }
 }
 
@@ -237,6 +242,11 @@ fn sums_that_wrap_around_do() {
     let accesses = vec![Access { count: 1, constant: 0, offset: 4, kind: Kind::Add }];
     let other = Loop { starts: [0xffff_f000, 8], steps: [4, -4, 0], accesses, ..array(0) };
     assert_eq!(follow(&other, 0), 4);
+    // It is what the other was before.
+    let accesses = vec![Access { count: 1, constant: 0x2000, offset: 4, kind: Kind::Add }];
+    let crossed = Loop { steps: [4, 0, 0], accesses, is_crossed: true, ..array(0) };
+    assert_eq!(follow(&Loop { starts: [0xffff_f000, 0], ..crossed.clone() }, 0), 1024);
+    assert_eq!(follow(&Loop { starts: [0xffff_d000, 0], ..crossed }, 0), 2);
     // So does a pointer.
     let accesses = vec![Access { count: 2, constant: 0, offset: 4, kind: Kind::Add }];
     let pointer = Loop { steps: [4, 0, -4], accesses, ..array(0) };
@@ -264,19 +274,24 @@ prop_compose! {
         beyond in select(vec![0, 0, 0, 1, -1]),
         end in prop::option::weighted(0.3, near()),
         accesses in prop::collection::vec(
-            (0_usize..3, select(vec![0, 0x10, 0x2000, LENGTH - 0x400]), 0_u32..2000, select(vec![0, 4, 2000]),
-             select(vec![Kind::Store, Kind::Add, Kind::Add, Kind::Subtract])),
+            (
+                0_usize..3,
+                prop::option::weighted(0.8, (select(vec![0, 0x10, 0x2000, LENGTH - 0x400]), 0_u32..2000)),
+                select(vec![0, 4, 2000]),
+                select(vec![Kind::Store, Kind::Add, Kind::Add, Kind::Subtract]),
+            ),
             1..6,
         ),
         form in 0_u32..4,
         may_be_left in any::<bool>(),
+        is_crossed in prop::bool::weighted(0.2),
     ) -> Loop {
         let exact = starts[0].wrapping_add_signed(steps[0].wrapping_mul(turns));
-        let accesses = accesses.into_iter().map(|(count, area, in_area, offset, kind)| {
-            // Where the count begins is in that area, mostly.
+        let accesses = accesses.into_iter().map(|(count, place, offset, kind)| {
+            // Where the count begins is in that area, mostly, or the count is the index.
             let start = starts.get(count).copied().unwrap_or_default();
-            let place: u32 = area + in_area;
-            Access { count, constant: place.wrapping_sub(start), offset, kind }
+            let constant = place.map(|(area, in_area): (u32, u32)| (area + in_area).wrapping_sub(start));
+            Access { count, constant: constant.unwrap_or_default(), offset, kind }
         });
         Loop {
             starts,
@@ -286,6 +301,7 @@ prop_compose! {
             accesses: accesses.collect(),
             form,
             may_be_left,
+            is_crossed,
         }
     }
 }

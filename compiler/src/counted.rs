@@ -354,4 +354,99 @@ mod tests {
             assert_eq!(asked(start, step, end, compared), compared, "{start} {step} {end}");
         }
     }
+
+    /// A loop with two counts, of which the first is asked for.
+    struct Two {
+        starts: [i64; 2],
+        steps: [i64; 2],
+        order: IntCC,
+        end: i64,
+        /// Whether the constant is compared to the count, and whether the branch that goes on is the second.
+        constant_first: bool,
+        goes_on_second: bool,
+        /// What the second count is a sum of.
+        of: usize,
+    }
+
+    impl Two {
+        /// What is known of either, with whether zero is all that is asked for.
+        fn known(&self) -> [Option<(Range, bool)>; 2] {
+            let mut func = Function::new();
+            let mut memory = FunctionBuilderContext::new();
+            let mut builder = FunctionBuilder::new(&mut func, &mut memory);
+            let [entry, header, exit] = [0; 3].map(|_| builder.create_block());
+            let counts = [0; 2].map(|_| builder.append_block_param(header, types::I32));
+            let number = |builder: &mut FunctionBuilder<'_>, number: i64| {
+                builder.ins().iconst(types::I32, number & 0xffff_ffff)
+            };
+            builder.switch_to_block(entry);
+            let starts = self.starts.map(|start| number(&mut builder, start).into());
+            builder.ins().jump(header, &starts);
+            builder.switch_to_block(header);
+            let [one, other] = self.steps.map(|step| number(&mut builder, step));
+            let next = builder.ins().iadd(counts[0], one);
+            let other = builder.ins().iadd(counts[self.of], other);
+            let end = number(&mut builder, self.end);
+            let order = if self.goes_on_second { self.order.complement() } else { self.order };
+            let asked = match (self.end, self.constant_first) {
+                (0, _) if order == IntCC::NotEqual => next,
+                (_, true) => builder.ins().icmp(order.swap_args(), end, next),
+                (_, false) => builder.ins().icmp(order, next, end),
+            };
+            let back = [next.into(), other.into()];
+            if self.goes_on_second {
+                builder.ins().brif(asked, exit, &[], header, &back);
+            } else {
+                builder.ins().brif(asked, header, &back, exit, &[]);
+            }
+            builder.switch_to_block(exit);
+            builder.ins().return_(&[]);
+            builder.seal_all_blocks();
+            let flow = ControlFlowGraph::with_function(builder.func);
+            let Some(counts) = Counts::of(builder.func, &flow, header) else { return [None; 2] };
+            [0, 1].map(|number| {
+                let known = counts.get(builder.func, number)?;
+                Some((known.range, known.asks_for_zero.is_some()))
+            })
+        }
+    }
+
+    #[test]
+    fn counts_are_known_however_the_loop_asks() {
+        let range = |start: u32, step, turns| Range::of(start, step, turns).unwrap();
+        for constant_first in [false, true] {
+            for goes_on_second in [false, true] {
+                let known = |order, end| {
+                    let (starts, steps) = ([-16, 100], [4, -2]);
+                    Two { starts, steps, order, end, constant_first, goes_on_second, of: 1 }.known()
+                };
+                let all = [range(0xffff_fff0, 4, 4), range(100, -2, 4)];
+                let zero = known(IntCC::NotEqual, 0);
+                assert_eq!(zero.map(|it| it.map(|(range, _)| range)), all.map(Some));
+                // Then, it is compared with zero.
+                assert_eq!(zero.map(|it| it.unwrap().1), [!goes_on_second, false]);
+                assert_eq!(known(IntCC::SignedLessThan, -3), all.map(|range| Some((range, false))));
+                assert_eq!(known(IntCC::SignedGreaterThan, -3), [None; 2]);
+                assert_eq!(known(IntCC::NotEqual, 1), [None; 2]);
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_count_is_not_known() {
+        let two = Two {
+            starts: [0x8000_0000, 100],
+            steps: [-(1 << 20), 4],
+            order: IntCC::NotEqual,
+            end: 0,
+            constant_first: false,
+            goes_on_second: false,
+            of: 0,
+        };
+        // The number behind the last is another with the same lower half, so that must be asked for.
+        let [counted, crossed] = two.known();
+        let (range, asks_for_zero) = counted.unwrap();
+        assert_eq!((range.end, asks_for_zero), (-1 << 32, false));
+        assert_eq!(crossed, None);
+    }
 }
