@@ -254,6 +254,30 @@ fn sums_that_wrap_around_do() {
     assert_eq!(follow(&pointer, 0x1800), 1024);
 }
 
+#[test]
+fn loops_go_up_to_a_masked_bound() {
+    let text = r#"(module (memory 1) (data (i32.const 0) "\01\02\03\04\05\06\07\08\09\0a\0b\0c")
+        (func (export "run") (param $n i32) (result i32) (local $i i32) (local $sum i32)
+            (block $out
+                (br_if $out (i32.lt_u (local.get $n) (i32.const 4)))
+                (loop $turn
+                    (local.set $sum (i32.add (local.get $sum) (i32.load8_u (local.get $i))))
+                    (local.set $sum (i32.add (local.get $sum) (i32.load8_u offset=3 (local.get $i))))
+                    (br_if $turn (i32.ne (local.tee $i (i32.add (local.get $i) (i32.const 4)))
+                        (i32.and (local.get $n) (i32.const -4))))))
+            (i32.add (i32.shl (i32.and (local.get $n) (i32.const 3)) (i32.const 8)) (local.get $sum))))"#;
+    for settings in [Settings::default(), Settings { cpu: CpuLevel::Native, ..Settings::default() }]
+    {
+        let code = load(&compile_with(text, &settings));
+        let mut store = store();
+        let instance = instantiate(&mut store, &code);
+        let run = instance.typed_func::<u32, u32>(&store, "run").unwrap();
+        for (n, sum) in [(0, 0), (3, 0), (4, 5), (7, 5), (8, 18), (11, 18), (12, 39)] {
+            assert_eq!(run.call(&mut store, n).unwrap(), sum + ((n & 3) << 8), "{n}");
+        }
+    }
+}
+
 /// Numbers about where something changes.
 fn near() -> impl Strategy<Value = u32> {
     (select(vec![0, 0x100, 0x8000, LENGTH, 1 << 31, u32::MAX]), -20_i32..20)

@@ -37,6 +37,7 @@ mod embed;
 mod error;
 mod fields;
 mod filling;
+mod hoisted;
 mod inline;
 pub mod input;
 mod instructions;

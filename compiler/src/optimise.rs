@@ -13,6 +13,7 @@ use crate::conditions;
 use crate::constants;
 use crate::counted;
 use crate::fields;
+use crate::hoisted;
 use crate::link;
 use crate::lookup;
 use crate::narrow;
@@ -76,6 +77,7 @@ fn optimise_fully(
     if matches!(isa.triple().architecture, Architecture::X86_64) {
         widened::widen(&mut context.func, &context.cfg, &context.domtree);
     }
+    hoisted::hoist(&mut context.func, &context.cfg);
     sums::add_last(&mut context.func, &context.domtree);
     constants::rematerialise(&mut context.func);
     order::keep_fewer(&mut context.func);
