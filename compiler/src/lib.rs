@@ -59,6 +59,7 @@ mod saturation;
 mod scaled;
 pub mod settings;
 mod shorten;
+mod stored;
 mod sums;
 mod tables;
 mod trampoline;

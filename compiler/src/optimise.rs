@@ -20,6 +20,7 @@ use crate::narrow;
 use crate::order;
 use crate::saturation;
 use crate::scaled;
+use crate::stored;
 use crate::sums;
 use crate::widened;
 
@@ -76,6 +77,7 @@ fn optimise_fully(
     carried::compute_once(&mut context.func, &context.domtree);
     if matches!(isa.triple().architecture, Architecture::X86_64) {
         widened::widen(&mut context.func, &context.cfg, &context.domtree);
+        stored::store_constants(&mut context.func);
     }
     hoisted::hoist(&mut context.func, &context.cfg);
     sums::add_last(&mut context.func, &context.domtree);
