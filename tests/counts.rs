@@ -337,3 +337,81 @@ proptest! {
         follow(&code, operand);
     }
 }
+
+/// Where a walk begins, given the operand: in text, and the same in Rust.
+type Start = (&'static str, fn(u32) -> u32);
+
+const STARTS: &[Start] = &[
+    ("(local.get $x)", |x| x),
+    ("(i32.const 0)", |_| 0),
+    ("(i32.const 0xfffffff0)", |_| 0xffff_fff0),
+    ("(i32.and (local.get $x) (i32.const 0xffff))", |x| x & 0xffff),
+    ("(i32.shl (i32.and (local.get $x) (i32.const 0xff)) (i32.const 2))", |x| (x & 0xff) << 2),
+    ("(i32.shl (i32.and (local.get $x) (i32.const 0xff)) (i32.const 24))", |x| (x & 0xff) << 24),
+    ("(i32.shr_u (local.get $x) (i32.const 16))", |x| x >> 16),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+    /// Steps that are not constant, up to a bound that is.
+    #[test]
+    fn walks_do_what_their_operators_say(
+        start in select(STARTS),
+        operand in prop_oneof![near(), any::<u32>()],
+        step in prop_oneof![near(), 1_u32..3000],
+        order in 0..ORDERS.len(),
+        end in prop_oneof![near(), select(vec![1, 0x1_0000, 0x2_0000, 0xffff_0000])],
+        constant in prop_oneof![near(), Just(0), select(vec![0x0ea0, 0x1_0000, 0xffff_0000])],
+        turns_over in any::<bool>(),
+    ) {
+        let (asks, holds) = ORDERS[order];
+        let question = match turns_over {
+            true => format!("(br_if $out (i32.eqz ({asks} (local.get $p) (i32.const {end})))) (br $turn)"),
+            false => format!("(br_if $turn ({asks} (local.get $p) (i32.const {end})))"),
+        };
+        let text = format!(
+            r#"(module (memory (export "memory") {PAGES})
+            (func (export "run") (param $x i32) (param $step i32) (result i32) (local $p i32)
+                (local.set $p {})
+                (block $out (loop $turn
+                    (i32.store8 (i32.add (local.get $p) (i32.const {constant})) (i32.const 0x1a5))
+                    (local.set $p (i32.add (local.get $p) (local.get $step)))
+                    {question}))
+                (local.get $p)))"#,
+            start.0
+        );
+        // What it should do, if it ends.
+        let mut expected = vec![0_u8; LENGTH as usize];
+        let mut p = start.1(operand);
+        let mut result = None;
+        let mut ends = false;
+        for _ in 0..200_000 {
+            let Some(byte) = expected.get_mut(p.wrapping_add(constant) as usize) else {
+                ends = true;
+                break;
+            };
+            *byte = 0xa5;
+            p = p.wrapping_add(step);
+            if !holds(p, end) {
+                ends = true;
+                result = Some(p);
+                break;
+            }
+        }
+        prop_assume!(ends);
+        for settings in [Settings::default(), Settings { cpu: CpuLevel::Native, ..Settings::default() }] {
+            let code = load(&compile_with(&text, &settings));
+            let mut store = store();
+            let instance = instantiate(&mut store, &code);
+            let run = instance.typed_func::<(u32, u32), u32>(&store, "run").unwrap();
+            let found = run.call(&mut store, (operand, step));
+            if let Err(error) = &found {
+                assert_eq!(error.trap().unwrap().kind(), TrapKind::MemoryOutOfBounds);
+            }
+            assert_eq!(found.ok(), result, "{operand:#x} {step:#x} {text}");
+            let mut after = vec![0; expected.len()];
+            instance.memory(&store, "memory").unwrap().read(&store, 0, &mut after).unwrap();
+            assert!(after == expected, "{operand:#x} {step:#x} {text}");
+        }
+    }
+}

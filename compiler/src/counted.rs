@@ -110,6 +110,47 @@ fn low_half(number: i64) -> u32 {
     (number & i64::from(u32::MAX)) as u32
 }
 
+/// The most that the value can be which an edge passes for a parameter of 32 bits: if the branch takes that edge only as long as the value is
+/// below a constant.
+pub(crate) fn most_passed(
+    dfg: &DataFlowGraph,
+    branch: Inst,
+    edge: usize,
+    parameter: usize,
+) -> Option<u32> {
+    let InstructionData::Brif { arg, .. } = dfg.insts[branch] else { return None };
+    let (order, value, end) = compared(dfg, arg)?;
+    // It takes the first if they are in that order, and the second if they are not.
+    let order = match edge {
+        0 => order,
+        1 => order.complement(),
+        _ => return None,
+    };
+    let passed = dfg.resolve_aliases(passed(dfg, branch, edge, parameter)?);
+    if passed != value || dfg.value_type(value) != types::I32 {
+        return None;
+    }
+    match order {
+        IntCC::UnsignedLessThan => low_half(end).checked_sub(1),
+        IntCC::UnsignedLessThanOrEqual => Some(low_half(end)),
+        _ => None,
+    }
+}
+
+/// If a condition is that a value and a constant are in an order: that, and both.
+fn compared(dfg: &DataFlowGraph, condition: Value) -> Option<(IntCC, Value, i64)> {
+    let mut asked = defined_by(dfg, condition)?;
+    if dfg.insts[asked].opcode() == Opcode::Uextend {
+        asked = defined_by(dfg, dfg.inst_args(asked)[0])?;
+    }
+    let InstructionData::IntCompare { cond, args: [a, b], .. } = dfg.insts[asked] else {
+        return None;
+    };
+    let (value, _, constant) = with_constant(dfg, a, b)?;
+    let is_first = value == dfg.resolve_aliases(a);
+    Some((if is_first { cond } else { cond.swap_args() }, value, constant))
+}
+
 /// A branch at the end of a block, where the next count is compared to the last.
 struct Question {
     branch: Inst,
@@ -448,5 +489,44 @@ mod tests {
         let (range, asks_for_zero) = counted.unwrap();
         assert_eq!((range.end, asks_for_zero), (-1 << 32, false));
         assert_eq!(crossed, None);
+    }
+
+    #[test]
+    fn what_is_passed_is_below_what_it_was_compared_with() {
+        use IntCC::{
+            Equal, SignedLessThan, UnsignedGreaterThan, UnsignedGreaterThanOrEqual,
+            UnsignedLessThan, UnsignedLessThanOrEqual,
+        };
+        let most = |order: IntCC, end: i64, swaps: bool| {
+            let mut func = Function::new();
+            let mut memory = FunctionBuilderContext::new();
+            let mut builder = FunctionBuilder::new(&mut func, &mut memory);
+            let [entry, one, other] = [0; 3].map(|_| builder.create_block());
+            for block in [entry, one, other] {
+                builder.append_block_param(block, types::I32);
+                builder.append_block_param(block, types::I32);
+            }
+            builder.switch_to_block(entry);
+            let [value, another] = *builder.block_params(entry) else { panic!() };
+            let end = builder.ins().iconst(types::I32, end);
+            let asked = match swaps {
+                true => builder.ins().icmp(order.swap_args(), end, value),
+                false => builder.ins().icmp(order, value, end),
+            };
+            let both = [value.into(), another.into()];
+            let branch = builder.ins().brif(asked, one, &both, other, &both);
+            let dfg = &builder.func.dfg;
+            assert_eq!([0, 1].map(|edge| most_passed(dfg, branch, edge, 1)), [None; 2]);
+            [0, 1].map(|edge| most_passed(dfg, branch, edge, 0))
+        };
+        for swaps in [false, true] {
+            assert_eq!(most(UnsignedLessThan, 9, swaps), [Some(8), None]);
+            assert_eq!(most(UnsignedLessThan, 0, swaps), [None; 2]);
+            assert_eq!(most(UnsignedLessThanOrEqual, 9, swaps), [Some(9), None]);
+            assert_eq!(most(UnsignedGreaterThan, 9, swaps), [None, Some(9)]);
+            assert_eq!(most(UnsignedGreaterThanOrEqual, 9, swaps), [None, Some(8)]);
+            assert_eq!(most(SignedLessThan, 9, swaps), [None; 2]);
+            assert_eq!(most(Equal, 9, swaps), [None; 2]);
+        }
     }
 }

@@ -54,13 +54,19 @@ fn in_order(start: i64, step: i64, last: i64, all: RangeInclusive<i64>) -> Optio
 }
 
 /// What a count of 32 bits is: the lower half of a number that is `start` in the first turn of its loop, and larger by `step` in
-/// each after it. All of them are from `low` to `high`, which are less than 2^32 apart.
+/// each after it. All of them are within bounds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Range {
     pub(crate) start: i64,
     pub(crate) step: i64,
     /// The number behind the last turn, if there are as many as there may be.
     pub(crate) end: i64,
+    pub(crate) bounds: Bounds,
+}
+
+/// Numbers from one to another, both included, which are less than 2^32 apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Bounds {
     low: i64,
     high: i64,
 }
@@ -71,12 +77,26 @@ impl Range {
         let (start, step) = (i64::from(start.cast_signed()), i64::from(step));
         let last = start.checked_add(step.checked_mul(turns.checked_sub(1)?)?)?;
         let (low, high) = (start.min(last), start.max(last));
-        let range = Self { start, step, end: last.checked_add(step)?, low, high };
+        let range =
+            Self { start, step, end: last.checked_add(step)?, bounds: Bounds { low, high } };
         (high.checked_sub(low)? < ALL).then_some(range)
     }
+}
 
-    /// What to add to the number so that it is the count and a constant, computed in 32 bits and made longer: if that is the same for all
-    /// in the range.
+impl Bounds {
+    /// The numbers up to one, from zero on.
+    pub(crate) fn up_to(most: u32) -> Self {
+        Self { low: 0, high: most.into() }
+    }
+
+    /// The most that the lower half of such a number can be, as far as that is known.
+    pub(crate) fn most(&self) -> u32 {
+        let high = u32::try_from(self.high).unwrap_or(u32::MAX);
+        if self.low < 0 { u32::MAX } else { high }
+    }
+
+    /// What to add to such a number so that it is its lower half and a constant, computed in 32 bits and made longer: if that is the same for
+    /// all of them.
     ///
     /// For `low` that is `sum`, and for `low + n` it is `sum + n`, as that has no more than 32 bits.
     pub(crate) fn distance(&self, constant: u32) -> Option<i64> {
@@ -131,11 +151,13 @@ mod tests {
             for (range, (count, step)) in ranges.iter().zip(&mut counts) {
                 if let Some(range) = range {
                     let number = range.start + turn * range.step;
-                    assert!(range.high - range.low < ALL, "{about}");
+                    assert!(range.bounds.high - range.bounds.low < ALL, "{about}");
                     assert_eq!(number.rem_euclid(ALL), i64::from(*count), "{about}");
-                    assert!(range.low <= number && number <= range.high, "{about}: {number:x}");
+                    let Bounds { low, high } = range.bounds;
+                    assert!(low <= number && number <= high, "{about}: {number:x}");
+                    assert!(*count <= range.bounds.most(), "{about}: {number:x}");
                     for constant in constants {
-                        if let Some(distance) = range.distance(*constant) {
+                        if let Some(distance) = range.bounds.distance(*constant) {
                             let sum = i64::from(count.wrapping_add(*constant));
                             assert_eq!(number + distance, sum, "{about} and {constant:#x}");
                         }
@@ -221,7 +243,9 @@ mod tests {
 
     #[test]
     fn other_counts_go_as_far_as_there_are_turns() {
-        let range = |start, step, end, low, high| Some(Range { start, step, end, low, high });
+        let range = |start, step, end, low, high| {
+            Some(Range { start, step, end, bounds: Bounds { low, high } })
+        };
         assert_eq!(Range::of(8, 4, 3), range(8, 4, 20, 8, 16));
         assert_eq!(Range::of(0xffff_f000, 4, 1024), range(-0x1000, 4, 0, -0x1000, -4));
         assert_eq!(Range::of(8, -4, 4), range(8, -4, -8, -4, 8));
@@ -233,7 +257,7 @@ mod tests {
 
     #[test]
     fn a_constant_is_added_where_all_sums_are_on_one_side() {
-        let range = Range::of(0xffff_f000, 4, 1024).unwrap();
+        let range = Range::of(0xffff_f000, 4, 1024).unwrap().bounds;
         assert_eq!(range.distance(0xecf0), Some(0xecf0));
         assert_eq!(range.distance(0x1000), Some(0x1000));
         assert_eq!(range.distance(0xfff), None);
@@ -241,11 +265,18 @@ mod tests {
         // All of them are at the upper end.
         assert_eq!(range.distance(3), Some(ALL + 3));
         assert_eq!(range.distance(0), Some(ALL));
-        let range = Range::of(8, 1, 8).unwrap();
+        let range = Range::of(8, 1, 8).unwrap().bounds;
         assert_eq!(range.distance(0), Some(0));
         assert_eq!(range.distance(0xffff_fff8), Some(-8));
         assert_eq!(range.distance(0xffff_fff7), None);
         assert_eq!(range.distance(0xffff_fff0), Some(0xffff_fff0));
         assert_eq!(range.distance(0xffff_fff1), None);
+        let range = Bounds::up_to(100);
+        assert_eq!(range.distance(0xea0), Some(0xea0));
+        assert_eq!(range.distance(0xffff_ff9b), Some(0xffff_ff9b));
+        assert_eq!(range.distance(0xffff_ff9c), None);
+        // Of any number, nothing is known.
+        assert_eq!(Bounds::up_to(u32::MAX).distance(0), Some(0));
+        assert_eq!(Bounds::up_to(u32::MAX).distance(1), None);
     }
 }

@@ -20,7 +20,7 @@ use crate::narrow::{constant, operation};
 const MAX_SCALE: u64 = 3;
 
 /// How many operations are looked through to find out what a value can be.
-const MAX_DEPTH: u32 = 3;
+pub(crate) const MAX_DEPTH: u32 = 3;
 
 /// Scales such indices in 64 bits. The function is optimised: before, there would be more to look at.
 pub(crate) fn scale(func: &mut Function) {
@@ -46,30 +46,41 @@ fn scaled(dfg: &DataFlowGraph, value: Value) -> Option<(Value, Value)> {
     let (Opcode::Ishl, index, amount) = operation(dfg, value)? else { return None };
     let scale = constant(dfg, amount).filter(|it| (1..=MAX_SCALE).contains(it))?;
     let fits = dfg.value_type(value) == types::I32
-        && most(dfg, index, MAX_DEPTH) << scale <= u64::from(u32::MAX);
+        && most(dfg, index, MAX_DEPTH, &|_| None) << scale <= u64::from(u32::MAX);
     fits.then_some((index, amount))
 }
 
-/// The most that a value of 32 bits or less can be, as far as a few operations tell.
-fn most(dfg: &DataFlowGraph, value: Value, depth: u32) -> u64 {
+/// The most that a value of 32 bits or less can be, as far as so many operations tell, and what is known of parameters of blocks.
+pub(crate) fn most(
+    dfg: &DataFlowGraph,
+    value: Value,
+    depth: u32,
+    known: &dyn Fn(Value) -> Option<u32>,
+) -> u64 {
     let ty = dfg.value_type(value);
     let all = u64::MAX >> (64 - ty.bits());
-    let Some(inst) = dfg.value_def(value).inst() else { return all };
+    let Some(inst) = dfg.value_def(value).inst() else {
+        return known(dfg.resolve_aliases(value)).map_or(all, u64::from);
+    };
     let Some(depth) = depth.checked_sub(1) else { return all };
+    let most = |value| most(dfg, value, depth, known);
+    // As many as the type has bits are none.
+    let amount = |by| constant(dfg, by).map(|by| by & u64::from(ty.bits() - 1));
     match dfg.insts[inst] {
         InstructionData::UnaryImm { opcode: Opcode::Iconst, imm } => {
             imm.bits().cast_unsigned() & all
         }
         InstructionData::Load { opcode: Opcode::Uload8, .. } => u64::from(u8::MAX),
         InstructionData::Load { opcode: Opcode::Uload16, .. } => u64::from(u16::MAX),
-        InstructionData::Unary { opcode: Opcode::Uextend, arg } => most(dfg, arg, depth),
-        InstructionData::Binary { opcode: Opcode::Band, args: [a, b] } => {
-            most(dfg, a, depth).min(most(dfg, b, depth))
-        }
+        InstructionData::Unary { opcode: Opcode::Uextend, arg } => most(arg),
+        InstructionData::Binary { opcode: Opcode::Band, args: [a, b] } => most(a).min(most(b)),
         InstructionData::Binary { opcode: Opcode::Ushr, args: [shifted, by] } => {
-            // As many as the type has bits are none.
-            let by = constant(dfg, by).unwrap_or(0) & u64::from(ty.bits() - 1);
-            most(dfg, shifted, depth) >> by
+            most(shifted) >> amount(by).unwrap_or(0)
+        }
+        InstructionData::Binary { opcode: Opcode::Ishl, args: [shifted, by] } => {
+            let shifted = amount(by).map(|by| u128::from(most(shifted)) << by);
+            // Unless bits are lost.
+            shifted.and_then(|it| u64::try_from(it).ok()).filter(|it| *it <= all).unwrap_or(all)
         }
         _ => all,
     }
@@ -154,6 +165,22 @@ mod tests {
         let signed =
             opcodes(3, |builder, _, pointer| builder.ins().sload8(types::I32, flags, pointer, 0));
         assert_eq!(signed, [Uextend, Ishl, Opcode::Sload8]);
+    }
+
+    #[test]
+    fn what_was_scaled_before_is_known_unless_bits_are_lost() {
+        let twice = |mask: i64, by: i64| {
+            opcodes(1, |builder, number, _| {
+                let masked = builder.ins().band_imm_u(number, mask);
+                builder.ins().ishl_imm_u(masked, by)
+            })
+        };
+        assert_eq!(twice(0xff, 2)[..2], [Ishl, Uextend]);
+        assert_eq!(twice(0xff, 23)[..2], [Ishl, Uextend]);
+        assert_eq!(twice(0xff, 24)[..2], [Uextend, Ishl]);
+        assert_eq!(twice(0xff, 25)[..2], [Uextend, Ishl]);
+        // By one.
+        assert_eq!(twice(0xff, 33)[..2], [Ishl, Uextend]);
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //!
 //! A count and a constant are no operand of an access, as their sum could wrap around in 32 bits. Where the loop counts from one constant to another, and the
 //! sum does not, what is passed on is the number that the count is the lower half of ([`Range`](crate::ranges::Range)), and the sum is computed in 64
-//! bits: an operand of the access. It is the same number, as [`Range::distance`](crate::ranges::Range::distance) says, and so the index stays below 2^32, as
+//! bits: an operand of the access. So it is where every way into a turn compared what it passes on with a constant, or computed it from little enough. It is the same number, as [`Bounds::distance`] says, and so the index stays below 2^32, as
 //! `translate/bounds.rs` relies on. Were it another, an access could leave the sandbox.
 
 use cranelift_codegen::cursor::{Cursor as _, FuncCursor};
@@ -20,7 +20,9 @@ use cranelift_codegen::ir::{
 use cranelift_codegen::{FxHashMap, FxHashSet};
 
 use crate::constants::{integer, with_constant};
-use crate::counted::{Counted, Counts};
+use crate::counted::{Counted, Counts, most_passed};
+use crate::ranges::Bounds;
+use crate::scaled::{MAX_DEPTH, most};
 
 /// Passes such indices on in 64 bits. The function is optimised: before, there would be more to look at.
 pub(crate) fn widen(func: &mut Function, flow: &ControlFlowGraph, domtree: &DominatorTree) {
@@ -97,8 +99,8 @@ struct Parameter {
 
 /// How a parameter gets its values.
 enum Ways {
-    /// From wherever, and by the ways back, these.
-    Any(Vec<Value>),
+    /// From wherever, within bounds, and by the ways back, these.
+    Any(Vec<Value>, Bounds),
     /// By counting.
     Counted(Counted),
 }
@@ -106,12 +108,14 @@ enum Ways {
 impl Ways {
     /// What to add to the longer value so that it is an index.
     fn distance(&self, index: Index) -> Option<i64> {
+        // An access takes 32 bits.
+        self.bounds().distance(index.added).filter(|distance| i32::try_from(*distance).is_ok())
+    }
+
+    fn bounds(&self) -> Bounds {
         match self {
-            Self::Any(_) => (index.added == 0).then_some(0),
-            // That is all that an access takes.
-            Self::Counted(it) => {
-                it.range.distance(index.added).filter(|distance| i32::try_from(*distance).is_ok())
-            }
+            Self::Any(_, bounds) => *bounds,
+            Self::Counted(it) => it.range.bounds,
         }
     }
 }
@@ -128,6 +132,8 @@ fn parameters(
     indices: &FxHashMap<Value, Vec<Index>>,
 ) -> Vec<Parameter> {
     let mut found = Vec::new();
+    // The most that parameters can be.
+    let mut known: FxHashMap<Value, u32> = FxHashMap::default();
     for header in func.layout.blocks() {
         let goes_back = |from| domtree.block_dominates(header, from);
         let parameters = func.dfg.block_params(header);
@@ -148,16 +154,19 @@ fn parameters(
                     return None;
                 }
                 let mut back = Vec::new();
+                let mut most = 0;
                 for edge in edges(func, flow, header) {
                     let argument = edge.argument(&func.dfg, number)?;
+                    most = most.max(edge.most(&func.dfg, number, argument, &known));
                     if goes_back(edge.from) {
                         back.push(argument);
                     }
                 }
-                Some(Ways::Any(back))
+                Some(Ways::Any(back, Bounds::up_to(most)))
             };
             let ways = by_counting().filter(is_used).or_else(|| by_any().filter(is_used));
             if let Some(ways) = ways {
+                known.insert(*value, ways.bounds().most());
                 found.push(Parameter { value: *value, header, number, ways });
             }
         }
@@ -177,7 +186,7 @@ fn retain_free(dfg: &DataFlowGraph, found: &mut Vec<Parameter>) {
             false => FxHashSet::default(),
         };
         found.retain(|parameter| match &parameter.ways {
-            Ways::Any(back) => {
+            Ways::Any(back, _) => {
                 back.iter().all(|value| others.contains(value) || is_long(dfg, *value))
             }
             Ways::Counted(_) => true,
@@ -213,6 +222,19 @@ impl Edge {
         let destinations =
             dfg.insts[self.branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
         destinations.get(self.number)?.args(&dfg.value_lists).nth(parameter)?.as_value()
+    }
+
+    /// The most that it can be.
+    fn most(
+        self,
+        dfg: &DataFlowGraph,
+        parameter: usize,
+        argument: Value,
+        known: &FxHashMap<Value, u32>,
+    ) -> u32 {
+        let by_comparison = most_passed(dfg, self.branch, self.number, parameter);
+        let by_computation = most(dfg, argument, MAX_DEPTH, &|value| known.get(&value).copied());
+        by_comparison.unwrap_or(u32::MAX).min(u32::try_from(by_computation).unwrap_or(u32::MAX))
     }
 
     fn set_argument(self, dfg: &mut DataFlowGraph, parameter: usize, value: Value) {
@@ -258,7 +280,7 @@ impl Parameter {
         let short = cursor.ins().ireduce(types::I32, long);
         cursor.func.dfg.change_to_alias(self.value, short);
         let next = match &self.ways {
-            Ways::Any(_) => None,
+            Ways::Any(..) => None,
             Ways::Counted(counted) => Some((counted, count_long(func, counted, long))),
         };
         for edge in edges(func, flow, self.header) {
