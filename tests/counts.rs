@@ -154,7 +154,8 @@ impl Loop {
 
 /// Compares what the loop does with what its operators say. Returns how many turns there were.
 fn follow(code: &Loop, operand: u32) -> u32 {
-    let bytes: Vec<u8> = (0..LENGTH).map(|at| (at >> 8 ^ at.wrapping_mul(7)) as u8).collect();
+    let bytes: Vec<u8> =
+        (0..LENGTH).map(|at| (at >> 8 ^ at.wrapping_mul(7)).to_le_bytes()[0]).collect();
     let mut expected = bytes.clone();
     // Where it takes too long, it is left.
     let (code, (result, turns)) = match code.run(operand, &mut expected) {

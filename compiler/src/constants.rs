@@ -54,6 +54,12 @@ pub(crate) fn integer(dfg: &DataFlowGraph, value: Value) -> Option<i64> {
     }
 }
 
+/// The lower 32 bits of a number.
+pub(crate) fn low_half(number: i64) -> u32 {
+    let [a, b, c, d, ..] = number.to_le_bytes();
+    u32::from_le_bytes([a, b, c, d])
+}
+
 /// Of two values one that is no constant, and the other, which is this one.
 pub(crate) fn with_constant(
     dfg: &DataFlowGraph,

@@ -14,7 +14,7 @@ use cranelift_codegen::ir::{
     ValueDef, types,
 };
 
-use crate::constants::{integer, with_constant};
+use crate::constants::{integer, low_half, with_constant};
 use crate::ranges::{Range, turns};
 
 /// Lets counting loops compare the next count by order. What the function computes stays the same, and so does its graph.
@@ -104,10 +104,6 @@ impl Counts {
             asks_for_zero: asks_for_zero.map(|(branch, _)| branch),
         })
     }
-}
-
-fn low_half(number: i64) -> u32 {
-    (number & i64::from(u32::MAX)) as u32
 }
 
 /// The most that the value can be which an edge passes for a parameter of 32 bits: if the branch takes that edge only as long as the value is

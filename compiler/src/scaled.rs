@@ -78,9 +78,9 @@ pub(crate) fn most(
             most(shifted) >> amount(by).unwrap_or(0)
         }
         InstructionData::Binary { opcode: Opcode::Ishl, args: [shifted, by] } => {
+            // Bits that are lost make it less.
             let shifted = amount(by).map(|by| u128::from(most(shifted)) << by);
-            // Unless bits are lost.
-            shifted.and_then(|it| u64::try_from(it).ok()).filter(|it| *it <= all).unwrap_or(all)
+            shifted.and_then(|it| u64::try_from(it).ok()).unwrap_or(all)
         }
         _ => all,
     }

@@ -19,7 +19,7 @@ use cranelift_codegen::ir::{
 };
 use cranelift_codegen::{FxHashMap, FxHashSet};
 
-use crate::constants::{integer, with_constant};
+use crate::constants::{integer, low_half, with_constant};
 use crate::counted::{Counted, Counts, most_passed};
 use crate::ranges::Bounds;
 use crate::scaled::{MAX_DEPTH, most};
@@ -83,10 +83,6 @@ fn indices(func: &Function) -> FxHashMap<Value, Vec<Index>> {
         }
     }
     indices
-}
-
-fn low_half(number: i64) -> u32 {
-    (number & i64::from(u32::MAX)) as u32
 }
 
 /// A parameter that is passed on in 64 bits.
