@@ -279,6 +279,47 @@ fn loops_go_up_to_a_masked_bound() {
     }
 }
 
+#[test]
+fn pointers_may_begin_with_a_count() {
+    // A count below zero, as the index of an inner loop, is at the end of what 32 bits reach; another is what it is.
+    for (start, end, found) in [(-64_i32, 0, None), (64, 128, Some(16 * (5 + 4 + 3 + 2)))] {
+        let text = format!(
+            r#"(module (memory 1) (data (i32.const 0x1000) "\01")
+            (func (export "run") (param $step i32) (result i32)
+                (local $i i32) (local $p i32) (local $turns i32) (local $sum i32)
+                (local.set $i (i32.const {start}))
+                (loop $outer
+                    (local.set $sum (i32.add (local.get $sum)
+                        (i32.load8_u (i32.add (local.get $i) (i32.const 0x1040)))))
+                    (local.set $p (local.get $i))
+                    (local.set $turns (i32.const 4))
+                    (loop $inner
+                        (i32.store8 (local.get $p) (i32.add (local.get $turns) (i32.const 1)))
+                        (local.set $sum (i32.add (local.get $sum) (i32.load8_u (local.get $p))))
+                        (local.set $p (i32.add (local.get $p) (local.get $step)))
+                        (br_if $inner (local.tee $turns (i32.sub (local.get $turns) (i32.const 1)))))
+                    (br_if $outer (i32.ne (i32.const {end})
+                        (local.tee $i (i32.add (local.get $i) (i32.const 4))))))
+                (local.get $sum)))"#
+        );
+        for settings in
+            [Settings::default(), Settings { cpu: CpuLevel::Native, ..Settings::default() }]
+        {
+            let code = load(&compile_with(&text, &settings));
+            let mut store = store();
+            let instance = instantiate(&mut store, &code);
+            let run = instance.typed_func::<u32, u32>(&store, "run").unwrap();
+            match run.call(&mut store, 4) {
+                Ok(sum) => assert_eq!(Some(sum), found),
+                Err(error) => {
+                    assert_eq!(error.trap().unwrap().kind(), TrapKind::MemoryOutOfBounds);
+                    assert_eq!(found, None);
+                }
+            }
+        }
+    }
+}
+
 /// Numbers about where something changes.
 fn near() -> impl Strategy<Value = u32> {
     (select(vec![0, 0x100, 0x8000, LENGTH, 1 << 31, u32::MAX]), -20_i32..20)

@@ -89,10 +89,15 @@ impl Bounds {
         Self { low: 0, high: most.into() }
     }
 
+    /// Whether all of them are what their lower halves are, made longer.
+    pub(crate) fn are_unsigned(&self) -> bool {
+        self.low >= 0 && self.high < ALL
+    }
+
     /// The most that the lower half of such a number can be, as far as that is known.
     pub(crate) fn most(&self) -> u32 {
-        let high = u32::try_from(self.high).unwrap_or(u32::MAX);
-        if self.low < 0 { u32::MAX } else { high }
+        let most = u32::try_from(self.high).ok().filter(|_| self.are_unsigned());
+        most.unwrap_or(u32::MAX)
     }
 
     /// What to add to such a number so that it is its lower half and a constant, computed in 32 bits and made longer: if that is the same for
@@ -156,6 +161,7 @@ mod tests {
                     let Bounds { low, high } = range.bounds;
                     assert!(low <= number && number <= high, "{about}: {number:x}");
                     assert!(*count <= range.bounds.most(), "{about}: {number:x}");
+                    assert!(!range.bounds.are_unsigned() || number == i64::from(*count), "{about}");
                     for constant in constants {
                         if let Some(distance) = range.bounds.distance(*constant) {
                             let sum = i64::from(count.wrapping_add(*constant));

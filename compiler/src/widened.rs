@@ -35,14 +35,19 @@ pub(crate) fn widen(func: &mut Function, flow: &ControlFlowGraph, domtree: &Domi
     if found.is_empty() {
         return;
     }
-    let wide: FxHashMap<Value, Value> = found
+    let longs: Vec<Value> =
+        found.iter().map(|it| func.dfg.replace_block_param(it.value, types::I64)).collect();
+    // Of a count below zero, the number is another than that of the index.
+    let of_others: FxHashMap<Value, Value> = found
         .iter()
-        .map(|it| (it.value, func.dfg.replace_block_param(it.value, types::I64)))
+        .zip(&longs)
+        .filter(|(parameter, _)| parameter.ways.bounds().are_unsigned())
+        .map(|(parameter, long)| (parameter.value, *long))
         .collect();
     let mut sums = FxHashMap::default();
-    for parameter in &found {
+    for (parameter, long) in found.iter().zip(longs) {
         let indices = indices.get(&parameter.value).map_or(&[][..], Vec::as_slice);
-        parameter.widen(func, flow, &wide, indices, &mut sums);
+        parameter.widen(func, flow, long, &of_others, indices, &mut sums);
     }
     add_in_accesses(func, &sums);
     func.dfg.resolve_all_aliases();
@@ -178,7 +183,10 @@ fn retain_free(dfg: &DataFlowGraph, found: &mut Vec<Parameter>) {
     for round in 0.. {
         let before = found.len();
         let others: FxHashSet<Value> = match round < ROUNDS {
-            true => found.iter().map(|it| it.value).collect(),
+            true => {
+                let unsigned = found.iter().filter(|it| it.ways.bounds().are_unsigned());
+                unsigned.map(|it| it.value).collect()
+            }
             false => FxHashSet::default(),
         };
         found.retain(|parameter| match &parameter.ways {
@@ -262,16 +270,17 @@ fn edges(func: &Function, flow: &ControlFlowGraph, to: Block) -> Vec<Edge> {
 }
 
 impl Parameter {
-    /// Passes the longer one on, which is in the place of the parameter already, and lets the indices that are made of it use it.
+    /// Passes the longer one on, which is in the place of the parameter already, and lets the indices that are made of it use it. Of others, the longer ones
+    /// are given that are no more than made longer.
     fn widen(
         &self,
         func: &mut Function,
         flow: &ControlFlowGraph,
-        wide: &FxHashMap<Value, Value>,
+        long: Value,
+        of_others: &FxHashMap<Value, Value>,
         indices: &[Index],
         sums: &mut FxHashMap<Value, Sum>,
     ) {
-        let long = wide[&self.value];
         let mut cursor = FuncCursor::new(func).at_first_inst(self.header);
         let short = cursor.ins().ireduce(types::I32, long);
         cursor.func.dfg.change_to_alias(self.value, short);
@@ -285,7 +294,7 @@ impl Parameter {
             let argument = match next {
                 Some((counted, next)) if counted.latch == edge.branch => next,
                 Some((counted, _)) => cursor.ins().iconst(types::I64, counted.range.start),
-                None => match (wide.get(&argument), integer(&cursor.func.dfg, argument)) {
+                None => match (of_others.get(&argument), integer(&cursor.func.dfg, argument)) {
                     (Some(long), _) => *long,
                     (None, Some(number)) => {
                         cursor.ins().iconst(types::I64, i64::from(low_half(number)))
@@ -557,5 +566,59 @@ mod tests {
         };
         let (opcodes, _) = Loop { starts: [None, Some(0xffff_f000)], body: &body }.widened();
         assert_eq!(opcodes, [Iadd, Store, Iadd, Brif]);
+    }
+
+    /// What is passed to an inner loop as its pointer, which is the count of an outer one, from `start` to zero by fours.
+    fn passed_on(start: i64, step: i64) -> Opcode {
+        let mut func = Function::new();
+        func.signature.params.push(AbiParam::new(types::I64));
+        let mut memory = FunctionBuilderContext::new();
+        let mut builder = FunctionBuilder::new(&mut func, &mut memory);
+        let [entry, outer, inner, latch, exit] = [0; 5].map(|_| builder.create_block());
+        builder.append_block_params_for_function_params(entry);
+        let base = builder.block_params(entry)[0];
+        let [i, p] = [outer, inner].map(|block| builder.append_block_param(block, types::I32));
+        builder.switch_to_block(entry);
+        let start = builder.ins().iconst(types::I32, start & 0xffff_ffff);
+        builder.ins().jump(outer, &[start.into()]);
+        builder.switch_to_block(outer);
+        let sum = plus(&mut builder, i, 0x1000);
+        load(&mut builder, base, sum, 0);
+        builder.ins().jump(inner, &[i.into()]);
+        builder.switch_to_block(inner);
+        let loaded = load(&mut builder, base, p, 0);
+        let next = plus(&mut builder, p, 12);
+        builder.ins().brif(loaded, inner, &[next.into()], latch, &[]);
+        builder.switch_to_block(latch);
+        let next = plus(&mut builder, i, step & 0xffff_ffff);
+        builder.ins().brif(next, outer, &[next.into()], exit, &[]);
+        builder.switch_to_block(exit);
+        builder.ins().return_(&[]);
+        builder.seal_all_blocks();
+        let cfg = ControlFlowGraph::with_function(&func);
+        let domtree = DominatorTree::with_function(&func, &cfg);
+        widen(&mut func, &cfg, &domtree);
+        verify_function(&func, &Flags::new(settings::builder())).unwrap();
+        let dfg = &func.dfg;
+        assert_eq!(
+            [outer, inner].map(|it| dfg.value_type(dfg.block_params(it)[0])),
+            [types::I64; 2]
+        );
+        let jump = func.layout.last_inst(outer).unwrap();
+        let passed = dfg.inst_values(jump).next().unwrap();
+        match dfg.value_def(passed) {
+            ValueDef::Param(block, _) => {
+                assert_eq!(block, outer);
+                Opcode::Nop
+            }
+            definition => dfg.insts[definition.unwrap_inst()].opcode(),
+        }
+    }
+
+    #[test]
+    fn a_count_below_zero_is_made_longer_for_others() {
+        // The number is the index only if it is not below zero.
+        assert_eq!(passed_on(400, -4), Opcode::Nop);
+        assert_eq!(passed_on(-400, 4), Uextend);
     }
 }
