@@ -469,11 +469,23 @@ prop_compose! {
         starts in [near(), near()],
         steps in [select(vec![4, 1, -4, 8]), select(vec![4, 1, -4, 8])],
         turns in [prop::option::weighted(0.7, 1_i64..12), prop::option::weighted(0.7, 1_i64..12)],
-        pointer in made(2),
+        // The outer count itself, mostly.
+        pointer in prop_oneof![made(2), Just(Made { of: 1, added: 0, masked: false })],
         next_pointer in made(4),
         mut outer in question(),
         mut inner in question(),
-        accesses in prop::collection::vec((0_usize..3, made(4), select(vec![0, 8, 0x7fff_ff00])), 1..6),
+        accesses in prop::collection::vec(
+            (
+                0_usize..3,
+                prop_oneof![
+                    made(4),
+                    Just(Made { of: 1, added: 0x1000, masked: false }),
+                    Just(Made { of: 3, added: 0, masked: false }),
+                ],
+                select(vec![0, 8, 0x7fff_ff00]),
+            ),
+            1..6,
+        ),
     ) -> Nest {
         // In whole steps, mostly.
         for (number, question) in [&mut outer, &mut inner].into_iter().enumerate() {
