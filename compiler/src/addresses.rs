@@ -27,7 +27,7 @@ use cwasm_artifact::abi::memory::{MemoryStyle, stays_short};
 use cwasm_artifact::abi::vmctx::{GUARD_SIZE, memory_slot};
 use cwasm_artifact::types::MemoryType;
 
-use crate::constants::{integer, with_constant};
+use crate::constants::{addition, integer, low_half};
 use crate::effects::has_effects;
 use crate::module::Module;
 use crate::settings::MemoryBounds;
@@ -257,26 +257,19 @@ fn extended(dfg: &DataFlowGraph, value: Value) -> Option<Value> {
 fn parts(dfg: &DataFlowGraph, value: Value) -> (Value, u32) {
     let (mut root, mut constant) = (value, 0_u32);
     for _ in 0..ADDITIONS {
-        let Some((next, more)) = addition(dfg, root) else { break };
+        let next = addition(dfg, root).or_else(|| difference(dfg, root));
+        let Some((next, more)) = next else { break };
         root = next;
-        constant = constant.wrapping_add(more);
+        // The upper half of a constant of 32 bits says nothing.
+        constant = constant.wrapping_add(low_half(more));
     }
     (root, constant)
 }
 
-fn addition(dfg: &DataFlowGraph, value: Value) -> Option<(Value, u32)> {
-    #[expect(
-        clippy::cast_possible_truncation,
-        reason = "the upper half of a constant of 32 bits says nothing"
-    )]
-    let low = |constant: i64| constant as u32;
+fn difference(dfg: &DataFlowGraph, value: Value) -> Option<(Value, i64)> {
     match dfg.insts[dfg.value_def(value).inst()?] {
-        InstructionData::Binary { opcode: Opcode::Iadd, args: [left, right] } => {
-            let (value, _, constant) = with_constant(dfg, left, right)?;
-            Some((value, low(constant)))
-        }
         InstructionData::Binary { opcode: Opcode::Isub, args: [left, right] } => {
-            Some((left, low(integer(dfg, right)?).wrapping_neg()))
+            Some((left, integer(dfg, right)?.wrapping_neg()))
         }
         _ => None,
     }

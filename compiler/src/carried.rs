@@ -16,11 +16,12 @@ use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::EntityRef as _;
 use cranelift_codegen::ir::condcodes::IntCC;
 use cranelift_codegen::ir::{
-    Block, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
+    Block, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
 };
 use cranelift_codegen::{FxHashMap, FxHashSet};
 
-use crate::constants::with_constant;
+use crate::constants::{addition, with_constant};
+use crate::edges::{PassedBack, passed_back};
 
 /// So many instructions are looked at behind a sum.
 const BEHIND: usize = 100;
@@ -57,46 +58,13 @@ struct Count {
 /// The counts of all loops, in the order of the blocks in which turns end.
 fn counts(func: &Function, domtree: &DominatorTree) -> Vec<Count> {
     let (dfg, layout) = (&func.dfg, &func.layout);
-    let mut counts = Vec::new();
-    for latch in layout.blocks() {
-        let Some(branch) = layout.last_inst(latch) else { continue };
-        let targets = dfg.insts[branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-        for call in targets {
-            let header = call.block(&dfg.value_lists);
-            let parameters = dfg.block_params(header);
-            if parameters.is_empty() || !domtree.block_dominates(header, latch) {
-                continue;
-            }
-            for (parameter, argument) in parameters.iter().zip(call.args(&dfg.value_lists)) {
-                if let Some(next) = argument.as_value()
-                    && let Some(sum) = dfg.value_def(next).inst()
-                    && layout.inst_block(sum) == Some(latch)
-                    && let Some((of, step)) = addition(dfg, sum)
-                    && of == *parameter
-                {
-                    counts.push(Count {
-                        parameter: of,
-                        step,
-                        sum,
-                        latch,
-                        is_computed_again: false,
-                    });
-                }
-            }
-        }
-    }
-    counts
-}
-
-/// A value and a constant of which an instruction is the sum.
-fn addition(dfg: &DataFlowGraph, inst: Inst) -> Option<(Value, i64)> {
-    match dfg.insts[inst] {
-        InstructionData::Binary { opcode: Opcode::Iadd, args: [a, b] } => {
-            let (value, _, step) = with_constant(dfg, a, b)?;
-            Some((value, step))
-        }
-        _ => None,
-    }
+    let count = |PassedBack { latch, parameter, value }| {
+        let (of, step) = addition(dfg, value)?;
+        let sum = dfg.value_def(value).inst()?;
+        let is_its = of == parameter && layout.inst_block(sum) == Some(latch);
+        is_its.then_some(Count { parameter, step, sum, latch, is_computed_again: false })
+    };
+    passed_back(func, domtree).into_iter().filter_map(count).collect()
 }
 
 /// A value that is the sum of a count, computed again behind it.
@@ -116,7 +84,7 @@ fn again(func: &Function, domtree: &DominatorTree, counts: &mut [Count]) -> Vec<
         if let InstructionData::Binary { opcode: Opcode::Iadd, args } = &dfg.insts[inst]
             && let Some(number) = args.iter().find_map(|operand| numbers.get(operand))
             && let Some(count) = counts.get_mut(*number)
-            && addition(dfg, inst) == Some((count.parameter, count.step))
+            && addition(dfg, dfg.first_result(inst)) == Some((count.parameter, count.step))
             && let Some(block) = layout.inst_block(inst)
             && block != count.latch
             && domtree.block_dominates(count.latch, block)

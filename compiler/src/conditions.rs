@@ -16,6 +16,7 @@ use cranelift_codegen::ir::{
 
 use crate::branches::target;
 use crate::constants::integer;
+use crate::uses;
 
 /// Branches by the parts of conditions. Returns whether there are more blocks than before: then what was known of the graph does not hold any
 /// more.
@@ -97,15 +98,7 @@ struct Uses(SecondaryMap<Value, u32>);
 
 impl Uses {
     fn of(func: &Function) -> Self {
-        let mut counts = SecondaryMap::with_capacity(func.dfg.num_values());
-        for block in func.layout.blocks() {
-            for inst in func.layout.block_insts(block) {
-                for value in func.dfg.inst_values(inst) {
-                    counts[func.dfg.resolve_aliases(value)] += 1;
-                }
-            }
-        }
-        Self(counts)
+        Self(uses::count(func))
     }
 
     /// Whether each is used once.

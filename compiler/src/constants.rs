@@ -54,6 +54,17 @@ pub(crate) fn integer(dfg: &DataFlowGraph, value: Value) -> Option<i64> {
     }
 }
 
+/// A value and a constant of which another is the sum.
+pub(crate) fn addition(dfg: &DataFlowGraph, sum: Value) -> Option<(Value, i64)> {
+    match dfg.insts[dfg.value_def(sum).inst()?] {
+        InstructionData::Binary { opcode: Opcode::Iadd, args: [a, b] } => {
+            let (value, _, constant) = with_constant(dfg, a, b)?;
+            Some((value, constant))
+        }
+        _ => None,
+    }
+}
+
 /// The lower 32 bits of a number.
 pub(crate) fn low_half(number: i64) -> u32 {
     let [a, b, c, d, ..] = number.to_le_bytes();

@@ -14,7 +14,8 @@ use cranelift_codegen::ir::{
     ValueDef, types,
 };
 
-use crate::constants::{integer, low_half, with_constant};
+use crate::constants::{addition, integer, low_half, with_constant};
+use crate::edges::{Edge, only_edge};
 use crate::ranges::{Range, turns};
 
 /// Lets counting loops compare the next count by order. What the function computes stays the same, and so does its graph.
@@ -38,9 +39,9 @@ pub(crate) fn compare_next(func: &mut Function, flow: &ControlFlowGraph) {
 pub(crate) struct Counts {
     turns: i64,
     header: Block,
-    /// How the first turn begins, and the others: by an edge of a branch.
-    entry: (Inst, usize),
-    latch: (Inst, usize),
+    /// How the first turn begins, and the others.
+    entry: Edge,
+    latch: Edge,
     /// The branch that goes on as long as a number is not zero, if it asks for that.
     zero: Option<(Inst, Value)>,
 }
@@ -50,8 +51,8 @@ pub(crate) struct Counted {
     pub(crate) range: Range,
     /// What computes the next count.
     pub(crate) next: Inst,
-    /// The branch by which that comes to the header.
-    pub(crate) latch: Inst,
+    /// How that comes to the header.
+    pub(crate) latch: Edge,
     /// The branch that goes on as long as the next number is not zero, if it asks for that, and for nothing else.
     pub(crate) asks_for_zero: Option<Inst>,
 }
@@ -69,7 +70,7 @@ impl Counts {
             }
             let (order, latch) = question.goes_on(func, flow)?;
             let entry = question.entry(func, flow, latch)?;
-            let start = low_half(passed_constant(&func.dfg, entry, question.parameter)?);
+            let start = low_half(integer(&func.dfg, entry.passed(&func.dfg, question.parameter)?)?);
             let step = i32::try_from(question.step).ok()?;
             let end = u32::try_from(question.end).ok()?;
             let is_zero = order == IntCC::NotEqual && question.last.is_none();
@@ -77,7 +78,7 @@ impl Counts {
                 turns: turns(start, step, order, end)?,
                 header,
                 entry,
-                latch: (latch, edge_to(func, latch, header)?),
+                latch,
                 zero: is_zero.then_some((question.branch, question.next)),
             })
         })
@@ -86,21 +87,20 @@ impl Counts {
     /// What is known of a parameter of the header.
     pub(crate) fn get(&self, func: &Function, parameter: usize) -> Option<Counted> {
         let dfg = &func.dfg;
-        let (latch, edge) = self.latch;
-        let next = dfg.resolve_aliases(passed(dfg, latch, edge, parameter)?);
+        let next = dfg.resolve_aliases(self.latch.passed(dfg, parameter)?);
         let (count, step) = addition(dfg, next)?;
         if dfg.value_def(count) != ValueDef::Param(self.header, parameter)
             || dfg.value_type(next) != types::I32
         {
             return None;
         }
-        let start = low_half(passed_constant(dfg, self.entry, parameter)?);
+        let start = low_half(integer(dfg, self.entry.passed(dfg, parameter)?)?);
         let range = Range::of(start, low_half(step).cast_signed(), self.turns)?;
         let asks_for_zero = self.zero.filter(|(_, value)| *value == next && range.end == 0);
         Some(Counted {
             range,
-            next: defined_by(dfg, next)?,
-            latch,
+            next: dfg.value_def(next).inst()?,
+            latch: self.latch,
             asks_for_zero: asks_for_zero.map(|(branch, _)| branch),
         })
     }
@@ -108,21 +108,16 @@ impl Counts {
 
 /// The most that the value can be which an edge passes for a parameter of 32 bits: if the branch takes that edge only as long as the value is
 /// below a constant.
-pub(crate) fn most_passed(
-    dfg: &DataFlowGraph,
-    branch: Inst,
-    edge: usize,
-    parameter: usize,
-) -> Option<u32> {
-    let InstructionData::Brif { arg, .. } = dfg.insts[branch] else { return None };
-    let (order, value, end) = compared(dfg, arg)?;
+pub(crate) fn most_passed(dfg: &DataFlowGraph, edge: Edge, parameter: usize) -> Option<u32> {
+    let InstructionData::Brif { arg, .. } = dfg.insts[edge.branch] else { return None };
+    let Compared { order, value, end, .. } = Compared::by(dfg, arg)?;
     // It takes the first if they are in that order, and the second if they are not.
-    let order = match edge {
+    let order = match edge.number {
         0 => order,
         1 => order.complement(),
         _ => return None,
     };
-    let passed = dfg.resolve_aliases(passed(dfg, branch, edge, parameter)?);
+    let passed = dfg.resolve_aliases(edge.passed(dfg, parameter)?);
     if passed != value || dfg.value_type(value) != types::I32 {
         return None;
     }
@@ -133,18 +128,28 @@ pub(crate) fn most_passed(
     }
 }
 
-/// If a condition is that a value and a constant are in an order: that, and both.
-fn compared(dfg: &DataFlowGraph, condition: Value) -> Option<(IntCC, Value, i64)> {
-    let mut asked = defined_by(dfg, condition)?;
-    if dfg.insts[asked].opcode() == Opcode::Uextend {
-        asked = defined_by(dfg, dfg.inst_args(asked)[0])?;
+/// A condition: a value and a constant are in an order.
+struct Compared {
+    order: IntCC,
+    value: Value,
+    constant: Value,
+    end: i64,
+}
+
+impl Compared {
+    fn by(dfg: &DataFlowGraph, condition: Value) -> Option<Self> {
+        let mut asked = dfg.value_def(condition).inst()?;
+        if dfg.insts[asked].opcode() == Opcode::Uextend {
+            asked = dfg.value_def(dfg.inst_args(asked)[0]).inst()?;
+        }
+        let InstructionData::IntCompare { cond, args: [a, b], .. } = dfg.insts[asked] else {
+            return None;
+        };
+        let (value, constant, end) = with_constant(dfg, a, b)?;
+        let is_first = value == dfg.resolve_aliases(a);
+        let order = if is_first { cond } else { cond.swap_args() };
+        Some(Self { order, value, constant, end })
     }
-    let InstructionData::IntCompare { cond, args: [a, b], .. } = dfg.insts[asked] else {
-        return None;
-    };
-    let (value, _, constant) = with_constant(dfg, a, b)?;
-    let is_first = value == dfg.resolve_aliases(a);
-    Some((if is_first { cond } else { cond.swap_args() }, value, constant))
 }
 
 /// A branch at the end of a block, where the next count is compared to the last.
@@ -169,18 +174,9 @@ impl Question {
         let dfg = &func.dfg;
         let branch = func.layout.last_inst(block)?;
         let InstructionData::Brif { arg, .. } = dfg.insts[branch] else { return None };
-        let mut asked = defined_by(dfg, arg)?;
-        if dfg.insts[asked].opcode() == Opcode::Uextend {
-            asked = defined_by(dfg, dfg.inst_args(asked)[0])?;
-        }
-        let (order, next, last, end) = match dfg.insts[asked] {
-            InstructionData::IntCompare { cond, args: [a, b], .. } => {
-                let (next, last, end) = with_constant(dfg, a, b)?;
-                let is_first = next == dfg.resolve_aliases(a);
-                let order = if is_first { cond } else { cond.swap_args() };
-                (order, next, Some(last), end)
-            }
-            _ => (IntCC::NotEqual, dfg.resolve_aliases(arg), None, 0),
+        let (order, next, last, end) = match Compared::by(dfg, arg) {
+            Some(Compared { order, value, constant, end }) => (order, value, Some(constant), end),
+            None => (IntCC::NotEqual, dfg.resolve_aliases(arg), None, 0),
         };
         let (count, step) = addition(dfg, next)?;
         let ValueDef::Param(header, parameter) = dfg.value_def(count) else { return None };
@@ -206,7 +202,8 @@ impl Question {
             return None;
         }
         let entry = self.entry(func, flow, latch)?;
-        let start = passed_constant(dfg, entry, self.parameter)?.cast_unsigned() & self.mask;
+        let start = integer(dfg, entry.passed(dfg, self.parameter)?)?;
+        let start = start.cast_unsigned() & self.mask;
         let (distance, order) = if self.step > 0 {
             (self.end.checked_sub(start)?, IntCC::UnsignedLessThan)
         } else {
@@ -218,16 +215,11 @@ impl Question {
         Some((order, self.last?)).filter(|_| whole)
     }
 
-    /// The order of the next count and the last in which the branch leads back to the header with the next count, and by another way in no
-    /// other; and the branch by which it arrives there.
-    fn goes_on(&self, func: &Function, flow: &ControlFlowGraph) -> Option<(IntCC, Inst)> {
-        let dfg = &func.dfg;
-        let destinations =
-            dfg.insts[self.branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-        let [first, second] = [0, 1].map(|edge| {
-            let target = destinations.get(edge)?.block(&dfg.value_lists);
-            self.leads_back(func, flow, target, edge)
-        });
+    /// The order of the next count and the last in which the branch leads back to the header with the next count, and not otherwise;
+    /// and the edge by which it arrives there.
+    fn goes_on(&self, func: &Function, flow: &ControlFlowGraph) -> Option<(IntCC, Edge)> {
+        let [first, second] =
+            [0, 1].map(|number| self.leads_back(func, flow, Edge { branch: self.branch, number }));
         match (first, second) {
             (Some(latch), None) => Some((self.order, latch)),
             (None, Some(latch)) => Some((self.order.complement(), latch)),
@@ -235,100 +227,43 @@ impl Question {
         }
     }
 
-    /// If an edge of the branch leads back to the header with the next count: the branch by which it arrives there.
-    fn leads_back(
-        &self,
-        func: &Function,
-        flow: &ControlFlowGraph,
-        target: Block,
-        edge: usize,
-    ) -> Option<Inst> {
+    /// If an edge of the branch leads back to the header with the next count, and its last branch in no other way: the edge by which it
+    /// arrives there.
+    fn leads_back(&self, func: &Function, flow: &ControlFlowGraph, edge: Edge) -> Option<Edge> {
         let dfg = &func.dfg;
-        if target == self.header {
-            return self.passes_next(dfg, self.branch, edge).then_some(self.branch);
-        }
-        // By way of a block of which nothing else is known, and nobody else comes to.
-        let jump = func.layout.first_inst(target)?;
-        let alone = || {
-            let mut ways = flow.pred_iter(target);
-            ways.next().is_some_and(|way| way.inst == self.branch) && ways.next().is_none()
+        let target = edge.target(dfg)?;
+        let latch = if target == self.header {
+            edge
+        } else {
+            // By way of a block of which nothing else is known, and nobody else comes to.
+            let branch = func.layout.first_inst(target)?;
+            let mut ways = flow.pred_iter(target).map(|way| way.inst);
+            if dfg.insts[branch].opcode() != Opcode::Jump
+                || ways.next() != Some(edge.branch)
+                || ways.next().is_some()
+            {
+                return None;
+            }
+            Edge { branch, number: 0 }
         };
-        (dfg.insts[jump].opcode() == Opcode::Jump
-            && dfg.insts[jump]
-                .branch_destination(&dfg.jump_tables, &dfg.exception_tables)
-                .iter()
-                .all(|call| call.block(&dfg.value_lists) == self.header)
-            && self.passes_next(dfg, jump, 0)
-            && alone())
-        .then_some(jump)
-    }
-
-    /// Whether an edge passes the next count for the count.
-    fn passes_next(&self, dfg: &DataFlowGraph, branch: Inst, edge: usize) -> bool {
-        passed(dfg, branch, edge, self.parameter)
-            .is_some_and(|value| dfg.resolve_aliases(value) == self.next)
+        let passes_next = latch
+            .passed(dfg, self.parameter)
+            .is_some_and(|value| dfg.resolve_aliases(value) == self.next);
+        (passes_next && only_edge(dfg, latch.branch, self.header) == Some(latch)).then_some(latch)
     }
 
     /// The edge by which the loop begins, if that is the only one, and there is but one way back.
-    fn entry(
-        &self,
-        func: &Function,
-        flow: &ControlFlowGraph,
-        latch: Inst,
-    ) -> Option<(Inst, usize)> {
+    fn entry(&self, func: &Function, flow: &ControlFlowGraph, latch: Edge) -> Option<Edge> {
         let mut ways = flow.pred_iter(self.header).map(|way| way.inst);
         let (Some(a), Some(b), None) = (ways.next(), ways.next(), ways.next()) else {
             return None;
         };
-        let entry = match (a == latch, b == latch) {
+        let entry = match (a == latch.branch, b == latch.branch) {
             (true, false) => b,
             (false, true) => a,
             _ => return None,
         };
-        Some((entry, edge_to(func, entry, self.header)?))
-    }
-}
-
-/// The edge of a branch that leads to a block, if only one does.
-fn edge_to(func: &Function, branch: Inst, block: Block) -> Option<usize> {
-    let dfg = &func.dfg;
-    let destinations =
-        dfg.insts[branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-    let mut edges = (0..).zip(destinations);
-    let mut leads = || edges.by_ref().find(|(_, to)| to.block(&dfg.value_lists) == block);
-    let (edge, _) = leads()?;
-    leads().is_none().then_some(edge)
-}
-
-/// The constant that an edge passes for a parameter.
-fn passed_constant(dfg: &DataFlowGraph, edge: (Inst, usize), parameter: usize) -> Option<i64> {
-    integer(dfg, passed(dfg, edge.0, edge.1, parameter)?)
-}
-
-/// A value and a constant of which another is the sum.
-fn addition(dfg: &DataFlowGraph, sum: Value) -> Option<(Value, i64)> {
-    match dfg.insts[defined_by(dfg, sum)?] {
-        InstructionData::Binary { opcode: Opcode::Iadd, args: [a, b] } => {
-            let (value, _, constant) = with_constant(dfg, a, b)?;
-            Some((value, constant))
-        }
-        _ => None,
-    }
-}
-
-/// The value that an edge of a branch passes for a parameter of its target.
-fn passed(dfg: &DataFlowGraph, branch: Inst, edge: usize, parameter: usize) -> Option<Value> {
-    let destinations =
-        dfg.insts[branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-    let mut arguments = destinations.get(edge)?.args(&dfg.value_lists);
-    arguments.nth(parameter)?.as_value()
-}
-
-/// The instruction that computes a value.
-fn defined_by(dfg: &DataFlowGraph, value: Value) -> Option<Inst> {
-    match dfg.value_def(value) {
-        ValueDef::Result(inst, _) => Some(inst),
-        _ => None,
+        only_edge(&func.dfg, entry, self.header)
     }
 }
 
@@ -365,9 +300,9 @@ mod tests {
         let flow = ControlFlowGraph::with_function(builder.func);
         compare_next(builder.func, &flow);
         let dfg = &builder.func.dfg;
-        let mut asked = defined_by(dfg, dfg.inst_args(branch)[0]).unwrap();
+        let mut asked = dfg.value_def(dfg.inst_args(branch)[0]).inst().unwrap();
         if dfg.insts[asked].opcode() == Opcode::Uextend {
-            asked = defined_by(dfg, dfg.inst_args(asked)[0]).unwrap();
+            asked = dfg.value_def(dfg.inst_args(asked)[0]).inst().unwrap();
         }
         assert_eq!(dfg.inst_args(asked), [next, last]);
         dfg.insts[asked].cond_code().unwrap()
@@ -470,6 +405,29 @@ mod tests {
     }
 
     #[test]
+    fn a_loop_that_begins_again_at_its_end_does_not_count() {
+        let mut func = Function::new();
+        let mut memory = FunctionBuilderContext::new();
+        let mut builder = FunctionBuilder::new(&mut func, &mut memory);
+        let [entry, header] = [0; 2].map(|_| builder.create_block());
+        let count = builder.append_block_param(header, types::I32);
+        builder.switch_to_block(entry);
+        let start = builder.ins().iconst(types::I32, 0);
+        builder.ins().jump(header, &[start.into()]);
+        builder.switch_to_block(header);
+        let [two, end, again] = [2, 8, 3].map(|it| builder.ins().iconst(types::I32, it));
+        let next = builder.ins().iadd(count, two);
+        let asked = builder.ins().icmp(IntCC::NotEqual, next, end);
+        let branch = builder.ins().brif(asked, header, &[next.into()], header, &[again.into()]);
+        builder.seal_all_blocks();
+        let flow = ControlFlowGraph::with_function(builder.func);
+        assert!(Counts::of(builder.func, &flow, header).is_none());
+        // From 3 on, it never arrives at 8.
+        compare_next(builder.func, &flow);
+        assert_eq!(builder.func.dfg.inst_args(branch), [asked]);
+    }
+
+    #[test]
     fn what_is_no_count_is_not_known() {
         let two = Two {
             starts: [0x8000_0000, 100],
@@ -512,8 +470,11 @@ mod tests {
             let both = [value.into(), another.into()];
             let branch = builder.ins().brif(asked, one, &both, other, &both);
             let dfg = &builder.func.dfg;
-            assert_eq!([0, 1].map(|edge| most_passed(dfg, branch, edge, 1)), [None; 2]);
-            [0, 1].map(|edge| most_passed(dfg, branch, edge, 0))
+            let most = |parameter| {
+                [0, 1].map(|number| most_passed(dfg, Edge { branch, number }, parameter))
+            };
+            assert_eq!(most(1), [None; 2]);
+            most(0)
         };
         for swaps in [false, true] {
             assert_eq!(most(UnsignedLessThan, 9, swaps), [Some(8), None]);

@@ -5,16 +5,14 @@
 //! dozen. Where a loop is a block that keeps few values, the bound has a register of its own.
 
 use cranelift_codegen::flowgraph::ControlFlowGraph;
-use cranelift_codegen::ir::{Block, Function, Inst, InstructionData, Opcode, Value, ValueDef};
+use cranelift_codegen::ir::{Block, Function, Inst, InstructionData, Opcode, Value};
 use cranelift_codegen::{FxHashSet, ir::function::FunctionStencil};
 
 use crate::constants::{integer, with_constant};
+use crate::edges::{is_from, is_small_loop};
 
 /// So many values are kept from one turn to the next, at most. That is half of the registers; in the others it is computed.
 const KEPT: usize = 7;
-
-/// A block of more instructions has more to compute with, and less to gain.
-const SMALL: usize = 64;
 
 /// Computes bounds before their loops. The graph is that of the function, which is optimised: before, there would be nothing to move.
 pub(crate) fn hoist(func: &mut Function, flow: &ControlFlowGraph) {
@@ -41,9 +39,7 @@ fn bound(func: &Function, flow: &ControlFlowGraph, block: Block) -> Option<(Inst
     let (dfg, layout) = (&func.dfg, &func.layout);
     let mut ways = flow.pred_iter(block).filter(|way| way.block != block);
     let (Some(entry), None) = (ways.next(), ways.next()) else { return None };
-    if !flow.succ_iter(block).any(|next| next == block)
-        || layout.block_insts(block).nth(SMALL).is_some()
-    {
+    if !is_small_loop(func, flow, block) {
         return None;
     }
     let InstructionData::Brif { arg, .. } = dfg.insts[layout.last_inst(block)?] else {
@@ -58,27 +54,18 @@ fn bound(func: &Function, flow: &ControlFlowGraph, block: Block) -> Option<(Inst
             return None;
         };
         let (masked, ..) = with_constant(dfg, a, b)?;
-        let is_from_before = match dfg.value_def(masked) {
-            ValueDef::Result(inst, _) => layout.inst_block(inst) != Some(block),
-            ValueDef::Param(of, _) => of != block,
-            ValueDef::Union(..) => false,
-        };
-        (is_from_before && layout.inst_block(inst) == Some(block)).then_some(inst)
+        (!is_from(func, masked, block) && is_from(func, *value, block)).then_some(inst)
     })?;
     (kept(func, block) < KEPT).then_some((bound, layout.last_inst(entry.block)?))
 }
 
 /// How many values a loop keeps from one turn to the next, as far as it uses them.
 fn kept(func: &Function, block: Block) -> usize {
-    let (dfg, layout) = (&func.dfg, &func.layout);
+    let dfg = &func.dfg;
     let mut kept: FxHashSet<Value> = dfg.block_params(block).iter().copied().collect();
-    for inst in layout.block_insts(block) {
-        let is_from_elsewhere = |value: &Value| match dfg.value_def(*value) {
-            ValueDef::Result(inst, _) => layout.inst_block(inst) != Some(block),
-            ValueDef::Param(..) | ValueDef::Union(..) => true,
-        };
+    for inst in func.layout.block_insts(block) {
         let values = dfg.inst_values(inst).filter(|value| integer(dfg, *value).is_none());
-        kept.extend(values.filter(is_from_elsewhere));
+        kept.extend(values.filter(|value| !is_from(func, *value, block)));
     }
     kept.len()
 }
@@ -137,7 +124,7 @@ mod tests {
         // The count, the bound, and what is added.
         assert!(is_hoisted(10, KEPT - 3, masked));
         assert!(!is_hoisted(10, KEPT - 2, masked));
-        assert!(!is_hoisted(SMALL, 1, masked));
+        assert!(!is_hoisted(64, 1, masked));
         // It changes in each turn; it is no mask.
         assert!(!is_hoisted(1, 1, |builder, [_, count]| builder.ins().band_imm_s(count, -4)));
         assert!(!is_hoisted(1, 1, |builder, [n, count]| builder.ins().band(n, count)));

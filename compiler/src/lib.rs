@@ -31,6 +31,7 @@ pub mod codegen;
 mod conditions;
 mod constants;
 mod counted;
+mod edges;
 mod effects;
 pub mod effort;
 mod embed;
@@ -65,6 +66,7 @@ mod tables;
 mod trampoline;
 mod translate;
 mod unwind;
+mod uses;
 mod widened;
 
 pub use codegen::{Progress, Silent};

@@ -14,6 +14,8 @@ use cranelift_codegen::ir::{
 };
 
 use crate::constants::integer;
+use crate::edges::{PassedBack, passed_back};
+use crate::uses;
 
 /// So many sums are looked at to find what the last turn passed.
 const MOST: usize = 64;
@@ -24,7 +26,7 @@ pub(crate) fn add_last(func: &mut Function, domtree: &DominatorTree) {
     if carried.is_empty() {
         return;
     }
-    let uses = uses(func);
+    let uses = uses::count(func);
     for (parameter, sum) in carried {
         let search = Search { func, uses: &uses, parameter };
         if let Some(chain) = search.chain(sum) {
@@ -35,32 +37,16 @@ pub(crate) fn add_last(func: &mut Function, domtree: &DominatorTree) {
 
 /// The parameters of loops that are passed a sum of sums at the end of a turn, each with that.
 fn carried(func: &Function, domtree: &DominatorTree) -> Vec<(Value, Inst)> {
-    let (dfg, layout) = (&func.dfg, &func.layout);
-    let mut carried: Vec<(Value, Inst)> = Vec::new();
-    for latch in layout.blocks() {
-        let Some(branch) = layout.last_inst(latch) else { continue };
-        let targets = dfg.insts[branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-        for call in targets {
-            let parameters = dfg.block_params(call.block(&dfg.value_lists));
-            if parameters.is_empty()
-                || !domtree.block_dominates(call.block(&dfg.value_lists), latch)
-            {
-                continue;
-            }
-            for (parameter, argument) in parameters.iter().zip(call.args(&dfg.value_lists)) {
-                let sum = argument.as_value().and_then(|next| dfg.value_def(next).inst());
-                let sum = sum.filter(|sum| {
-                    // Of one sum alone, nothing is to be gained.
-                    operands(dfg, *sum).is_some_and(|(_, operands)| {
-                        let mut inner = operands.iter().filter_map(|it| dfg.value_def(*it).inst());
-                        inner.any(|it| self::operands(dfg, it).is_some())
-                    })
-                });
-                carried.extend(sum.map(|sum| (*parameter, sum)));
-            }
-        }
-    }
-    carried
+    let dfg = &func.dfg;
+    // Of one sum alone, nothing is to be gained.
+    let is_sum =
+        |value: &Value| dfg.value_def(*value).inst().is_some_and(|it| operands(dfg, it).is_some());
+    let sum = |PassedBack { parameter, value, .. }| {
+        let sum = dfg.value_def(value).inst()?;
+        let (_, operands) = operands(dfg, sum)?;
+        operands.iter().any(is_sum).then_some((parameter, sum))
+    };
+    passed_back(func, domtree).into_iter().filter_map(sum).collect()
 }
 
 /// Whether the second operand is added to the first, and both; if that is what an instruction does.
@@ -70,19 +56,6 @@ fn operands(dfg: &DataFlowGraph, inst: Inst) -> Option<(bool, [Value; 2])> {
         InstructionData::Binary { opcode: Opcode::Isub, args } => Some((false, args)),
         _ => None,
     }
-}
-
-/// How often values are used.
-fn uses(func: &Function) -> SecondaryMap<Value, u32> {
-    let mut uses = SecondaryMap::with_capacity(func.dfg.num_values());
-    for block in func.layout.blocks() {
-        for inst in func.layout.block_insts(block) {
-            for value in func.dfg.inst_values(inst) {
-                uses[value] += 1;
-            }
-        }
-    }
-    uses
 }
 
 /// A sum of sums: what is added to the parameter in the first, and what is added to that in the others.

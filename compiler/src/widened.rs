@@ -14,13 +14,14 @@ use cranelift_codegen::dominator_tree::DominatorTree;
 use cranelift_codegen::entity::EntityRef as _;
 use cranelift_codegen::flowgraph::ControlFlowGraph;
 use cranelift_codegen::ir::{
-    Block, BlockArg, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode,
-    Value, ValueDef, types,
+    Block, DataFlowGraph, Function, Inst, InstBuilder as _, InstructionData, Opcode, Value,
+    ValueDef, types,
 };
 use cranelift_codegen::{FxHashMap, FxHashSet};
 
-use crate::constants::{integer, low_half, with_constant};
+use crate::constants::{addition, integer, low_half};
 use crate::counted::{Counted, Counts, most_passed};
+use crate::edges::{edges_to, is_small_loop};
 use crate::ranges::Bounds;
 use crate::scaled::{MAX_DEPTH, most};
 
@@ -75,14 +76,8 @@ fn indices(func: &Function) -> FxHashMap<Value, Vec<Index>> {
             continue;
         }
         let arg = dfg.resolve_aliases(arg);
-        let (of, added) = match dfg.value_def(arg).inst().map(|inst| dfg.insts[inst]) {
-            Some(InstructionData::Binary { opcode: Opcode::Iadd, args: [a, b] }) => {
-                let Some((of, _, added)) = with_constant(dfg, a, b) else { continue };
-                (of, low_half(added))
-            }
-            Some(_) => continue,
-            None => (arg, 0),
-        };
+        let (of, added) = addition(dfg, arg).unwrap_or((arg, 0));
+        let added = low_half(added);
         if matches!(dfg.value_def(of), ValueDef::Param(..)) {
             indices.entry(of).or_default().push(Index { inst, added });
         }
@@ -121,11 +116,8 @@ impl Ways {
     }
 }
 
-/// Loops with more blocks than one, or more instructions, gain little: they have more to do in a turn. And where many values are kept, the move was
-/// a chance to have the longer one in another register, for a while: without it, a function of 16 KB got 8% longer.
-const SMALL: usize = 64;
-
-/// The parameters of all loops by which an access would save something.
+/// The parameters of all loops by which an access would save something; for which nothing has to be known, only of small ones. Where many values are
+/// kept, the move was a chance to have the longer one in another register, for a while: without it, a function of 16 KB got 8% longer.
 fn parameters(
     func: &Function,
     flow: &ControlFlowGraph,
@@ -144,11 +136,14 @@ fn parameters(
             continue;
         }
         let counts = Counts::of(func, flow, header);
-        let is_small = flow.succ_iter(header).any(|next| next == header)
-            && func.layout.block_insts(header).nth(SMALL).is_none();
+        let is_small = is_small_loop(func, flow, header);
         for (number, value) in parameters.iter().enumerate() {
             let Some(indices) = indices.get(value) else { continue };
             let is_used = |ways: &Ways| indices.iter().any(|it| ways.distance(*it).is_some());
+            let most_computed = |value| {
+                let most = most(&func.dfg, value, MAX_DEPTH, &|it| known.get(&it).copied());
+                u32::try_from(most).unwrap_or(u32::MAX)
+            };
             let by_counting = || counts.as_ref()?.get(func, number).map(Ways::Counted);
             let by_any = || {
                 if !is_small {
@@ -156,11 +151,12 @@ fn parameters(
                 }
                 let mut back = Vec::new();
                 let mut most = 0;
-                for edge in edges(func, flow, header) {
-                    let argument = edge.argument(&func.dfg, number)?;
-                    most = most.max(edge.most(&func.dfg, number, argument, &known));
-                    if goes_back(edge.from) {
-                        back.push(argument);
+                for (from, edge) in edges_to(func, flow, header) {
+                    let passed = edge.passed(&func.dfg, number)?;
+                    let by_comparison = most_passed(&func.dfg, edge, number).unwrap_or(u32::MAX);
+                    most = most.max(by_comparison.min(most_computed(passed)));
+                    if goes_back(from) {
+                        back.push(passed);
                     }
                 }
                 Some(Ways::Any(back, Bounds::up_to(most)))
@@ -212,63 +208,6 @@ fn is_long(dfg: &DataFlowGraph, value: Value) -> bool {
     })
 }
 
-/// An edge to a block: one of the destinations of a branch.
-#[derive(Clone, Copy)]
-struct Edge {
-    from: Block,
-    branch: Inst,
-    number: usize,
-}
-
-impl Edge {
-    /// The value that is passed for a parameter, if it is not what a call returns.
-    fn argument(self, dfg: &DataFlowGraph, parameter: usize) -> Option<Value> {
-        let destinations =
-            dfg.insts[self.branch].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-        destinations.get(self.number)?.args(&dfg.value_lists).nth(parameter)?.as_value()
-    }
-
-    /// The most that it can be.
-    fn most(
-        self,
-        dfg: &DataFlowGraph,
-        parameter: usize,
-        argument: Value,
-        known: &FxHashMap<Value, u32>,
-    ) -> u32 {
-        let by_comparison = most_passed(dfg, self.branch, self.number, parameter);
-        let by_computation = most(dfg, argument, MAX_DEPTH, &|value| known.get(&value).copied());
-        by_comparison.unwrap_or(u32::MAX).min(u32::try_from(by_computation).unwrap_or(u32::MAX))
-    }
-
-    fn set_argument(self, dfg: &mut DataFlowGraph, parameter: usize, value: Value) {
-        let destinations = dfg.insts[self.branch]
-            .branch_destination_mut(&mut dfg.jump_tables, &mut dfg.exception_tables);
-        let mut numbers = 0..;
-        destinations[self.number].update_args(&mut dfg.value_lists, |other| {
-            match numbers.next() == Some(parameter) {
-                true => BlockArg::Value(value),
-                false => other,
-            }
-        });
-    }
-}
-
-fn edges(func: &Function, flow: &ControlFlowGraph, to: Block) -> Vec<Edge> {
-    let dfg = &func.dfg;
-    let mut edges = Vec::new();
-    for way in flow.pred_iter(to) {
-        let destinations =
-            dfg.insts[way.inst].branch_destination(&dfg.jump_tables, &dfg.exception_tables);
-        for (number, destination) in destinations.iter().enumerate() {
-            if destination.block(&dfg.value_lists) == to {
-                edges.push(Edge { from: way.block, branch: way.inst, number });
-            }
-        }
-    }
-    edges
-}
-
 impl Parameter {
     /// Passes the longer one on, which is in the place of the parameter already, and lets the indices that are made of it use it. Of others, the longer ones
     /// are given that are no more than made longer.
@@ -288,21 +227,21 @@ impl Parameter {
             Ways::Any(..) => None,
             Ways::Counted(counted) => Some((counted, count_long(func, counted, long))),
         };
-        for edge in edges(func, flow, self.header) {
-            let Some(argument) = edge.argument(&func.dfg, self.number) else { continue };
+        for (_, edge) in edges_to(func, flow, self.header) {
+            let Some(passed) = edge.passed(&func.dfg, self.number) else { continue };
             let mut cursor = FuncCursor::new(func).at_inst(edge.branch);
-            let argument = match next {
-                Some((counted, next)) if counted.latch == edge.branch => next,
+            let passed = match next {
+                Some((counted, next)) if counted.latch == edge => next,
                 Some((counted, _)) => cursor.ins().iconst(types::I64, counted.range.start),
-                None => match (of_others.get(&argument), integer(&cursor.func.dfg, argument)) {
+                None => match (of_others.get(&passed), integer(&cursor.func.dfg, passed)) {
                     (Some(long), _) => *long,
                     (None, Some(number)) => {
                         cursor.ins().iconst(types::I64, i64::from(low_half(number)))
                     }
-                    (None, None) => cursor.ins().uextend(types::I64, argument),
+                    (None, None) => cursor.ins().uextend(types::I64, passed),
                 },
             };
-            edge.set_argument(&mut func.dfg, self.number, argument);
+            edge.pass(&mut func.dfg, self.number, passed);
         }
         for index in indices {
             let Some(distance) = self.ways.distance(*index) else { continue };
@@ -325,14 +264,11 @@ impl Parameter {
 /// Computes the next count in 64 bits, and asks whether it is zero there as well, where that is asked: only the last one is, of those
 /// with a lower half of zero. Returns it.
 fn count_long(func: &mut Function, counted: &Counted, long: Value) -> Value {
-    let short = func.dfg.first_result(counted.next);
     let mut cursor = FuncCursor::new(func).at_inst(counted.next);
     let step = cursor.ins().iconst(types::I64, counted.range.step);
     let next = cursor.ins().iadd(long, step);
     cursor.func.replace(counted.next).ireduce(types::I32, next);
-    if let Some(branch) = counted.asks_for_zero
-        && func.dfg.resolve_aliases(func.dfg.inst_args(branch)[0]) == short
-    {
+    if let Some(branch) = counted.asks_for_zero {
         func.dfg.inst_args_mut(branch)[0] = next;
     }
     next

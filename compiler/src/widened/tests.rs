@@ -2,7 +2,7 @@
 //! begin with.
 
 use cranelift_codegen::ir::condcodes::{CondCode as _, IntCC};
-use cranelift_codegen::ir::{AbiParam, MemFlagsData};
+use cranelift_codegen::ir::{AbiParam, BlockArg, MemFlagsData};
 use cranelift_codegen::settings::{self, Flags};
 use cranelift_codegen::verify_function;
 use cranelift_frontend::{FunctionBuilder, FunctionBuilderContext};
@@ -13,6 +13,15 @@ use proptest::sample::select;
 use super::*;
 
 use Opcode::{Brif, Iadd, Ireduce, Load, Store, Uextend};
+
+/// A function with that done to it.
+fn widened(mut func: Function) -> Function {
+    let cfg = ControlFlowGraph::with_function(&func);
+    let domtree = DominatorTree::with_function(&func, &cfg);
+    widen(&mut func, &cfg, &domtree);
+    verify_function(&func, &Flags::new(settings::builder())).unwrap();
+    func
+}
 
 /// A loop that carries `p`, and counts `i` up to zero. Its body accesses memory, and returns what `p` is next; the
 /// memory's base and another number are parameters of the function.
@@ -46,10 +55,7 @@ impl Loop<'_> {
         builder.switch_to_block(exit);
         builder.ins().return_(&[]);
         builder.seal_all_blocks();
-        let cfg = ControlFlowGraph::with_function(&func);
-        let domtree = DominatorTree::with_function(&func, &cfg);
-        widen(&mut func, &cfg, &domtree);
-        verify_function(&func, &Flags::new(settings::builder())).unwrap();
+        let func = widened(func);
         // What nobody uses is not generated.
         let mut used: Vec<Value> = Vec::new();
         let mut insts = Vec::new();
@@ -117,7 +123,7 @@ fn a_pointer_of_which_more_would_have_to_be_known_stays() {
         (0..10).fold(p, |p, _| builder.ins().iadd(p, number))
     }));
     assert!(stays(|builder, [number, p, _]| {
-        (0..SMALL).fold(p, |p, _| builder.ins().iadd(p, number))
+        (0..64).fold(p, |p, _| builder.ins().iadd(p, number))
     }));
     // Nothing is accessed by a pointer itself.
     let body = |builder: &mut FunctionBuilder<'_>, [base, number, p, _]: [Value; 4]| {
@@ -183,55 +189,42 @@ fn what_is_no_access_gets_the_same_number() {
     assert_eq!(opcodes, [Iadd, Store, Iadd, Brif]);
 }
 
-/// What is passed to an inner loop as its pointer, which is the count of an outer one, from `start` to zero by fours.
-fn passed_on(start: i64, step: i64) -> Opcode {
-    let mut func = Function::new();
-    func.signature.params.push(AbiParam::new(types::I64));
-    let mut memory = FunctionBuilderContext::new();
-    let mut builder = FunctionBuilder::new(&mut func, &mut memory);
-    let [entry, outer, inner, latch, exit] = [0; 5].map(|_| builder.create_block());
-    builder.append_block_params_for_function_params(entry);
-    let base = builder.block_params(entry)[0];
-    let [i, p] = [outer, inner].map(|block| builder.append_block_param(block, types::I32));
-    builder.switch_to_block(entry);
-    let start = builder.ins().iconst(types::I32, start & 0xffff_ffff);
-    builder.ins().jump(outer, &[start.into()]);
-    builder.switch_to_block(outer);
-    let sum = plus(&mut builder, i, 0x1000);
-    load(&mut builder, base, sum, 0);
-    builder.ins().jump(inner, &[i.into()]);
-    builder.switch_to_block(inner);
-    let loaded = load(&mut builder, base, p, 0);
-    let next = plus(&mut builder, p, 12);
-    builder.ins().brif(loaded, inner, &[next.into()], latch, &[]);
-    builder.switch_to_block(latch);
-    let next = plus(&mut builder, i, step & 0xffff_ffff);
-    builder.ins().brif(next, outer, &[next.into()], exit, &[]);
-    builder.switch_to_block(exit);
-    builder.ins().return_(&[]);
-    builder.seal_all_blocks();
-    let cfg = ControlFlowGraph::with_function(&func);
-    let domtree = DominatorTree::with_function(&func, &cfg);
-    widen(&mut func, &cfg, &domtree);
-    verify_function(&func, &Flags::new(settings::builder())).unwrap();
-    let dfg = &func.dfg;
-    assert_eq!([outer, inner].map(|it| dfg.value_type(dfg.block_params(it)[0])), [types::I64; 2]);
-    let jump = func.layout.last_inst(outer).unwrap();
-    let passed = dfg.inst_values(jump).next().unwrap();
-    match dfg.value_def(passed) {
-        ValueDef::Param(block, _) => {
-            assert_eq!(block, outer);
-            Opcode::Nop
-        }
-        definition => dfg.insts[definition.unwrap_inst()].opcode(),
-    }
-}
-
 #[test]
 fn a_count_below_zero_is_made_longer_for_others() {
+    // What is passed to an inner loop as its pointer, which is the count of an outer one up to zero: that itself, or what computes it.
+    let passed_on = |start, step| {
+        let of = |of, added| Made { of, added, masked: false };
+        let until_zero = |of_pointer| Question {
+            of_pointer,
+            order: IntCC::NotEqual,
+            end: 0,
+            second_goes_on: false,
+        };
+        let nest = Nest {
+            starts: [start, 0],
+            steps: [step, 1],
+            pointer: of(1, 0),
+            next_pointer: of(3, 12),
+            outer: until_zero(false),
+            inner: until_zero(true),
+            accesses: vec![(0, of(1, 0x1000), 0), (1, of(3, 0), 0)],
+        };
+        let func = widened(nest.build());
+        let mut blocks = func.layout.blocks().skip(1);
+        let [outer, inner] = [0; 2].map(|_| blocks.next().unwrap());
+        for block in [outer, inner] {
+            let types: Vec<_> = func.dfg.block_param_types(block).collect();
+            assert_eq!(types.last(), Some(&types::I64), "{func}");
+        }
+        let jump = func.layout.last_inst(outer).unwrap();
+        let passed = func.dfg.inst_values(jump).last().unwrap();
+        let is_count = passed == func.dfg.block_params(outer)[0];
+        let computed = func.dfg.value_def(passed).inst();
+        (is_count, computed.map(|inst| func.dfg.insts[inst].opcode()))
+    };
     // The number is the index only if it is not below zero.
-    assert_eq!(passed_on(400, -4), Opcode::Nop);
-    assert_eq!(passed_on(-400, 4), Uextend);
+    assert_eq!(passed_on(400, -4), (true, None));
+    assert_eq!(passed_on(-400, 4), (false, Some(Uextend)));
 }
 
 /// What a function of a few operations accesses when it runs, up to so many blocks: addresses, with offsets.
@@ -502,11 +495,7 @@ proptest! {
     #[test]
     fn the_same_addresses_are_accessed(nest in nests(), number in near()) {
         let before = nest.build();
-        let mut after = before.clone();
-        let cfg = ControlFlowGraph::with_function(&after);
-        let domtree = DominatorTree::with_function(&after, &cfg);
-        widen(&mut after, &cfg, &domtree);
-        verify_function(&after, &Flags::new(settings::builder())).unwrap();
+        let after = widened(before.clone());
         let parameters = [0x7000_0000_0000, number.cast_unsigned() & 0xffff_ffff];
         prop_assert_eq!(accessed(&before, parameters), accessed(&after, parameters), "{} {}", before, after);
     }
