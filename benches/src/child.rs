@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::Result;
 use crate::clock::Clock;
 use crate::engines::{Allocator, Cpu, settings, wasmtime};
-use crate::measure::{calls, instantiate, load};
+use crate::measure::{calls, instantiate, load, programs};
 
 /// What a child says, as JSON.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -31,9 +31,8 @@ pub fn run(args: &[&str]) -> Result<Figures> {
 pub fn ask<T: DeserializeOwned>(args: &[&str]) -> Result<T> {
     let output = Command::new(std::env::current_exe()?).arg("child").args(args).output()?;
     if !output.status.success() {
-        return Err(
-            format!("child {args:?} failed: {}", String::from_utf8_lossy(&output.stderr)).into()
-        );
+        let said = String::from_utf8_lossy(&output.stderr);
+        return Err(format!("its process said: {}", said.trim()).into());
     }
     Ok(serde_json::from_slice(&output.stdout)?)
 }
@@ -52,18 +51,29 @@ pub fn main(args: &[String]) -> Result<()> {
         println!("{}", serde_json::to_string(&calls::medians(rounds.parse()?)?)?);
         return Ok(());
     }
+    if let ["program", asked] = args[..] {
+        let medians = programs::medians(&serde_json::from_str(asked)?)?;
+        println!("{}", serde_json::to_string(&medians)?);
+        return Ok(());
+    }
     let figures = match args[..] {
         ["compile-ours", file] => {
             let wasm = fs::read(file)?;
             let before = resident()?;
-            compile(before, || Ok(drop(cwasm_compiler::compile(&wasm, &settings(Cpu::Native))?)))?
+            compile(before, || {
+                cwasm_compiler::compile(&wasm, &settings(Cpu::Native))?;
+                Ok(())
+            })?
         }
         ["compile-theirs", file] => {
             let wasm = fs::read(file)?;
             // cwasm has no engine for compiling: what that would be, it makes for each module. Its time does not count, but its memory does.
             let before = resident()?;
             let engine = wasmtime(Cpu::Native, Allocator::OnDemand)?;
-            compile(before, || Ok(drop(engine.precompile_module(&wasm)?)))?
+            compile(before, || {
+                engine.precompile_module(&wasm)?;
+                Ok(())
+            })?
         }
         ["many-ours"] => instantiate::many_child(None)?,
         ["churn-load", functions] => load::churn(functions.parse()?)?,

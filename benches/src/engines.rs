@@ -3,9 +3,10 @@
 use crate::Result;
 use cwasm_compiler::{CpuLevel, Settings};
 use cwasm_loader::{Artifact, Digest, Trust};
+use serde::{Deserialize, Serialize};
 
 /// Which instructions both sides may use.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
 pub enum Cpu {
     /// Whatever this machine has.
     Native,

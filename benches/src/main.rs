@@ -2,7 +2,7 @@
 //!
 //! Both compile with the same version of Cranelift, optimised for speed, for the same
 //! CPU. What is measured in-process is measured by turns, ABAB, in one
-//! process; what is a process, by turns too. The table has medians, the spread between
+//! process, or in several where a process has its luck; what is a process, by turns too. The table has medians, the spread between
 //! quartiles, and the median of the paired ratios.
 
 mod chart;

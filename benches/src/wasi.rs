@@ -183,7 +183,6 @@ impl Guest {
         }
     }
 
-    #[expect(clippy::type_complexity, reason = "as WASI has it")]
     fn path_open(
         &mut self,
         memory: &mut [u8],

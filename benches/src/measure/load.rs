@@ -101,8 +101,13 @@ fn rows(
         report.add(Row::seconds(&what, &loads));
         let unchecked = alternate(
             rounds,
-            // SAFETY: the compiler wrote the file, and nobody else knows of it.
-            || time(&|| Ok(drop(unsafe { Artifact::map_shared_unchecked(&*files.ours) }?))),
+            || {
+                time(&|| {
+                    // SAFETY: the compiler wrote the file, and nobody else knows of it.
+                    unsafe { Artifact::map_shared_unchecked(&*files.ours) }?;
+                    Ok(())
+                })
+            },
             || time(&|| files.load_theirs(engine).map(drop)),
         )?;
         let what = format!("load {name}, unchecked, {suffix}");
