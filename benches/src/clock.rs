@@ -60,18 +60,28 @@ impl Samples {
         self.quantile(0.5)
     }
 
+    fn between_quartiles(&self) -> f64 {
+        self.quantile(0.75) - self.quantile(0.25)
+    }
+
     /// How far apart the quartiles are, as a part of the median.
     pub fn spread(&self) -> f64 {
         if self.0.len() < 3 || self.median() == 0.0 {
             return 0.0;
         }
-        (self.quantile(0.75) - self.quantile(0.25)) / self.median()
+        self.between_quartiles() / self.median()
+    }
+
+    /// The standard error of the median, from how far apart the quartiles are: 1.253 deviations by
+    /// the root of the number, and the quartiles of what is normal are 1.349 deviations apart.
+    pub fn error(&self) -> f64 {
+        1.253 / 1.349 * self.between_quartiles() / (self.0.len() as f64).sqrt()
     }
 }
 
-/// The median of the ratios of samples that were taken one after the other.
-pub fn paired_ratio(ours: &Samples, theirs: &Samples) -> f64 {
-    Samples(ours.0.iter().zip(&theirs.0).map(|(a, b)| a / b).collect()).median()
+/// The ratios of samples that were taken one after the other.
+pub fn paired(ours: &Samples, theirs: &Samples) -> Samples {
+    Samples(ours.0.iter().zip(&theirs.0).map(|(a, b)| a / b).collect())
 }
 
 /// The geometric mean.

@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use serde::Serialize;
 
-use crate::clock::{Samples, paired_ratio};
+use crate::clock::{Samples, paired};
 
 /// What a number counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -34,7 +34,7 @@ pub struct Row {
 
 impl Row {
     pub fn new(what: impl Into<String>, unit: Unit, ours: &Samples, theirs: &Samples) -> Self {
-        let mut ratio = paired_ratio(ours, theirs);
+        let mut ratio = paired(ours, theirs).median();
         if unit == Unit::Rate {
             ratio = 1.0 / ratio;
         }

@@ -2,13 +2,11 @@
 //! `bench.end`, with their output compared to what is expected. Several processes run
 //! each, and say what the medians of both sides were.
 
-use std::ops::RangeInclusive;
-
 use cwasm_loader::{Artifact, Engine, Linker, Store};
 use serde::{Deserialize, Serialize};
 
 use crate::child;
-use crate::clock::{Clock, Samples};
+use crate::clock::{Clock, Samples, paired};
 use crate::corpus::{self, Program};
 use crate::engines::{Allocator, Cpu, load, settings, wasmtime};
 use crate::report::{Report, Row};
@@ -39,15 +37,21 @@ const FEW: [&str; 16] = [
 const INTERPRETER: &str = "interpreter";
 const INTERPRETER_TEXT: &str = include_str!("../../kernels/interpreter.wat");
 
-/// How many processes run a program. Where the system puts the pages of a memory decides how long
-/// some take, on both sides, as long as the process lives: `seqhash` up to a third longer, with runs
-/// in one process within 3% of each other. All that fit into the budget run, but at least the first number.
-const PROCESSES: RangeInclusive<usize> = 5..=15;
-const QUICK_PROCESSES: RangeInclusive<usize> = 3..=5;
+/// What no program's ratio should be above.
+const BAR: f64 = 1.05;
 
-/// How long all runs of a program may take, and those in one process, in seconds.
-const BUDGET: (f64, f64) = (12.0, 0.8);
-const QUICK_BUDGET: (f64, f64) = (2.0, 0.4);
+/// How many processes run a program at least. Where the system puts the pages of a memory decides how long
+/// some take, on both sides, as long as the process lives: `seqhash` up to a third longer, with runs
+/// in one process within 3% of each other.
+const PROCESSES: usize = 5;
+const QUICK_PROCESSES: usize = 3;
+
+/// More of them run it until the ratio is this many standard errors away from its bar, on either side.
+const CLEAR: f64 = 3.0;
+
+/// How long all processes of a program may take, and all runs in one of them, in seconds.
+const BUDGET: (f64, f64) = (60.0, 0.8);
+const QUICK_BUDGET: (f64, f64) = (4.0, 0.4);
 
 /// How often a process runs a program at most.
 const ROUNDS: usize = 11;
@@ -75,7 +79,7 @@ fn interpreter(options: &Options, report: &mut Report) -> Result<()> {
         return Ok(());
     }
     let samples = measure(options, INTERPRETER, Cpu::Native)?;
-    report.add(Row::seconds(format!("run {INTERPRETER}, a kernel"), &samples).bar(1.05));
+    report.add(Row::seconds(format!("run {INTERPRETER}, a kernel"), &samples).bar(BAR));
     Ok(())
 }
 
@@ -89,7 +93,7 @@ fn level(options: &Options, report: &mut Report, programs: &[Program], cpu: Cpu)
         match measure(options, &program.name, cpu) {
             Ok(samples) => {
                 let row = Row::seconds(format!("run {}{suffix}", program.name), &samples);
-                report.add(row.clone().bar(1.05));
+                report.add(row.clone().bar(BAR));
                 rows.push(row);
             }
             Err(error) => report.note(format!("run {}{suffix}: skipped, {error}", program.name)),
@@ -110,16 +114,20 @@ fn measure(options: &Options, name: &str, cpu: Cpu) -> Result<(Samples, Samples)
     };
     let (mut ours, mut theirs) = (Samples::default(), Samples::default());
     let start = Clock::Wall.now();
-    for number in 0..*processes.end() {
-        if number >= *processes.start() && Clock::Wall.now() - start > whole {
-            break;
-        }
-        let asked = Asked { name: name.to_owned(), cpu, budget, theirs_first: number % 2 == 1 };
+    while ours.0.len() < processes || !clear(&ours, &theirs) && Clock::Wall.now() - start < whole {
+        let theirs_first = ours.0.len() % 2 == 1;
+        let asked = Asked { name: name.to_owned(), cpu, budget, theirs_first };
         let medians: Medians = child::ask(&["program", &serde_json::to_string(&asked)?])?;
         ours.0.push(medians.ours);
         theirs.0.push(medians.theirs);
     }
     Ok((ours, theirs))
+}
+
+/// Whether it is clear on which side of its bar the ratio is.
+fn clear(ours: &Samples, theirs: &Samples) -> bool {
+    let ratios = paired(ours, theirs);
+    (ratios.median() - BAR).abs() > CLEAR * ratios.error()
 }
 
 /// What a process is to run.
