@@ -50,7 +50,7 @@ const QUICK_PROCESSES: usize = 3;
 const CLEAR: f64 = 3.0;
 
 /// How long all processes of a program may take, and all runs in one of them, in seconds.
-const BUDGET: (f64, f64) = (60.0, 0.8);
+const BUDGET: (f64, f64) = (300.0, 0.8);
 const QUICK_BUDGET: (f64, f64) = (4.0, 0.4);
 
 /// How often a process runs a program at most.
