@@ -40,9 +40,8 @@ const INTERPRETER_TEXT: &str = include_str!("../../kernels/interpreter.wat");
 /// What no program's ratio should be above.
 const BAR: f64 = 1.05;
 
-/// How many processes run a program at least. Where the system puts the pages of a memory decides how long
-/// some take, on both sides, as long as the process lives: `seqhash` up to a third longer, with runs
-/// in one process within 3% of each other.
+/// How many processes run a program at least. How long some take differs from process to process more than
+/// within one, on both sides: `seqhash` by a third, with quartiles in one process at most 7% apart.
 const PROCESSES: usize = 5;
 const QUICK_PROCESSES: usize = 3;
 
